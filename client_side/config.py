@@ -1,0 +1,294 @@
+"""Schemas for `conf/client_side/` and for a client node's own `client_node.yaml`.
+
+Everything here is the client operator's to decide: data, privacy unit, caps, training. What the
+server sends is a request that these settings may refuse; nothing in them is ever taken from the
+wire. Values are checked when a dataclass is made, before any record is read or model loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from protocol.errors import ConfigurationError
+
+
+class Precision(StrEnum):
+    """In what the frozen base weights are held; trainable weights are always float32."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Unit(StrEnum):
+    """What is protected: one record, or all records that share `group_column`."""
+
+    RECORD = "record"
+    GROUP = "group"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordsConfig:
+    """Where the private records lie and what one of them may look like."""
+
+    path: str = "clinic"
+    """JSON lines, CSV or parquet file, or a `datasets` name; `clinic` is the shipped set."""
+    split: str | None = None
+    """Split of a `datasets` name; None where the source has only one."""
+    prompt_column: str | None = None
+    """Column with the prompt; None infers it from known names."""
+    response_column: str | None = None
+    """Column with the response; None infers it from known names."""
+    group_column: str | None = None
+    """Column that names the person (or other group) a record belongs to."""
+    instruction: str = "Answer the message."
+    """Public sentence about the domain, used as system turn; it is released as it stands."""
+    declared_size: int = 1000
+    """Public number of privacy units; sample rate and normaliser come from it."""
+    privacy_unit: Unit = Unit.RECORD
+    """What one adds or removes in the privacy claim."""
+    max_records_per_unit: int = 1
+    """Records of one unit that may enter training; more than 1 needs `privacy_unit: group`."""
+    max_prompt_tokens: int = 64
+    """A longer prompt is cut."""
+    max_response_tokens: int = 96
+    """A longer response is cut."""
+    max_record_chars: int = 20_000
+    """A longer prompt or response is an error: it is seldom what was meant."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "records.path", "a path or data set name", self.path)
+        _require(bool(self.instruction.strip()), "records.instruction", "a sentence", "nothing")
+        for name in ("declared_size", "max_records_per_unit"):
+            _require_positive(f"records.{name}", getattr(self, name))
+        for name in ("max_prompt_tokens", "max_response_tokens", "max_record_chars"):
+            _require_positive(f"records.{name}", getattr(self, name))
+        if self.privacy_unit is Unit.GROUP and self.group_column is None:
+            raise ConfigurationError(
+                "Expected records.group_column to name the person of a record because "
+                "records.privacy_unit=group, got nothing. Set records.group_column."
+            )
+        if self.privacy_unit is Unit.RECORD and self.max_records_per_unit != 1:
+            raise ConfigurationError(
+                "Expected records.max_records_per_unit=1 because records.privacy_unit=record, "
+                f"got {self.max_records_per_unit}. Set records.privacy_unit=group."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """How much privacy the operator spends, now and ever."""
+
+    target_epsilon: float = 8.0
+    """Composed ε of one run's two releases."""
+    target_delta: float = 1e-5
+    """δ of the whole claim; below 1 / declared_size."""
+    lifetime_epsilon_cap: float = 8.0
+    """Composed ε of everything ever released from these records."""
+    reward_noise_ratio: float = 1.0
+    """Noise multiplier of the reward proxy ÷ that of the generator proxy."""
+    unsafe_non_private: bool = False
+    """Train without clipping noise: a baseline on public or fictional records only."""
+    noise_seed: int | None = None
+    """Fixed seed for sampling and noise: tests and simulations only, marks the ledger."""
+
+    def __post_init__(self) -> None:
+        for name in ("target_epsilon", "lifetime_epsilon_cap", "reward_noise_ratio"):
+            value = getattr(self, name)
+            _require(
+                math.isfinite(value) and value > 0, f"budget.{name}", "a finite number > 0", value
+            )
+        _require(0 < self.target_delta < 1, "budget.target_delta", "0 < δ < 1", self.target_delta)
+        if self.lifetime_epsilon_cap < self.target_epsilon and not self.unsafe_non_private:
+            raise ConfigurationError(
+                "Expected budget.lifetime_epsilon_cap >= budget.target_epsilon, got "
+                f"{self.lifetime_epsilon_cap:g} < {self.target_epsilon:g}. Raise the cap, which "
+                "bounds everything ever released, or ask for less in one run."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Shape of the trainable low-rank update of one proxy."""
+
+    rank: int = 1
+    """Rank of each update; few trainable weights keep the noise small against the signal."""
+    alpha: float = 16.0
+    """Scale numerator: the update is multiplied by alpha ÷ rank (or ÷ √rank)."""
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    """Names of the linear layers that get an update."""
+    num_upper_layers: int | None = None
+    """Adapt only the last so many blocks, which saves their share of the backward pass."""
+    use_rslora: bool = False
+    """Scale by alpha ÷ √rank (rank-stabilised LoRA) in place of alpha ÷ rank."""
+
+    def __post_init__(self) -> None:
+        _require_positive("lora.rank", self.rank)
+        _require(
+            math.isfinite(self.alpha) and self.alpha > 0, "lora.alpha", "a number > 0", self.alpha
+        )
+        _require(bool(self.target_modules), "lora.target_modules", "at least one name", "none")
+        if self.num_upper_layers is not None:
+            _require_positive("lora.num_upper_layers", self.num_upper_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpTrainingConfig:
+    """What both proxies' DP-SGD runs have in common."""
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Shape of the adapter."""
+    steps: int = 10
+    """Optimiser steps; fixed, so that no checkpoint is chosen by looking at records."""
+    expected_batch_size: int = 96
+    """Mean number of privacy units that Poisson sampling draws for a step."""
+    max_grad_norm: float = 0.1
+    """L2 bound on the gradient of one privacy unit; well below the median norm learns best."""
+    learning_rate: float = 5e-3
+    """Peak step size of Adam."""
+    warmup_fraction: float = 0.0
+    """Share of the steps in which the step size rises linearly from zero."""
+    decay_to_fraction: float = 1.0
+    """Step size of the last step ÷ the peak (linear decay); 1 keeps it constant."""
+    adam_beta1: float = 0.9
+    """Decay of Adam's first moment."""
+    adam_beta2: float = 0.99
+    """Decay of Adam's second moment."""
+    average_last_fraction: float = 0.0
+    """Release the mean of the iterates of this last share of steps; free post-processing."""
+    max_batch_tokens: int = 2048
+    """Tokens, padding included, that go through the model at once."""
+    precision: Precision = Precision.BFLOAT16
+    """In what the frozen base weights are held."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "expected_batch_size", "max_batch_tokens"):
+            _require_positive(name, getattr(self, name))
+        for name in ("max_grad_norm", "learning_rate"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, name, "a finite number > 0", value)
+        for name in ("warmup_fraction", "decay_to_fraction", "average_last_fraction"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, "a fraction in [0, 1]", value)
+        for name in ("adam_beta1", "adam_beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, name, "a number in [0, 1)", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(DpTrainingConfig):
+    """DP-SGD of the generator proxy: next-token loss on prompt and response tokens."""
+
+    prompt_loss_weight: float = 0.5
+    """Weight of the prompt's mean token loss; the response's is one minus it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            0 <= self.prompt_loss_weight <= 1,
+            "generator.prompt_loss_weight",
+            "a fraction in [0, 1]",
+            self.prompt_loss_weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardProxyConfig(DpTrainingConfig):
+    """DP-SGD of the reward proxy: Bradley–Terry loss on the pairs of a record."""
+
+    head_learning_rate_ratio: float = 1.0
+    """Step size of the scalar head ÷ that of the adapter."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        value = self.head_learning_rate_ratio
+        _require(value > 0, "reward_proxy.head_learning_rate_ratio", "a number > 0", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencesConfig:
+    """Which pairs a record gives, and how their machine-written side is sampled.
+
+    A weight of 0 leaves a kind of pair out. Weights are normalised to sum to 1 within a unit.
+    """
+
+    chosen_over_generator: float = 1.0
+    """Weight of: the record's response ≻ a response of the released DP generator."""
+    chosen_over_base: float = 1.0
+    """Weight of: the record's response ≻ a response of the public base model."""
+    generator_over_base: float = 0.0
+    """Weight of: a response of the released DP generator ≻ one of the public base model."""
+    temperature: float = 1.0
+    """Sampling temperature of the machine-written responses."""
+    top_p: float = 0.9
+    """Nucleus mass of the machine-written responses."""
+    engine: str = "auto"
+    """Sampling engine: auto, openvino or transformers."""
+
+    def __post_init__(self) -> None:
+        weights = (self.chosen_over_generator, self.chosen_over_base, self.generator_over_base)
+        _require(
+            all(math.isfinite(w) and w >= 0 for w in weights) and sum(weights) > 0,
+            "preferences.*_over_*",
+            "weights >= 0, not all zero",
+            weights,
+        )
+        _require(self.temperature > 0, "preferences.temperature", "> 0", self.temperature)
+        _require(0 < self.top_p <= 1, "preferences.top_p", "0 < top_p <= 1", self.top_p)
+        engines = ("auto", "openvino", "transformers")
+        _require(
+            self.engine in engines,
+            "preferences.engine",
+            f"one of {', '.join(engines)}",
+            self.engine,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientConfig:
+    """One client node: its name, its base model and its own settings for every room."""
+
+    name: str = "client"
+    """Public name of this client."""
+    base_model: str = "smollm2-135m"
+    """Small instruct model for both proxies: a folder, a hub name, or `smollm2-135m`."""
+    num_threads: int | None = None
+    """CPU threads for training and sampling; None takes all."""
+    records: RecordsConfig = field(default_factory=RecordsConfig)
+    """The private records."""
+    preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
+    """The pairs for the reward proxy."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """What may be spent."""
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    """Training of the generator proxy."""
+    reward_proxy: RewardProxyConfig = field(default_factory=RewardProxyConfig)
+    """Training of the reward proxy."""
+
+    def __post_init__(self) -> None:
+        name_is_safe = self.name.replace("-", "").replace("_", "").isalnum()
+        _require(
+            name_is_safe and len(self.name) <= 64,
+            "client_side.name",
+            "at most 64 letters, digits, - or _",
+            self.name,
+        )
+        if self.num_threads is not None:
+            _require_positive("client_side.num_threads", self.num_threads)
+        for proxy in (self.generator, self.reward_proxy):
+            if proxy.expected_batch_size > self.records.declared_size:
+                raise ConfigurationError(
+                    "Expected expected_batch_size <= records.declared_size, got "
+                    f"{proxy.expected_batch_size} > {self.records.declared_size}. Lower "
+                    "expected_batch_size or supply more records."
+                )
+
+
+def _require(is_valid: bool, name: str, expected: str, found: object) -> None:
+    if not is_valid:
+        raise ConfigurationError(f"Expected {name} to be {expected}, got {found!r}. Change {name}.")
+
+
+def _require_positive(name: str, value: int) -> None:
+    _require(value >= 1, name, "a whole number >= 1", value)

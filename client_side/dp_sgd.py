@@ -1,0 +1,336 @@
+"""DP-SGD over privacy units: the only trainer, and the only file that imports Opacus.
+
+Opacus's hooks give the gradient of every sequence; this file adds them up per unit, clips each
+unit once, adds noise and lets Adam step. Sampler, clip, noise and ledger event all come from one
+frozen `DpSgdPlan`, so that they cannot disagree.
+
+Covers: one unit one clip, however many sequences a unit has; Poisson sampling with empty batches
+as steps of pure noise; a constant normaliser; gradients that are not finite.
+Does not cover: what is done with the trained weights; side channels of time and memory.
+
+Reference: Abadi et al., "Deep Learning with Differential Privacy" (CCS 2016), Algorithm 1; we
+sample units by Poisson sampling and divide by the expected batch size, as its analysis assumes.
+
+Shapes: `U` units and `R` sequences in a physical batch, `D` trainable weights.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus import GradSampleModule
+from torch import nn
+
+from client_side.config import DpTrainingConfig
+from client_side.randomness import Randomness
+from protocol.errors import ConfigurationError
+from protocol.ledger import DpSgdEvent, ProxyKind
+
+UnitT = TypeVar("UnitT")
+UnitT_contra = TypeVar("UnitT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DpSgdPlan:
+    """One DP-SGD run, fixed before any record is read; every field is public."""
+
+    noise_multiplier: float
+    """Standard deviation of the noise ÷ `max_grad_norm`."""
+    sample_rate: float
+    """Probability with which each unit enters a step, in (0, 1]."""
+    expected_batch_size: float
+    """Mean number of units drawn for a step; what the noisy sum is divided by."""
+    steps: int
+    """Number of steps, empty ones included."""
+    max_grad_norm: float
+    """L2 bound on what one unit adds to a step."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate <= 1:
+            raise ConfigurationError(
+                f"Expected 0 < sample_rate <= 1, got sample_rate={self.sample_rate:g}. Lower "
+                "expected_batch_size or supply more records."
+            )
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= 0):
+            raise ConfigurationError(
+                f"Expected a finite noise_multiplier >= 0, got {self.noise_multiplier}. Calibrate "
+                "it with protocol.accounting.calibrate."
+            )
+
+    def event(self, proxy: ProxyKind) -> DpSgdEvent:
+        """Return what the ledger must hold for this run."""
+        return DpSgdEvent(
+            proxy=proxy,
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            steps=self.steps,
+        )
+
+    def draw_batches(
+        self, num_units: int, *, randomness: Randomness
+    ) -> tuple[npt.NDArray[np.int64], ...]:
+        """Draw the units of every step.
+
+        Args:
+            num_units: Number of units at hand; private.
+            randomness: Source of the draws.
+
+        Returns:
+            For each step the positions of its units. Private; must not leave the client.
+
+        Privacy:
+            The draws are what amplification by sampling keeps secret.
+        """
+        return tuple(
+            randomness.draw_units(num_units, sample_rate=self.sample_rate)
+            for _ in range(self.steps)
+        )
+
+
+class UnitLoss(Protocol[UnitT_contra]):
+    """The loss of some units, and which rows of the model's batch belong to which of them."""
+
+    def __call__(
+        self, model: nn.Module, units: Sequence[UnitT_contra]
+    ) -> tuple[torch.Tensor, Sequence[int]]:
+        """Return the loss of each unit, (U,), and the unit of each of the R sequences."""
+
+
+class UnitSize(Protocol[UnitT_contra]):
+    """How much memory a unit needs."""
+
+    def __call__(self, unit: UnitT_contra) -> tuple[int, int]:
+        """Return its number of sequences and the length of the longest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgdTask(Generic[UnitT]):
+    """What is trained on what; `units` is private."""
+
+    model: nn.Module
+    """Model with its trainable weights in float32; changed in place."""
+    units: Sequence[UnitT]
+    """The drawn privacy units; None stands where nobody drew one."""
+    unit_loss: UnitLoss[UnitT]
+    """Loss of a few units at once; no unit's loss may depend on another unit."""
+    unit_size: UnitSize[UnitT]
+    """Size of one unit."""
+
+
+def train_dp_sgd(
+    task: DpSgdTask[UnitT],
+    *,
+    plan: DpSgdPlan,
+    batches: Sequence[npt.NDArray[np.int64]],
+    config: DpTrainingConfig,
+    randomness: Randomness,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Train a model's trainable weights under DP.
+
+    Args:
+        task: Model, units and loss.
+        plan: The run as the ledger knows it.
+        batches: Units of each step, from `plan.draw_batches`.
+        config: Step size, its schedule, and the size of physical batches.
+        randomness: Source of the noise.
+        on_progress: Told after each step how many are done, of how many.
+
+    Returns:
+        Mean loss of each step's units, nan for an empty one. Private; must not leave the client.
+
+    Raises:
+        RuntimeError: The per-sequence gradients do not add up to the gradient, or nothing moved.
+
+    Privacy:
+        The trained weights satisfy the guarantee of `plan.event(...)` towards add-or-remove-one
+        unit. The returned losses do not: they are for the operator's eyes alone.
+    """
+    assert len(batches) == plan.steps
+    hooked = GradSampleModule(task.model.train(), loss_reduction="sum", strict=False)
+    parameters = [p for p in task.model.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.Adam(
+        _parameter_groups(task.model, config), betas=(config.adam_beta1, config.adam_beta2)
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _step_size(config))
+    average = _IterateAverage(parameters, config)
+    losses = []
+    try:
+        for step, drawn in enumerate(batches):
+            gradient, loss_sum = _clipped_sum(
+                hooked, task, drawn, parameters, plan=plan, max_batch_tokens=config.max_batch_tokens
+            )
+            # Privacy: noise on the whole sum, once a step, also where nobody was drawn.
+            gradient += torch.from_numpy(
+                randomness.gaussian(
+                    gradient.numel(),
+                    standard_deviation=plan.noise_multiplier * plan.max_grad_norm,
+                )
+            )
+            # Privacy: a constant; the number that was drawn is private.
+            _assign(gradient / plan.expected_batch_size, parameters)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            average.add(step)
+            losses.append(loss_sum / len(drawn) if len(drawn) else math.nan)
+            if on_progress:
+                on_progress(step + 1, plan.steps)
+    finally:
+        hooked.to_standard_module()
+        task.model.zero_grad(set_to_none=True)
+    if all(torch.equal(a, b) for a, b in zip(start, parameters, strict=True)):
+        raise RuntimeError("Expected training to move the adapter, but no weight changed.")
+    average.apply()
+    task.model.eval()
+    return losses
+
+
+def _clipped_sum(
+    hooked: GradSampleModule,
+    task: DpSgdTask[UnitT],
+    drawn: npt.NDArray[np.int64],
+    parameters: Sequence[nn.Parameter],
+    *,
+    plan: DpSgdPlan,
+    max_batch_tokens: int,
+) -> tuple[torch.Tensor, float]:
+    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)  # (D,)
+    loss_sum = 0.0
+    for batch in _physical_batches(task, drawn, max_batch_tokens):
+        units = [task.units[i] for i in batch]
+        losses, unit_of_row = task.unit_loss(task.model, units)
+        with warnings.catch_warnings():
+            # The lowest adapted layer reads frozen embeddings, which need no gradient; the hook
+            # says so and is right all the same, as `_check_hooks` makes sure.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            losses.sum().backward()
+        loss_sum += float(losses.detach().sum())
+        total += _clip_units(
+            parameters, unit_of_row, num_units=len(units), max_grad_norm=plan.max_grad_norm
+        )
+        for parameter in parameters:
+            parameter.grad = None
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+    return total, loss_sum
+
+
+def _clip_units(
+    parameters: Sequence[nn.Parameter],
+    unit_of_row: Sequence[int],
+    *,
+    num_units: int,
+    max_grad_norm: float,
+) -> torch.Tensor:
+    """Add up each unit's rows, clip each unit, and return the sum, (D,) float64."""
+    rows = torch.tensor(unit_of_row)
+    per_unit = []
+    for parameter in parameters:
+        samples = parameter.grad_sample.detach().flatten(1).cpu()  # type: ignore[attr-defined]  # (R, d)
+        _check_hooks(samples, parameter, num_rows=len(rows))
+        # Privacy: a unit's sequences are one contribution; they are added before clipping.
+        unit_sums = torch.zeros(num_units, samples.shape[1], dtype=torch.float64)
+        per_unit.append(unit_sums.index_add_(0, rows, samples.double()))
+    gradients = torch.cat(per_unit, dim=1)  # (U, D)
+    norms = gradients.norm(dim=1)  # (U,)
+    # Privacy: no unit adds more than max_grad_norm; one without a finite norm adds nothing.
+    factors = (max_grad_norm / norms.clamp(min=max_grad_norm)).where(norms.isfinite(), 0.0)
+    clipped: torch.Tensor = factors @ gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return clipped
+
+
+def _check_hooks(samples: torch.Tensor, parameter: nn.Parameter, *, num_rows: int) -> None:
+    # Hooks once returned wrong LoRA gradients without a word (Opacus issue 820). Autograd's own
+    # gradient is at hand, so every batch is held against it.
+    if len(samples) != num_rows:
+        raise RuntimeError(f"Expected {num_rows} per-sequence gradients, got {len(samples)}.")
+    assert parameter.grad is not None
+    expected = parameter.grad.detach().flatten().cpu()
+    difference = (samples.sum(dim=0) - expected).norm()
+    scale = samples.norm() + expected.norm()
+    if bool(difference > 1e-2 * scale):
+        raise RuntimeError("Per-sequence gradients do not add up to the gradient of the batch.")
+
+
+def _physical_batches(
+    task: DpSgdTask[UnitT], drawn: npt.NDArray[np.int64], max_batch_tokens: int
+) -> Iterator[list[int]]:
+    """Cut a logical batch into pieces of similar length that keep to the token budget.
+
+    A unit is never divided, and the order of units does not touch the sum that is released.
+    """
+    sizes = {int(i): task.unit_size(task.units[int(i)]) for i in drawn}
+    batch: list[int] = []
+    num_rows = 0
+    for index in sorted(sizes, key=lambda i: sizes[i][1]):
+        rows, length = sizes[index]
+        if batch and (num_rows + rows) * length > max_batch_tokens:
+            yield batch
+            batch, num_rows = [], 0
+        batch.append(index)
+        num_rows += rows
+    if batch:
+        yield batch
+
+
+def _assign(gradient: torch.Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    start = 0
+    for parameter in parameters:
+        stop = start + parameter.numel()
+        piece = gradient[start:stop].view(parameter.shape)
+        parameter.grad = piece.to(device=parameter.device, dtype=parameter.dtype)
+        start = stop
+
+
+def _parameter_groups(model: nn.Module, config: DpTrainingConfig) -> list[dict[str, object]]:
+    ratio = float(getattr(config, "head_learning_rate_ratio", 1.0))
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    head = [p for name, p in named if "reward_head" in name]
+    adapter = [p for name, p in named if "reward_head" not in name]
+    groups: list[dict[str, object]] = [{"params": adapter, "lr": config.learning_rate}]
+    if head:
+        groups.append({"params": head, "lr": config.learning_rate * ratio})
+    return groups
+
+
+def _step_size(config: DpTrainingConfig) -> Callable[[int], float]:
+    warmup = round(config.warmup_fraction * config.steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, config.steps - 1 - warmup)
+        return 1 - (1 - config.decay_to_fraction) * min(1.0, progress)
+
+    return factor
+
+
+class _IterateAverage:
+    """Mean of the last iterates; post-processing of what is released anyway, so it is free."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], config: DpTrainingConfig) -> None:
+        self._parameters = parameters
+        count = math.ceil(config.average_last_fraction * config.steps)
+        self._first = config.steps - count
+        self._count = 0
+        self._sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+
+    def add(self, step: int) -> None:
+        if step >= self._first:
+            self._count += 1
+            for total, parameter in zip(self._sums, self._parameters, strict=True):
+                total += parameter.detach()
+
+    def apply(self) -> None:
+        if self._count:
+            with torch.no_grad():
+                for total, parameter in zip(self._sums, self._parameters, strict=True):
+                    parameter.copy_(total / self._count)

@@ -1,0 +1,164 @@
+"""Stage 3: tune the generator proxy on private records under DP.
+
+The loss of a record is the mean loss of its own prompt tokens and of its own response tokens,
+weighted; the server can so sample prompts from the generator itself and needs no private seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from client_side.config import DpTrainingConfig, GeneratorConfig, Precision, RecordsConfig
+from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
+from client_side.randomness import Randomness
+from client_side.records import PrivateRecord
+from client_side.units import group_into_units
+from lm.adapters import adapter_tensors, attach_lora
+from lm.encoding import EncodedChat, encode_chat
+from lm.likelihood import span_nll
+from lm.loading import load_causal_lm, load_tokenizer
+from protocol.artifacts import LoraShape
+
+ADAPTER_SEED = 0
+"""Seed of the adapter's initial weights; public, and no source of privacy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedProxy:
+    """A proxy as DP-SGD left it: its tensors may leave through egress, its losses may not."""
+
+    tensors: dict[str, npt.NDArray[np.float32]] = field(repr=False)
+    """Adapter weights, and the reward head where there is one."""
+    lora: LoraShape
+    """Shape of the adapter."""
+    private_losses: tuple[float, ...] = field(repr=False)
+    """Mean loss of each step's units. Private; must not leave the client."""
+
+
+def train_generator(
+    records: Sequence[PrivateRecord],
+    *,
+    base_folder: Path,
+    config: GeneratorConfig,
+    records_config: RecordsConfig,
+    plan: DpSgdPlan,
+    randomness: Randomness,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TrainedProxy:
+    """Tune the generator proxy.
+
+    Args:
+        records: The private records.
+        base_folder: Folder of the public base model.
+        config: Adapter and optimiser.
+        records_config: Instruction and lengths.
+        plan: The DP-SGD run, as reserved in the ledger.
+        randomness: Source of sampling and noise.
+        on_progress: Told how many steps are done, of how many.
+
+    Returns:
+        The trained adapter.
+
+    Privacy:
+        The tensors are (ε, δ)-DP by `plan.event(ProxyKind.GENERATOR)`, which the caller must have
+        reserved. Everything else about the run is private.
+
+    Reference:
+        RewardDS (arXiv 2502.18517), section 3.2; we also train on prompt tokens.
+    """
+    tokenizer = load_tokenizer(base_folder)
+    units = group_into_units(records)
+    batches = plan.draw_batches(len(units), randomness=randomness)
+    encoded = [
+        [
+            encode_chat(
+                tokenizer,
+                instruction=records_config.instruction,
+                prompt=record.prompt,
+                response=record.response,
+                max_prompt_tokens=records_config.max_prompt_tokens,
+                max_response_tokens=records_config.max_response_tokens,
+            )
+            for record in unit
+        ]
+        for unit in units
+    ]
+    lora = lora_shape(config)
+    base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision))
+    model = attach_lora(base, lora, seed=ADAPTER_SEED)
+    losses = train_dp_sgd(
+        DpSgdTask(
+            model=model,
+            units=encoded,
+            unit_loss=GeneratorLoss(prompt_loss_weight=config.prompt_loss_weight),
+            unit_size=_unit_size,
+        ),
+        plan=plan,
+        batches=batches,
+        config=config,
+        randomness=randomness,
+        on_progress=on_progress,
+    )
+    return TrainedProxy(tensors=adapter_tensors(model), lora=lora, private_losses=tuple(losses))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorLoss:
+    """Sum over a unit's records of each record's own mean token loss."""
+
+    prompt_loss_weight: float
+    """Weight of the prompt's mean; the response's is one minus it."""
+
+    def __call__(
+        self, model: nn.Module, units: Sequence[Sequence[EncodedChat]]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the loss of each unit and the unit of each sequence."""
+        chats = [chat for unit in units for chat in unit]
+        unit_of_row = [u for u, unit in enumerate(units) for _ in unit]
+        # From the prompt's first token to the response's last; the middle's template tokens
+        # between them carry no weight.
+        spans = [(chat.prompt_span[0], chat.response_span[1]) for chat in chats]
+        nll, rows = span_nll(model, [chat.input_ids for chat in chats], spans)
+        weights = torch.cat([self._token_weights(chat) for chat in chats]).to(nll.device)
+        # Privacy: each record's mean is over its own tokens, so records do not couple.
+        unit_of_token = torch.tensor(unit_of_row, device=nll.device)[rows]
+        return torch.zeros(len(units), device=nll.device).index_add(
+            0, unit_of_token, nll * weights
+        ), unit_of_row
+
+    def _token_weights(self, chat: EncodedChat) -> torch.Tensor:
+        start, prompt_stop = chat.prompt_span
+        response_start, stop = chat.response_span
+        weights = torch.zeros(stop - start)
+        prompt_length, response_length = prompt_stop - start, stop - response_start
+        weights[:prompt_length] = self.prompt_loss_weight / max(1, prompt_length)
+        weights[response_start - start :] = (1 - self.prompt_loss_weight) / max(1, response_length)
+        return weights
+
+
+def lora_shape(config: DpTrainingConfig) -> LoraShape:
+    """Return the shape of the adapter as the protocol states it."""
+    lora = config.lora
+    return LoraShape(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        target_modules=tuple(lora.target_modules),
+        num_upper_layers=lora.num_upper_layers,
+        use_rslora=lora.use_rslora,
+    )
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """Return the torch dtype of a precision."""
+    return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
+
+
+def _unit_size(unit: Sequence[EncodedChat]) -> tuple[int, int]:
+    return len(unit), max((len(chat.input_ids) for chat in unit), default=0)

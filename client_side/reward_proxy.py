@@ -1,0 +1,193 @@
+"""Stage 4: tune the reward proxy on preference pairs under DP.
+
+Bradley–Terry loss: −log σ(reward(chosen) − reward(rejected)), averaged over a record's pairs. All
+sequences of a unit are one contribution, clipped once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from client_side.config import PreferencesConfig, RecordsConfig, RewardProxyConfig
+from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
+from client_side.generator import ADAPTER_SEED, TrainedProxy, lora_shape, torch_dtype
+from client_side.preferences import RecordPreferences, build_preferences
+from client_side.randomness import Randomness
+from client_side.records import PrivateRecord
+from client_side.units import group_into_units
+from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, merge_adapter
+from lm.loading import load_tokenizer
+from lm.reward_head import RewardModel, build_reward_model, rewards_of
+from lm.sampling import Sampler, SamplingEngine, open_sampler
+from protocol.artifacts import LoraShape
+
+
+def train_reward_proxy(
+    records: Sequence[PrivateRecord],
+    *,
+    base_folder: Path,
+    generator_tensors: Tensors,
+    generator_lora: LoraShape,
+    work_folder: Path,
+    num_threads: int | None,
+    config: RewardProxyConfig,
+    preferences_config: PreferencesConfig,
+    records_config: RecordsConfig,
+    plan: DpSgdPlan,
+    randomness: Randomness,
+    on_sampling: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TrainedProxy:
+    """Sample negatives for the drawn records and tune the reward proxy on the pairs.
+
+    Args:
+        records: The private records.
+        base_folder: Folder of the public base model.
+        generator_tensors: Tensors of the generator proxy as it was released.
+        generator_lora: Shape of its adapter.
+        work_folder: Folder of this client for the merged generator; private to it.
+        num_threads: CPU threads of the sampling engine; None takes all.
+        config: Adapter, head and optimiser.
+        preferences_config: Which pairs, and how to sample their machine-written side.
+        records_config: Instruction and lengths.
+        plan: The DP-SGD run, as reserved in the ledger.
+        randomness: Source of sampling and noise.
+        on_sampling: Told how many responses are sampled, of how many.
+        on_progress: Told how many steps are done, of how many.
+
+    Returns:
+        The trained adapter with its scalar head.
+
+    Privacy:
+        The tensors are (ε, δ)-DP by `plan.event(ProxyKind.REWARD)`, which the caller must have
+        reserved. Everything else about the run is private.
+
+    Reference:
+        RewardDS (arXiv 2502.18517), section 3.3; Bradley and Terry (1952).
+    """
+    units = group_into_units(records)
+    batches = plan.draw_batches(len(units), randomness=randomness)
+    drawn = np.unique(np.concatenate(batches)) if batches else np.empty(0, dtype=np.int64)
+    prepared = _preferences_of(
+        drawn,
+        units,
+        base_folder=base_folder,
+        generator_tensors=generator_tensors,
+        generator_lora=generator_lora,
+        work_folder=work_folder,
+        num_threads=num_threads,
+        preferences_config=preferences_config,
+        records_config=records_config,
+        seed=randomness.integer(),
+        on_progress=on_sampling,
+    )
+    lora = lora_shape(config)
+    model = build_reward_model(
+        base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
+    )
+    losses = train_dp_sgd(
+        DpSgdTask(model=model, units=prepared, unit_loss=PairwiseLoss(), unit_size=_unit_size),
+        plan=plan,
+        batches=batches,
+        config=config,
+        randomness=randomness,
+        on_progress=on_progress,
+    )
+    tensors = adapter_tensors(model.adapted)
+    tensors[REWARD_HEAD] = model.reward_head.weight.detach().cpu().numpy().copy()
+    return TrainedProxy(tensors=tensors, lora=lora, private_losses=tuple(losses))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairwiseLoss:
+    """Sum over a unit's records of the weighted Bradley–Terry loss of each record's pairs."""
+
+    def __call__(
+        self, model: nn.Module, units: Sequence[Sequence[RecordPreferences]]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the loss of each unit and the unit of each sequence."""
+        assert isinstance(model, RewardModel)
+        sequences: list[tuple[int, ...]] = []
+        unit_of_row: list[int] = []
+        chosen, rejected, unit_of_pair = [], [], []
+        weights: list[float] = []
+        for u, unit in enumerate(units):
+            for record in unit:
+                offset = len(sequences)
+                sequences.extend(record.sequences)
+                unit_of_row.extend([u] * len(record.sequences))
+                for pair in record.pairs:
+                    chosen.append(offset + pair.chosen)
+                    rejected.append(offset + pair.rejected)
+                    weights.append(pair.weight)
+                    unit_of_pair.append(u)
+        rewards = rewards_of(model, sequences)  # (R,)
+        device = rewards.device
+        margins = rewards[chosen] - rewards[rejected]
+        losses = functional.softplus(-margins) * torch.tensor(weights, device=device)
+        unit_index = torch.tensor(unit_of_pair, device=device)
+        return torch.zeros(len(units), device=device).index_add(0, unit_index, losses), unit_of_row
+
+
+def _preferences_of(
+    drawn: npt.NDArray[np.int64],
+    units: Sequence[Sequence[PrivateRecord]],
+    *,
+    base_folder: Path,
+    generator_tensors: Tensors,
+    generator_lora: LoraShape,
+    work_folder: Path,
+    num_threads: int | None,
+    preferences_config: PreferencesConfig,
+    records_config: RecordsConfig,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[tuple[RecordPreferences, ...]]:
+    """Return preferences for the drawn units, and nothing in the places of the others."""
+    prepared: list[tuple[RecordPreferences, ...]] = [() for _ in units]
+    if not len(drawn):
+        return prepared
+    generator_folder = merge_adapter(
+        base_folder, generator_tensors, generator_lora, out_folder=work_folder / "generator"
+    )
+    engine = SamplingEngine(preferences_config.engine)
+    samplers: dict[str, Sampler] = {}
+    try:
+        if preferences_config.chosen_over_base or preferences_config.generator_over_base:
+            samplers["base"] = open_sampler(
+                base_folder, engine=engine, num_threads=num_threads, cache_folder=None
+            )
+        if preferences_config.chosen_over_generator or preferences_config.generator_over_base:
+            samplers["generator"] = open_sampler(
+                generator_folder, engine=engine, num_threads=num_threads, cache_folder=work_folder
+            )
+        flat = build_preferences(
+            [record for u in drawn for record in units[int(u)]],
+            tokenizer=load_tokenizer(base_folder),
+            base_sampler=samplers.get("base"),
+            generator_sampler=samplers.get("generator"),
+            config=preferences_config,
+            records_config=records_config,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    finally:
+        for sampler in samplers.values():
+            sampler.close()
+    rest = iter(flat)
+    for u in drawn:
+        prepared[int(u)] = tuple(next(rest) for _ in units[int(u)])
+    return prepared
+
+
+def _unit_size(unit: Sequence[RecordPreferences]) -> tuple[int, int]:
+    lengths = [len(ids) for record in unit for ids in record.sequences]
+    return len(lengths), max(lengths, default=0)

@@ -1,0 +1,1 @@
+"""Language-model plumbing that knows no party and no privacy."""

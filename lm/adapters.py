@@ -1,0 +1,223 @@
+"""LoRA weights: attach them to a model, take them out, put them back, merge them.
+
+Names and shapes of an adapter follow from the base model and the LoRA shape alone
+(`expected_adapter_shapes`), so that a party can check foreign weights before it loads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from lm.errors import ModelFolderError
+from lm.loading import load_causal_lm, load_tokenizer
+
+REWARD_HEAD = "reward_head.weight"
+"""Name of the scalar head of a reward proxy among its tensors; shape (1, hidden)."""
+
+Tensors = Mapping[str, npt.NDArray[np.float32]]
+
+
+class LoraSpec(Protocol):
+    """What one must know to rebuild an adapter's shape."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of each update."""
+
+    @property
+    def alpha(self) -> float:
+        """Scale numerator."""
+
+    @property
+    def target_modules(self) -> Sequence[str]:
+        """Names of the adapted linear layers."""
+
+    @property
+    def num_upper_layers(self) -> int | None:
+        """Number of adapted blocks, counted from the last; None adapts all."""
+
+    @property
+    def use_rslora(self) -> bool:
+        """Whether the scale is alpha ÷ √rank."""
+
+
+def attach_lora(model: PreTrainedModel, lora: LoraSpec, *, seed: int) -> PeftModel:
+    """Add a fresh adapter: random A from `seed` (public), zero B, float32 whatever the base is.
+
+    Args:
+        model: Frozen base model; changed in place.
+        lora: Shape of the adapter.
+        seed: Seed of the initial weights; it is no secret and no source of privacy.
+
+    Returns:
+        The model with a trainable adapter.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            # PEFT still asks the model in a way that transformers will drop.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            return get_peft_model(model, _peft_config(lora, model.config.num_hidden_layers))
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, npt.NDArray[np.float32]]:
+    """Return an adapter's weights by name, as float32 arrays, sorted by name."""
+    return {
+        _public_name(name): parameter.detach().to("cpu", torch.float32).numpy().copy()
+        for name, parameter in sorted(model.named_parameters())
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
+def expected_adapter_shapes(
+    base_folder: Path, lora: LoraSpec, *, has_reward_head: bool
+) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every tensor that an adapter of this shape must have.
+
+    Args:
+        base_folder: Folder of the base model; only headers are read.
+        lora: Shape of the adapter.
+        has_reward_head: Whether a scalar head belongs to it.
+
+    Raises:
+        ModelFolderError: The base model has no layer of one of the named modules.
+    """
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+    layers = _adapted_layers(lora, int(config["num_hidden_layers"]))
+    pattern = re.compile(r"(?P<module>.*\.layers\.(?P<layer>\d+)\..*\.(?P<leaf>\w+))\.weight")
+    shapes: dict[str, tuple[int, ...]] = {}
+    missing = set(lora.target_modules)
+    for name, (num_out, num_in) in _weight_shapes(base_folder).items():
+        match = pattern.fullmatch(name)
+        if not match or match["leaf"] not in lora.target_modules:
+            continue
+        if int(match["layer"]) not in layers:
+            continue
+        missing.discard(match["leaf"])
+        shapes[f"{match['module']}.lora_A.weight"] = (lora.rank, num_in)
+        shapes[f"{match['module']}.lora_B.weight"] = (num_out, lora.rank)
+    if missing:
+        raise ModelFolderError(
+            f"Expected linear layers named {', '.join(sorted(missing))} in {base_folder}, found "
+            "none. Change lora.target_modules to names that this architecture has."
+        )
+    if has_reward_head:
+        shapes[REWARD_HEAD] = (1, int(config["hidden_size"]))
+    return dict(sorted(shapes.items()))
+
+
+def load_adapter(
+    model: PreTrainedModel, tensors: Tensors, lora: LoraSpec, *, is_trainable: bool = False
+) -> PeftModel:
+    """Attach an adapter with given weights; tensors that are no adapter weights are left out."""
+    adapted = attach_lora(model, lora, seed=0)
+    load_adapter_tensors(adapted, tensors)
+    if not is_trainable:
+        adapted.requires_grad_(False)
+    return adapted
+
+
+def load_adapter_tensors(model: PeftModel, tensors: Tensors) -> None:
+    """Overwrite the weights of an attached adapter.
+
+    Raises:
+        KeyError: A weight of the adapter is missing from `tensors`.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_A." in name or ".lora_B." in name:
+                value = torch.from_numpy(np.asarray(tensors[_public_name(name)], dtype=np.float32))
+                parameter.copy_(value)
+
+
+def merge_adapter(
+    base_folder: Path,
+    tensors: Tensors,
+    lora: LoraSpec,
+    *,
+    out_folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Path:
+    """Write the base model with an adapter added in, as an ordinary model folder.
+
+    Args:
+        base_folder: Folder of the base model.
+        tensors: Adapter weights.
+        lora: Shape of the adapter.
+        out_folder: Where to write; an existing one is whole and is returned as it is.
+        dtype: In what the merged weights are stored; they are added up in float32.
+
+    Returns:
+        `out_folder`, which appears only when whole.
+    """
+    if out_folder.is_dir():
+        return out_folder
+    model = load_adapter(load_causal_lm(base_folder), tensors, lora)
+    merged = model.merge_and_unload().to(dtype)
+    out_folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out_folder.name}.", dir=out_folder.parent))
+    try:
+        merged.save_pretrained(part)
+        load_tokenizer(base_folder).save_pretrained(part)
+        for path in part.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        try:
+            part.rename(out_folder)
+        except OSError:
+            if not out_folder.is_dir():  # unless another process was quicker
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out_folder
+
+
+def _peft_config(lora: LoraSpec, num_layers: int) -> LoraConfig:
+    layers = sorted(_adapted_layers(lora, num_layers))
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        layers_to_transform=None if len(layers) == num_layers else layers,
+        use_rslora=lora.use_rslora,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _adapted_layers(lora: LoraSpec, num_layers: int) -> frozenset[int]:
+    count = num_layers if lora.num_upper_layers is None else min(lora.num_upper_layers, num_layers)
+    return frozenset(range(num_layers - count, num_layers))
+
+
+def _weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    shapes: dict[str, tuple[int, int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                shape = file.get_slice(name).get_shape()
+                if len(shape) == 2:
+                    shapes[name] = (shape[0], shape[1])
+    return shapes
+
+
+def _public_name(parameter_name: str) -> str:
+    # base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight
+    name = parameter_name.removeprefix("base_model.model.")
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")

@@ -1,0 +1,209 @@
+"""Turn chats into token ids, with the borders between prompt and response kept.
+
+A chat is encoded segment by segment, never as one string, so that the ids which training sees are
+the very ids that sampling continues. A model that was trained on `EncodedChat.input_ids` can be
+asked for a *prompt* by continuing `prompt_prefix`, and for a *response* by continuing
+`EncodedChat.response_prefix`.
+
+Shapes: `B` sequences in a batch, `T` tokens of the longest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lm.errors import ModelFolderError
+
+# Stands for a turn's content while the template around it is taken apart.
+_SENTINELS = ("\u241eINSTRUCTION\u241e", "\u241ePROMPT\u241e", "\u241eRESPONSE\u241e")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedChat:
+    """One system, user and assistant turn as token ids, in the order in which they stand."""
+
+    prefix_ids: tuple[int, ...]
+    """System turn and opening of the user turn."""
+    prompt_ids: tuple[int, ...]
+    """What the user says."""
+    middle_ids: tuple[int, ...]
+    """End of the user turn and opening of the assistant turn; the first one ends the prompt."""
+    response_ids: tuple[int, ...]
+    """What the assistant says; may be empty."""
+    end_ids: tuple[int, ...]
+    """The token that ends the response; empty where the response was cut or is empty."""
+
+    @property
+    def response_prefix(self) -> tuple[int, ...]:
+        """Everything before the response."""
+        return self.prefix_ids + self.prompt_ids + self.middle_ids
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """The whole chat."""
+        return self.response_prefix + self.response_ids + self.end_ids
+
+    @property
+    def prompt_span(self) -> tuple[int, int]:
+        """First and last-plus-one position of the prompt's tokens and the one that ends it."""
+        start = len(self.prefix_ids)
+        return start, start + len(self.prompt_ids) + min(1, len(self.middle_ids))
+
+    @property
+    def response_span(self) -> tuple[int, int]:
+        """First and last-plus-one position of the response's tokens and the one that ends it."""
+        start = len(self.response_prefix)
+        return start, start + len(self.response_ids) + len(self.end_ids)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    instruction: str,
+    prompt: str,
+    response: str = "",
+    max_prompt_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+) -> EncodedChat:
+    """Encode one prompt and response under a system instruction.
+
+    Args:
+        tokenizer: Tokenizer with a chat template that knows a system turn.
+        instruction: Text of the system turn.
+        prompt: Text of the user turn.
+        response: Text of the assistant turn; empty where it is to be sampled.
+        max_prompt_tokens: A longer prompt is cut.
+        max_response_tokens: A longer response is cut, and then nothing ends it: a model is not
+            to learn that a response may stop in mid-sentence.
+
+    Returns:
+        The chat's segments.
+
+    Raises:
+        ModelFolderError: The chat template rewrites or drops a turn.
+    """
+    before, between, after = _template_parts(tokenizer, instruction)
+    prompt_ids = _plain_ids(tokenizer, prompt)[:max_prompt_tokens]
+    response_ids = _plain_ids(tokenizer, response)
+    is_cut = max_response_tokens is not None and len(response_ids) > max_response_tokens
+    end_ids = () if is_cut or not response_ids else _ids(tokenizer, after)[:1]
+    return EncodedChat(
+        prefix_ids=_ids(tokenizer, before),
+        prompt_ids=prompt_ids,
+        middle_ids=_ids(tokenizer, between),
+        response_ids=response_ids[:max_response_tokens],
+        end_ids=end_ids,
+    )
+
+
+def prompt_prefix(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[int, ...]:
+    """Return the ids whose continuation is a prompt: system turn, opening of the user turn."""
+    return _ids(tokenizer, _template_parts(tokenizer, instruction)[0])
+
+
+def render_prefix(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]
+) -> tuple[int, ...]:
+    """Return the ids whose continuation is the assistant's next turn of any chat.
+
+    The text between the tags is encoded as plain text, so that a message cannot forge a turn.
+    """
+    sentinels = [f"\u241e{index}\u241e" for index in range(len(messages))]
+    marked = [
+        {"role": message["role"], "content": sentinel}
+        for message, sentinel in zip(messages, sentinels, strict=True)
+    ]
+    template = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    ids: tuple[int, ...] = ()
+    for message, sentinel in zip(messages, sentinels, strict=True):
+        before, found, template = template.partition(sentinel)
+        if not found:
+            raise _unusable_template()
+        ids += _ids(tokenizer, before) + _plain_ids(tokenizer, message["content"])
+    return ids + _ids(tokenizer, template)
+
+
+def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the ids at which sampling stops: end of turn, and end of text where it differs."""
+    after = _template_parts(tokenizer, "x")[2]
+    ids = {_ids(tokenizer, after)[0]}
+    if tokenizer.eos_token_id is not None:
+        ids.add(int(tokenizer.eos_token_id))
+    return tuple(sorted(ids))
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
+    """Stack sequences of ids into one tensor, padded on the right.
+
+    Under causal attention the padding comes after every real token, so that no mask is needed.
+
+    Returns:
+        Ids, (B, T), int64.
+    """
+    width = max(map(len, sequences))
+    rows = [list(ids) + [pad_id] * (width - len(ids)) for ids in sequences]
+    return torch.tensor(rows, dtype=torch.int64)  # (B, T)
+
+
+def batches_by_length(lengths: Sequence[int], max_batch_tokens: int) -> Iterator[list[int]]:
+    """Cut items into batches of similar length whose padded size keeps to a token budget.
+
+    Args:
+        lengths: Tokens of each item.
+        max_batch_tokens: Bound on rows × longest row; one longer item still makes a batch.
+
+    Yields:
+        Positions of the items of one batch, longest batches last.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[index] > max_batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def unbatch(batches: Sequence[list[int]], results: Sequence[Sequence[float]]) -> list[float]:
+    """Put results that came batch by batch back into the order of the items."""
+    positions = list(chain.from_iterable(batches))
+    values = list(chain.from_iterable(results))
+    ordered = [0.0] * len(positions)
+    for position, value in zip(positions, values, strict=True):
+        ordered[position] = value
+    return ordered
+
+
+def _template_parts(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
+    roles = ("system", "user", "assistant")
+    marked = [{"role": r, "content": s} for r, s in zip(roles, _SENTINELS, strict=True)]
+    whole = tokenizer.apply_chat_template(marked, tokenize=False)
+    head, system_found, rest = whole.partition(_SENTINELS[0])
+    opening, user_found, rest = rest.partition(_SENTINELS[1])
+    between, assistant_found, after = rest.partition(_SENTINELS[2])
+    if not (system_found and user_found and assistant_found and after):
+        raise _unusable_template()
+    return head + instruction + opening, between, after
+
+
+def _unusable_template() -> ModelFolderError:
+    return ModelFolderError(
+        "Expected a chat template that keeps a system, a user and an assistant turn as they are "
+        "and ends each, found one that does not. Use an instruct model with such a template."
+    )
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    # A message that spells out a control token must not become one.
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return tuple(ids)

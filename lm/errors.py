@@ -1,0 +1,32 @@
+"""Errors of the language-model plumbing; it knows no party, so it has a small tree of its own.
+
+```
+LmError
+├── ModelFolderError   a base model cannot be found, or its folder lacks what is needed
+├── TableError         a file of prompts and responses cannot be read; never quotes a value
+├── SamplingError      an engine cannot be had, or failed
+└── ScoringError       a reward or a likelihood came out as something that is not a number
+```
+"""
+
+from __future__ import annotations
+
+
+class LmError(Exception):
+    """Root of what `lm` raises for a user to act on."""
+
+
+class ModelFolderError(LmError):
+    """A base model cannot be found, or its folder lacks what is needed."""
+
+
+class TableError(LmError):
+    """A file of prompts and responses cannot be read; the message never quotes a value."""
+
+
+class SamplingError(LmError):
+    """A sampling engine is not available or failed."""
+
+
+class ScoringError(LmError):
+    """A reward or a likelihood is not a finite number."""

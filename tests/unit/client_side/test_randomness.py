@@ -1,0 +1,69 @@
+"""The source of noise: distribution, independence, and the mark on a repeatable one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from client_side.randomness import Randomness
+
+
+def test_gaussian_has_the_moments_and_shape_of_a_normal() -> None:
+    """Kolmogorov–Smirnov and a chi-square interval, each with false-alarm probability 1e-6."""
+    noise = Randomness(seed=5).gaussian(200_000, standard_deviation=0.7)
+
+    assert stats.kstest(noise / 0.7, "norm").pvalue > 1e-6
+    low, high = stats.chi2.interval(1 - 1e-6, df=noise.size)
+    assert low < (noise**2).sum() / 0.7**2 < high
+
+
+def test_successive_draws_are_uncorrelated() -> None:
+    source = Randomness(seed=6)
+    first = source.gaussian(100_000, standard_deviation=1.0)
+
+    second = source.gaussian(100_000, standard_deviation=1.0)
+
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(100_000)
+
+
+def test_no_noise_is_no_noise() -> None:
+    assert not Randomness(seed=0).gaussian(10, standard_deviation=0.0).any()
+
+
+def test_two_streams_from_the_operating_system_differ() -> None:
+    first = Randomness().gaussian(4, standard_deviation=1.0)
+
+    assert not np.array_equal(first, Randomness().gaussian(4, standard_deviation=1.0))
+
+
+def test_a_seed_repeats_the_stream_and_marks_it() -> None:
+    first, second = Randomness(seed=1), Randomness(seed=1)
+
+    assert np.array_equal(
+        first.gaussian(4, standard_deviation=1.0), second.gaussian(4, standard_deviation=1.0)
+    )
+    assert first.is_reproducible
+
+
+def test_the_operating_systems_stream_is_not_marked() -> None:
+    assert not Randomness().is_reproducible
+
+
+def test_neighbouring_seeds_share_nothing() -> None:
+    first = Randomness(seed=1).gaussian(10_000, standard_deviation=1.0)
+    second = Randomness(seed=2).gaussian(10_000, standard_deviation=1.0)
+
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(10_000)
+
+
+@pytest.mark.parametrize("sample_rate", [0.05, 0.5, 1.0])
+def test_every_unit_is_drawn_at_the_sample_rate(sample_rate: float) -> None:
+    source = Randomness(seed=2)
+
+    drawn = np.zeros(50)
+    for _ in range(2000):
+        drawn[source.draw_units(50, sample_rate=sample_rate)] += 1
+
+    spread = np.sqrt(sample_rate * (1 - sample_rate) / 2000)
+    assert np.all(np.abs(drawn / 2000 - sample_rate) <= 6 * spread)
