@@ -27,7 +27,7 @@ from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, merge_adapter
 from lm.loading import load_tokenizer
 from lm.reward_head import RewardModel, build_reward_model, rewards_of
 from lm.sampling import Sampler, SamplingEngine, open_sampler
-from protocol.artifacts import LoraShape
+from protocol.artifacts import AdapterWeights, LoraShape
 
 
 def train_reward_proxy(
@@ -155,8 +155,12 @@ def _preferences_of(
     prepared: list[tuple[RecordPreferences, ...]] = [() for _ in units]
     if not len(drawn):
         return prepared
+    digest = AdapterWeights(tensors=generator_tensors).digest()[:16]
     generator_folder = merge_adapter(
-        base_folder, generator_tensors, generator_lora, out_folder=work_folder / "generator"
+        base_folder,
+        generator_tensors,
+        generator_lora,
+        out_folder=work_folder / f"generator-{digest}",
     )
     engine = SamplingEngine(preferences_config.engine)
     samplers: dict[str, Sampler] = {}

@@ -1,0 +1,155 @@
+"""Both proxies, trained for a few steps on tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client_side import reward_proxy
+from client_side.config import (
+    GeneratorConfig,
+    LoraConfig,
+    Precision,
+    PreferencesConfig,
+    RecordsConfig,
+    RewardProxyConfig,
+)
+from client_side.dp_sgd import DpSgdPlan
+from client_side.generator import TrainedProxy, train_generator
+from client_side.randomness import Randomness
+from client_side.records import PrivateRecord
+from client_side.reward_proxy import train_reward_proxy
+from lm.adapters import expected_adapter_shapes
+from lm.encoding import encode_chat
+from lm.loading import load_tokenizer
+from lm.reward_head import load_reward_model, score_chats
+from tests.support.samplers import FakeSampler
+
+RECORDS = tuple(
+    PrivateRecord(prompt=f"question {i}", response="yes yes yes", unit_id=str(i)) for i in range(24)
+)
+SETTINGS = RecordsConfig(instruction="Go.", declared_size=24, max_response_tokens=20)
+PLAN = DpSgdPlan(
+    noise_multiplier=0.0, sample_rate=0.5, expected_batch_size=12.0, steps=8, max_grad_norm=0.1
+)
+LORA = LoraConfig(rank=2, alpha=4.0)
+
+
+def _generator(folder: Path, *, seed: int = 0, noise_multiplier: float = 0.0) -> TrainedProxy:
+    return train_generator(
+        RECORDS,
+        base_folder=folder,
+        config=GeneratorConfig(
+            lora=LORA, steps=8, learning_rate=3e-2, precision=Precision.FLOAT32
+        ),
+        records_config=SETTINGS,
+        plan=DpSgdPlan(
+            noise_multiplier=noise_multiplier,
+            sample_rate=0.5,
+            expected_batch_size=12.0,
+            steps=8,
+            max_grad_norm=0.1,
+        ),
+        randomness=Randomness(seed=seed),
+    )
+
+
+def test_generator_learns_where_there_is_no_noise(tiny_model: Path) -> None:
+    trained = _generator(tiny_model)
+
+    assert trained.private_losses[-1] < trained.private_losses[0]
+    shapes = expected_adapter_shapes(tiny_model, trained.lora, has_reward_head=False)
+    assert {name: t.shape for name, t in trained.tensors.items()} == shapes
+
+
+def test_a_seed_repeats_the_generator_exactly(tiny_llama: Path) -> None:
+    first, second = (_generator(tiny_llama, seed=3, noise_multiplier=1.0) for _ in range(2))
+
+    assert all(np.array_equal(first.tensors[n], second.tensors[n]) for n in first.tensors)
+
+
+def test_trained_proxy_does_not_show_its_losses(tiny_llama: Path) -> None:
+    """Losses are private; a repr ends up in logs."""
+    trained = _generator(tiny_llama)
+
+    assert repr(trained).startswith("TrainedProxy(lora=")
+    assert str(trained.private_losses[0]) not in repr(trained)
+
+
+def test_reward_proxy_learns_to_prefer_the_records_responses(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    noise_ids = tuple(tokenizer("no no no no")["input_ids"])
+    opened: list[FakeSampler] = []
+
+    def open_fake(folder: Path, **_: object) -> FakeSampler:
+        opened.append(FakeSampler(lambda prefix, n: noise_ids))
+        return opened[-1]
+
+    monkeypatch.setattr(reward_proxy, "open_sampler", open_fake)
+    generator = _generator(tiny_model)
+
+    trained = train_reward_proxy(
+        RECORDS,
+        base_folder=tiny_model,
+        generator_tensors=generator.tensors,
+        generator_lora=generator.lora,
+        work_folder=tmp_path,
+        num_threads=1,
+        config=RewardProxyConfig(
+            lora=LORA, steps=8, learning_rate=3e-2, precision=Precision.FLOAT32
+        ),
+        preferences_config=PreferencesConfig(),
+        records_config=SETTINGS,
+        plan=PLAN,
+        randomness=Randomness(seed=0),
+    )
+
+    chats = [
+        encode_chat(tokenizer, instruction="Go.", prompt="question 99", response=text)
+        for text in ("yes yes yes", "no no no no")
+    ]
+    model = load_reward_model(tiny_model, trained.tensors, trained.lora)
+    liked, disliked = score_chats(model, chats)
+    assert liked > disliked
+    assert all(sampler.is_closed for sampler in opened)
+    shapes = expected_adapter_shapes(tiny_model, trained.lora, has_reward_head=True)
+    assert {name: t.shape for name, t in trained.tensors.items()} == shapes
+
+
+def test_negatives_are_sampled_for_drawn_records_only(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[FakeSampler] = []
+
+    def open_fake(folder: Path, **_: object) -> FakeSampler:
+        opened.append(FakeSampler(lambda prefix, n: (100, 101)))
+        return opened[-1]
+
+    monkeypatch.setattr(reward_proxy, "open_sampler", open_fake)
+    generator = _generator(tiny_llama)
+
+    train_reward_proxy(
+        RECORDS,
+        base_folder=tiny_llama,
+        generator_tensors=generator.tensors,
+        generator_lora=generator.lora,
+        work_folder=tmp_path,
+        num_threads=1,
+        config=RewardProxyConfig(lora=LORA, steps=1, precision=Precision.FLOAT32),
+        preferences_config=PreferencesConfig(),
+        records_config=SETTINGS,
+        plan=DpSgdPlan(
+            noise_multiplier=1.0,
+            sample_rate=0.25,
+            expected_batch_size=6.0,
+            steps=1,
+            max_grad_norm=0.1,
+        ),
+        randomness=Randomness(seed=0),
+    )
+
+    assert 0 < len(opened[0].asked) < len(RECORDS)
