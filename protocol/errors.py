@@ -3,18 +3,19 @@
 ```
 RewardDSError
 ├── ConfigurationError        a setting is missing, unknown, out of range or contradicts another
-├── RecordsError              the private or public rows cannot be used as they are (client or server disk)
+├── RecordsError              rows on this party's own disk cannot be used as they are
 ├── BudgetError
 │   ├── BudgetExceededError   the request would take the lifetime cost over the operator's cap
 │   └── UnaccountedReleaseError   something wants to leave without an event that pays for it
 ├── ProtocolError
 │   ├── VersionMismatchError  the two parties run versions that do not understand each other
-│   └── MalformedMessageError bytes that are not a message of this protocol
+│   ├── MalformedMessageError bytes that are not a message of this protocol
+│   └── RefusedError          the client declined; carries its refusal code
 ├── AdmissionError            a release arrived and may not be used
 │   ├── SignatureError        the certificate was not signed by the key it names
 │   ├── DigestMismatchError   weights, base model or code differ from what the certificate states
 │   ├── UnexpectedTensorError a name, shape, dtype or value that the request did not ask for
-│   └── LedgerMismatchError   the claimed ε does not follow from the listed events
+│   └── LedgerMismatchError   the ledger contradicts itself, or costs more than may be accepted
 ├── ExchangeError             the exchange ended without enough admitted releases
 └── StageError                a stage of the server's job has nothing to hand to the next one
 ```
@@ -64,24 +65,88 @@ class MalformedMessageError(ProtocolError):
     """Bytes arrived that are not a message of this protocol."""
 
 
+class AdmissionCode(StrEnum):
+    """Why a release was not admitted; one code for each check, in the order of the checks."""
+
+    OVERSIZE = "oversize"
+    """More bytes than the policy allows."""
+    MALFORMED = "malformed"
+    """Not a message of this protocol."""
+    VERSION = "version"
+    """A message of another protocol version."""
+    UNKNOWN_KEY = "unknown_key"
+    """The key is not the one that this client is known by."""
+    SIGNATURE = "signature"
+    """The key did not sign this certificate."""
+    RUN = "run"
+    """Made for another run."""
+    CLIENT = "client"
+    """Made by another client than the one that was asked."""
+    PROXY = "proxy"
+    """Another proxy than the one that was asked for."""
+    REPLAY = "replay"
+    """This client's or this key's release was already admitted."""
+    BASE_MODEL = "base_model"
+    """Trained on another base model."""
+    CODE = "code"
+    """Made by code that the policy does not list."""
+    UNACCOUNTED = "unaccounted"
+    """The ledger has no event for the proxy."""
+    NOT_PRIVATE = "not_private"
+    """No finite epsilon, and the policy does not accept that."""
+    REPRODUCIBLE_NOISE = "reproducible_noise"
+    """Noise from a fixed seed, and the policy does not accept that."""
+    DELTA = "delta"
+    """Delta above the policy's."""
+    EPSILON = "epsilon"
+    """Epsilon above the policy's."""
+    TENSOR_NAMES = "tensor_names"
+    """Tensors missing, or others than expected."""
+    TENSOR_SHAPES = "tensor_shapes"
+    """A tensor of another shape or type than expected."""
+    NOT_FINITE = "not_finite"
+    """A value is infinite or not a number."""
+    WEIGHTS_DIGEST = "weights_digest"
+    """The weights are not the ones that were signed."""
+    ARITHMETIC = "arithmetic"
+    """The claimed epsilon does not follow from the listed events."""
+
+
 class AdmissionError(RewardDSError):
     """A release arrived and may not be used; the release's fault, or its sender's."""
+
+    def __init__(self, message: str, *, code: AdmissionCode) -> None:
+        super().__init__(message)
+        self.code = code
+        """Which check failed."""
 
 
 class SignatureError(AdmissionError):
     """The certificate was not signed by the key it names, or that key is not the expected one."""
 
+    def __init__(self, message: str, *, code: AdmissionCode = AdmissionCode.SIGNATURE) -> None:
+        super().__init__(message, code=code)
+
 
 class DigestMismatchError(AdmissionError):
     """Weights, base model or code differ from what the certificate states."""
+
+    def __init__(self, message: str, *, code: AdmissionCode = AdmissionCode.WEIGHTS_DIGEST) -> None:
+        super().__init__(message, code=code)
 
 
 class UnexpectedTensorError(AdmissionError):
     """A tensor has a name, shape, dtype or value that was not asked for."""
 
+    def __init__(self, message: str, *, code: AdmissionCode = AdmissionCode.TENSOR_SHAPES) -> None:
+        super().__init__(message, code=code)
+
 
 class LedgerMismatchError(AdmissionError):
-    """The claimed privacy cost does not follow from the listed events."""
+    """The ledger contradicts itself, or costs more than may be accepted."""
+
+    def __init__(self, message: str, *, code: AdmissionCode = AdmissionCode.ARITHMETIC) -> None:
+        super().__init__(message, code=code)
 
 
 class ExchangeError(RewardDSError):
@@ -111,3 +176,15 @@ class RefusalCode(StrEnum):
     """Another request is being answered."""
     INTERNAL = "internal"
     """Something failed on the client; its own log says what."""
+
+
+class RefusedError(ProtocolError):
+    """The client declined. Not an error of anybody's: its operator decides."""
+
+    def __init__(self, code: RefusalCode) -> None:
+        super().__init__(
+            f"Expected a release, found the refusal {code.value!r}. Ask the client's operator, "
+            f"or ask for less."
+        )
+        self.code = code
+        """The reason, as far as the client tells."""

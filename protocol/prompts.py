@@ -1,0 +1,81 @@
+"""Chats that both parties must render alike: what a proxy learnt to read, and what it is asked.
+
+Written for instruct models as small as 135 million parameters: short sentences, one task, the text
+to work on before the task. A chat is a list of messages with the keys `role` and `content`, as
+chat templates expect them. Changing a word here changes what a released model was trained for, so
+it raises `PROTOCOL_VERSION`.
+"""
+
+from __future__ import annotations
+
+Chat = list[dict[str, str]]
+"""Messages in order, each with `role` (system, user or assistant) and `content`."""
+
+
+def record_chat(instruction: str, prompt: str, response: str | None = None) -> Chat:
+    """Build the chat in which the proxies see a record, and in which candidates are sampled.
+
+    Args:
+        instruction: Public description of the domain; the system turn, left out where empty.
+        prompt: What the user says.
+        response: What the assistant answers; None to let a model answer.
+
+    Returns:
+        Two or three messages, one fewer without an instruction.
+
+    Example:
+        >>> [message["role"] for message in record_chat("Be kind.", "Hello?", "Hello!")]
+        ['system', 'user', 'assistant']
+    """
+    chat = _opening(instruction)
+    chat.append({"role": "user", "content": prompt})
+    if response is not None:
+        chat.append({"role": "assistant", "content": response})
+    return chat
+
+
+def feedback_chat(instruction: str, prompt: str, *, chosen: str, rejected: str) -> Chat:
+    """Build the chat that asks why one response is better than another.
+
+    Args:
+        instruction: Public description of the domain; the system turn, left out where empty.
+        prompt: What both responses answer.
+        chosen: The response that the reward prefers.
+        rejected: The response that it does not.
+
+    Returns:
+        The chat; the model's answer is the feedback.
+    """
+    content = (
+        f"Question:\n{prompt}\n\n"
+        f"Good answer:\n{chosen}\n\n"
+        f"Bad answer:\n{rejected}\n\n"
+        "In two or three short sentences, say what the good answer does better than the bad "
+        "answer and how the good answer could still be improved."
+    )
+    return [*_opening(instruction), {"role": "user", "content": content}]
+
+
+def rewrite_chat(instruction: str, prompt: str, *, response: str, feedback: str) -> Chat:
+    """Build the chat that asks for a better response in the light of feedback.
+
+    Args:
+        instruction: Public description of the domain; the system turn, left out where empty.
+        prompt: What the response answers.
+        response: The response to improve.
+        feedback: What to improve.
+
+    Returns:
+        The chat; the model's answer is the rewritten response.
+    """
+    content = (
+        f"Question:\n{prompt}\n\n"
+        f"Answer:\n{response}\n\n"
+        f"Advice:\n{feedback}\n\n"
+        "Follow the advice and write a better answer to the question. Write only the answer."
+    )
+    return [*_opening(instruction), {"role": "user", "content": content}]
+
+
+def _opening(instruction: str) -> Chat:
+    return [{"role": "system", "content": instruction}] if instruction else []
