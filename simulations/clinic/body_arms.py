@@ -1,0 +1,245 @@
+"""Body of the fictional records: shoulder, arm and hand, vessels and legs."""
+
+from __future__ import annotations
+
+from simulations.clinic.topic import Lasting, Others, Topic
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        name="tennis_elbow",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(25, 65),
+        says=(
+            "The outside of my elbow hurts when I lift a pan, {for}.",
+            "I painted the whole house and now I can't wring out a cloth, elbow pain {for}.",
+            "{who} has pain at {his} elbow from using the screwdriver, {for}.",
+            "Shaking hands makes me wince, the sore point is on the outer elbow, {for}.",
+            "I dropped a full mug because my elbow stabbed me, it's been sore {for}.",
+        ),
+        notes=(
+            "{i} {do} not even play tennis.",
+            "The grip has become weak.",
+            "There is no swelling.",
+        ),
+        tried=("a gel", "an elastic bandage", "resting it on weekends"),
+        asks=(
+            ("Does an injection help?", "Injections help for weeks and harm in the long run."),
+            ("How long will it take?", "It takes months, but it heals in nine of ten."),
+            ("Would a brace help?", "A brace below the elbow may ease work."),
+        ),
+        cause=("tennis elbow", "an overworked tendon at the elbow"),
+        do=(
+            "Lower a light weight slowly, fifteen times, twice a day.",
+            "Lift with the palm facing up.",
+            "Use a gel with diclofenac for two weeks.",
+        ),
+        avoid=("Avoid gripping hard and twisting.", "Do not immobilise the arm."),
+        see=(
+            "soon: the elbow swells or the hand goes numb",
+            "three months of exercise do not help",
+        ),
+    ),
+    Topic(
+        name="carpal_tunnel",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(25, 80),
+        says=(
+            "My thumb and two fingers go numb at night and I shake my hand to wake it, {for}.",
+            "Pins and needles in my right hand when I hold the phone or the steering wheel, {for}.",
+            "{who} wakes up with dead fingers and drops cups, {for} now.",
+            "Tingling in the first three fingers {for}, mostly in bed.",
+            "Knitting is off, my hand falls asleep after ten stitches, {for}.",
+        ),
+        notes=(
+            "The little finger is spared.",
+            "It's both hands, the right more.",
+            "{i} type{s} all day.",
+        ),
+        tried=("shaking it", "vitamin B", "a different mouse"),
+        asks=(
+            ("{do} {i} need an operation?", "Most get by with a splint, surgery is the last step."),
+            ("Is it the neck?", "When the little finger is spared, the wrist is to blame."),
+            ("Are splints from the shop fine?", "A simple straight wrist splint is fine."),
+        ),
+        cause=("carpal tunnel syndrome", "a nerve squeezed at the wrist"),
+        do=(
+            "Wear a straight wrist splint every night for six weeks.",
+            "Stretch and shake the hands once an hour.",
+            "Keep wrists straight at the keyboard.",
+        ),
+        avoid=("Avoid long gripping and vibrating tools.", "Do not sleep on bent wrists."),
+        see=(
+            "soon: the thumb gets weak or numbness is constant",
+            "six weeks of splinting do not help",
+        ),
+    ),
+    Topic(
+        name="frozen_shoulder",
+        lasting=Lasting.MONTHS,
+        others=Others.ADULT,
+        ages=(40, 70),
+        says=(
+            "I can't reach my back pocket any more and my shoulder gets stiffer, {for}.",
+            "My shoulder has hurt at night {for} and now it won't lift above chest height.",
+            "{who} can't comb {his} hair because the shoulder is stuck, {for}.",
+            "Putting on a coat takes two people these days, my left shoulder won't turn, {for}.",
+            "I noticed I can't fasten my belt behind me, shoulder like rusted iron {for}.",
+        ),
+        notes=("There was no fall.", "{i} {have} diabetes.", "Lying on it is impossible."),
+        tried=("a sling", "heat", "pulling it up with the other arm"),
+        asks=(
+            ("Will it loosen again?", "It loosens by itself, but takes one to two years."),
+            ("Would an injection help?", "An injection eases the pain in the early months."),
+            ("Should {i} push through the pain?", "Stretch up to the pain and never through it."),
+        ),
+        cause=("a frozen shoulder", "a frozen shoulder, a shrunken joint capsule"),
+        do=(
+            "Swing the arm like a pendulum, five minutes twice a day.",
+            "Take a painkiller half an hour before bed.",
+            "Book physiotherapy, we have sent the form.",
+        ),
+        avoid=("No sling, it stiffens more.", "Avoid jerking or forcing the arm."),
+        see=(
+            "soon: it follows a fall, or there is fever or redness",
+            "sleep still fails in spite of painkillers",
+        ),
+    ),
+    Topic(
+        name="gout",
+        lasting=Lasting.HOURS,
+        others=Others.ADULT,
+        ages=(35, 84),
+        says=(
+            "My big toe is red, hot and so sore I can't bear the sheet on it, {for}.",
+            "I woke at three with my toe joint on fire, {for} now.",
+            "{who} had steak and beer and now {his} big toe is purple and swollen, {for}.",
+            "Same joint as last spring: the base of my toe is glowing, {for}.",
+            "A feather on my foot would make me scream, the toe joint is shiny red {for}.",
+        ),
+        notes=("No fever, no wound.", "{i} take{s} a water tablet.", "{my} father had it too."),
+        tried=("ice", "paracetamol, useless", "keeping it up on a stool"),
+        asks=(
+            (
+                "Should {i} start allopurinol?",
+                "Allopurinol starts after the attack, never during it.",
+            ),
+            ("Is it from beer?", "Beer, liquor and meat are the usual triggers."),
+            ("Is a blood test needed?", "We check uric acid two weeks after the attack."),
+        ),
+        cause=("an attack of gout", "gout"),
+        do=(
+            "Take naproxen with food if the kidneys are healthy.",
+            "Rest the foot high and cool it.",
+            "Drink two litres of water a day.",
+        ),
+        avoid=(
+            "No alcohol, liver or shellfish for now.",
+            "Do not stop or start uric acid tablets during an attack.",
+        ),
+        see=("there is fever or the redness climbs", "it is no better in two days"),
+    ),
+    Topic(
+        name="raynaud",
+        lasting=Lasting.MONTHS,
+        others=Others.ADULT,
+        ages=(18, 60),
+        says=(
+            "My fingers turn white and numb when I take things from the freezer, {for}.",
+            "Two fingertips go dead and then blue as soon as it's cold, {for} now.",
+            "{who} gets waxy white fingers on every walk, {for}.",
+            "At the bus stop my fingers look like candles, then they burn red, {for}.",
+            "Holding a cold glass drains all colour out of my fingertips, {for}.",
+        ),
+        notes=(
+            "It passes after ten minutes in the warm.",
+            "{my} sister has it too.",
+            "There are no sores.",
+        ),
+        tried=("two pairs of gloves", "hand warmers", "rubbing them"),
+        asks=(
+            ("Is it a sign of something else?", "In young people it is nearly always by itself."),
+            ("Are there tablets?", "A tablet in winter is possible if warmth fails."),
+            ("Can fingers be harmed?", "In the common form fingers are not harmed."),
+        ),
+        cause=("Raynaud's, cramp in the finger vessels", "Raynaud's phenomenon"),
+        do=(
+            "Keep the trunk warm and wear mittens.",
+            "Warm the hands under lukewarm water.",
+            "Carry pocket warmers in winter.",
+        ),
+        avoid=("No smoking, and go easy on coffee.", "Do not use hot water on numb fingers."),
+        see=("soon: sores appear or joints swell", "only one hand is affected"),
+    ),
+    Topic(
+        name="varicose_veins",
+        lasting=Lasting.MONTHS,
+        others=Others.ADULT,
+        ages=(30, 80),
+        says=(
+            "My legs are heavy by evening and blue cords stand out on the calf, {for}.",
+            "The veins on my left leg ache after work, {for}, I'm a hairdresser.",
+            "{who} has knobbly veins and sore, heavy legs, {for} now.",
+            "I have bulging veins behind my knee that itch in the heat, {for}.",
+            "Summer skirts are out, ropes of veins on my calf and they throb, {for}.",
+        ),
+        notes=(
+            "Socks leave deep marks.",
+            "{my} parents both had them.",
+            "The skin is intact.",
+        ),
+        tried=("horse chestnut gel", "cold showers", "putting the feet up"),
+        asks=(
+            ("Do they have to be removed?", "Removal is a choice, not a must."),
+            ("Do stockings help?", "Compression stockings help most, we can measure for them."),
+            ("Is there a risk of clots?", "The risk of a clot is only slightly raised."),
+        ),
+        cause=("varicose veins", "tired vein valves"),
+        do=(
+            "Wear compression stockings from morning to evening.",
+            "Walk daily and pump the feet when standing.",
+            "Raise the legs for fifteen minutes after work.",
+        ),
+        avoid=("Avoid long standing, saunas and tight socks.", "No hot baths for the legs."),
+        see=(
+            "soon: a vein is hard, red and sore, or the leg swells",
+            "the skin turns brown or breaks",
+        ),
+    ),
+    Topic(
+        name="swollen_ankles",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(45, 84),
+        says=(
+            "My ankles swell by evening and my shoes pinch, {for}.",
+            "I press a finger on my shin and the dent stays, both legs, {for}.",
+            "{who} has puffy feet every night, {for} now, by morning they're slim.",
+            "In this heat my ankles look like an elephant's, {for}.",
+            "Sock marks an inch deep on both legs after supper, it began {ago}.",
+        ),
+        notes=(
+            "{i} started amlodipine in spring.",
+            "Breathing is fine lying flat.",
+            "Both sides are the same.",
+        ),
+        tried=("less salt", "a herbal water tea", "a footstool"),
+        asks=(
+            ("Is it the heart?", "Without breathlessness the heart is less likely, we will check."),
+            ("Could it be {my} tablets?", "Amlodipine often does this, so we may change it."),
+            ("{do} {i} need water tablets?", "Stockings come before water tablets."),
+        ),
+        cause=("fluid in the legs from long sitting or tablets", "fluid that gathers in the legs"),
+        do=(
+            "Raise the legs above the heart twice a day.",
+            "Weigh {yourself} each morning and write it down.",
+            "Walk and pump the ankles every hour.",
+        ),
+        avoid=("Avoid salty ready meals.", "Do not stop any tablet before we speak."),
+        see=(
+            "only one leg swells, or breath gets short",
+            "the weight climbs two kilos in three days",
+        ),
+    ),
+)

@@ -1,0 +1,360 @@
+"""Body of the fictional records: heart, blood, tiredness and mood."""
+
+from __future__ import annotations
+
+from simulations.clinic.topic import Lasting, Others, Topic
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        name="home_blood_pressure",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(35, 84),
+        says=(
+            "My home readings have been around 150 over 92 {for}.",
+            "I bought a cuff and it shows 148 over 90 most mornings, {for}.",
+            "{who} measures {his} blood pressure and gets 155 over 95 on most days, {for}.",
+            "The pharmacy machine gave 152 over 88, three times now, {for}.",
+            "High numbers in my notebook again, average 149 over 91, {for}.",
+        ),
+        notes=("{i} feel{s} quite well.", "{my} father had a stroke.", "{i} eat{s} out a lot."),
+        tried=("garlic capsules", "less salt", "resting before measuring"),
+        asks=(
+            ("{do} {i} need tablets?", "We decide on tablets after one week of proper readings."),
+            ("Is that dangerous?", "These numbers need attention but are no emergency."),
+            ("Can the cuff be wrong?", "Bring the cuff along and we compare it with ours."),
+        ),
+        cause=("raised blood pressure", "blood pressure above the goal of 135 over 85"),
+        do=(
+            "Measure twice, morning and evening, for seven days.",
+            "Sit quietly for five minutes first, arm at heart height.",
+            "Walk briskly for thirty minutes most days.",
+        ),
+        avoid=(
+            "Cut down on salt, liquorice and alcohol.",
+            "Avoid ibuprofen, it raises the pressure.",
+        ),
+        see=(
+            "it is above 180, or with chest pain, weakness or poor sight",
+            "the week's average is above 135 over 85",
+        ),
+    ),
+    Topic(
+        name="palpitations",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        says=(
+            "My heart skips a beat and then thumps, several times a day {for}.",
+            "I feel a flutter in my chest when I lie on my left side, {for} now.",
+            "{who} says {his} heart stumbles now and then, {for}.",
+            "There's an extra thud in my chest every few minutes in the evening, {for}.",
+            "It feels like a fish flipping over behind my ribs, mostly on the sofa, {for}.",
+        ),
+        notes=(
+            "No pain and no dizziness.",
+            "{i} drink{s} five coffees a day.",
+            "On the bike it goes away.",
+        ),
+        tried=("magnesium", "holding {my} breath", "less coffee"),
+        asks=(
+            ("Is it dangerous?", "Extra beats in a healthy heart are harmless."),
+            ("Should {i} have an ECG?", "An ECG is a good idea, it takes five minutes here."),
+            ("Can {i} go on with sport?", "Sport is fine as long as it goes away with effort."),
+        ),
+        cause=("extra heartbeats", "harmless extra beats"),
+        do=(
+            "Book an ECG and a blood test this week.",
+            "Write down when it happens and for how long.",
+            "Count the pulse for a minute when it starts.",
+        ),
+        avoid=(
+            "Cut coffee to two cups and leave energy drinks.",
+            "Avoid heavy drinking and short nights.",
+        ),
+        see=(
+            "112: a faint or chest pain comes with it",
+            "the extra beats come in long runs or every day",
+        ),
+    ),
+    Topic(
+        name="fatigue",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(18, 75),
+        says=(
+            "I'm worn out by noon whatever time I go to bed, {for}.",
+            "I sleep nine hours and wake up as tired as before, {for} now.",
+            "{who} has no energy {for} and falls asleep over the newspaper.",
+            "My battery is empty all the time, {for}, I could nap anywhere.",
+            "Carrying shopping upstairs leaves me drained, I used to be the lively one, {for}.",
+        ),
+        notes=(
+            "{my} weight is the same.",
+            "{i} look{s} pale, people say.",
+            "The mood is all right.",
+        ),
+        tried=("multivitamins", "more coffee", "early nights"),
+        asks=(
+            ("Can you check {my} blood?", "Yes, we test blood count, iron, thyroid and sugar."),
+            ("Is it the thyroid?", "The thyroid is one of several things we test."),
+            ("Should {i} take iron?", "Take iron only if the test shows a lack."),
+        ),
+        cause=("tiredness with several possible causes", "tiredness, perhaps from low iron"),
+        do=(
+            "Book a morning blood test, no breakfast before.",
+            "Keep regular hours and get daylight before ten.",
+            "Walk for twenty minutes every day.",
+        ),
+        avoid=("Avoid long naps and late screens.", "Hold off iron until we have the result."),
+        see=(
+            "soon: there is fever, weight loss or night sweats",
+            "{you} become{s} breathless or the mood sinks",
+        ),
+    ),
+    Topic(
+        name="fainting",
+        lasting=Lasting.HOURS,
+        others=Others.ADULT,
+        ages=(18, 50),
+        says=(
+            "I fainted while they took my blood this morning and feel shaky.",
+            "I keeled over in a hot queue, out for a few seconds, it was {ago}.",
+            "{who} went grey and dropped in the kitchen after standing up too fast, {ago}.",
+            "Blacked out on the crowded tram {ago}, I felt sick and sweaty before.",
+            "One moment I sang in church, the next I lay between the pews, {ago}.",
+        ),
+        notes=(
+            "{i} came round within a minute.",
+            "There'd been no breakfast.",
+            "No injury apart from a bump.",
+        ),
+        tried=("lying with the legs up", "sweet tea", "fresh air"),
+        asks=(
+            ("Is it the heart?", "A faint with warning signs, standing up, is harmless."),
+            ("Can {i} drive?", "Driving is fine if there was a clear trigger."),
+            ("Should {i} be checked?", "A blood pressure check and an ECG are enough."),
+        ),
+        cause=("a simple faint", "a faint from a drop in blood pressure"),
+        do=(
+            "Drink two litres a day and eat breakfast.",
+            "Lie down with legs up at the first warning.",
+            "Get up in stages, sitting first.",
+        ),
+        avoid=("Avoid hot, crowded rooms on an empty stomach.", "Do not fight it standing."),
+        see=(
+            "it comes on effort, without warning or with palpitations",
+            "it happens again or recovery takes over five minutes",
+        ),
+    ),
+    Topic(
+        name="missed_bp_tablet",
+        lasting=Lasting.DAYS,
+        others=Others.ADULT,
+        ages=(40, 84),
+        says=(
+            "I forgot my blood pressure tablets on holiday and have been without {for}.",
+            "I've missed two days of ramipril, stupid of me.",
+            "{who} hasn't taken {his} blood pressure tablets {for} because the box ran out.",
+            "My pill box tells me I haven't taken the blood pressure tablet {for}.",
+            "The chemist was closed and so I have been without my lisinopril {for}.",
+        ),
+        notes=(
+            "{i} feel{s} no different.",
+            "This morning it was 151 over 90.",
+            "It's 5 mg once a day.",
+        ),
+        tried=("taking one tonight", "resting", "less salt"),
+        asks=(
+            ("Should {i} take double?", "Never take a double dose."),
+            ("Is it dangerous?", "A few missed days are not dangerous."),
+            ("Can you renew the prescription?", "The prescription is at the pharmacy from noon."),
+        ),
+        cause=("a short gap in the tablets", "a gap that is easily mended"),
+        do=(
+            "Take the usual dose today and carry on.",
+            "Measure once a day for the next week.",
+            "Put the tablets beside the toothbrush.",
+        ),
+        avoid=("Do not double up.", "Never stop for good without asking us."),
+        see=(
+            "it is above 180, or with headache, chest pain or weakness",
+            "it stays above 150 after a week",
+        ),
+    ),
+    Topic(
+        name="statin_aches",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(45, 82),
+        says=(
+            "Since I started the cholesterol tablet my thighs ache, {for}.",
+            "My muscles are sore as after the gym, and I haven't been to the gym, on a statin "
+            "{for}.",
+            "{who} blames the new statin for {his} stiff legs, {for} now.",
+            "Atorvastatin and I don't get along, both calves hurt {for}.",
+            "Getting off the sofa takes a heave these days, my legs ache since the cholesterol "
+            "pill, {for}.",
+        ),
+        notes=("It's on both sides.", "The water is a normal colour.", "The dose is 40 mg."),
+        tried=("taking it in the morning", "Q10 capsules", "hot baths"),
+        asks=(
+            ("Can {i} stop it?", "A pause of two weeks is safe and tells us a lot."),
+            ("Is the muscle being damaged?", "A blood test will show whether the muscle suffers."),
+            ("Is there another one?", "There are other statins and lower doses."),
+        ),
+        cause=("muscle aches from the statin", "a side effect of the statin"),
+        do=(
+            "Pause the tablet for two weeks and note the aches.",
+            "Come for a blood test of the muscle enzyme.",
+            "Then we restart with a lower dose.",
+        ),
+        avoid=("No grapefruit juice with it.", "Do not give up treatment for good."),
+        see=(
+            "the water turns dark or muscles go weak",
+            "the aches stay after two weeks without it",
+        ),
+    ),
+    Topic(
+        name="diabetes_sugars",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(40, 84),
+        says=(
+            "My fasting sugars have been between 9 and 11 {for}, they used to be 7.",
+            "I take metformin and my morning values keep creeping up, {for}.",
+            "{who} has type 2 diabetes and {his} sugar is 12 after meals, {for} now.",
+            "Sugar diary attached in words: 9.4, 10.1, 9.8, and that's been so {for}.",
+            "Since the cortisone for my shoulder my meter shows double figures, {for}.",
+        ),
+        notes=(
+            "{i} {am} not thirstier than usual.",
+            "There were a lot of birthdays.",
+            "The walking has stopped, because of the weather.",
+        ),
+        tried=("cinnamon", "skipping bread at night", "walking after lunch"),
+        asks=(
+            (
+                "Should {i} raise the metformin?",
+                "Wait with any change until we have the long-term value.",
+            ),
+            ("Is insulin next?", "There are several steps before insulin."),
+            ("Which fruit is allowed?", "Berries and an apple are fine, juice is not."),
+        ),
+        cause=("sugar that has drifted up", "diabetes that needs fine-tuning"),
+        do=(
+            "Measure before breakfast and two hours after supper for a week.",
+            "Walk for fifteen minutes after each meal.",
+            "Book the three-month sugar test.",
+        ),
+        avoid=("Leave out juice, soft drinks and late snacks.", "Do not change doses on your own."),
+        see=(
+            "values pass 15, or there is thirst, vomiting or drowsiness",
+            "the week's mean stays above 10",
+        ),
+    ),
+    Topic(
+        name="restless_legs",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        ages=(25, 80),
+        says=(
+            "As soon as I sit down in the evening my legs crawl and I have to move, {for}.",
+            "I kick and fidget in bed because of an itch deep inside my calves, {for}.",
+            "{who} paces the hall at midnight because {his} legs won't be still, {for}.",
+            "Cinema is torture, there's a creeping in my shins unless I walk, {for}.",
+            "Ants under the skin of my legs, only when I rest, every night {for}.",
+        ),
+        notes=(
+            "Walking stops it at once.",
+            "The iron was low last year.",
+            "Antihistamines make it worse.",
+        ),
+        tried=("magnesium", "a cold shower for the legs", "wine"),
+        asks=(
+            ("Is there a tablet?", "There are tablets, but we check iron first."),
+            ("Is it a nerve illness?", "It is unpleasant but not a sign of nerve disease."),
+            ("Does iron help?", "Iron helps if the store is below seventy-five."),
+        ),
+        cause=("restless legs", "restless legs, often from low iron stores"),
+        do=(
+            "Come for a blood test of iron stores.",
+            "Walk or stretch for ten minutes before bed.",
+            "Try a warm or cool foot bath in the evening.",
+        ),
+        avoid=("No coffee or alcohol after four.", "Avoid sleep aids with antihistamine."),
+        see=("soon: legs are numb, weak or painful by day", "sleep fails three nights a week"),
+    ),
+    Topic(
+        name="low_mood",
+        lasting=Lasting.WEEKS,
+        others=Others.ADULT,
+        is_grave=True,
+        says=(
+            "I've been flat and tearful {for} and nothing is any fun.",
+            "Getting out of bed feels like wading through mud, {for} now.",
+            "{who} has withdrawn {for}, sleeps badly and cries over small things.",
+            "Since we buried my father everything is grey, {for}.",
+            "I used to love my allotment and now I can't even be bothered to look at it, {for}.",
+        ),
+        notes=(
+            "There are no thoughts of ending it.",
+            "{i} still go{es} to work.",
+            "{my} appetite is poor.",
+        ),
+        tried=("St John's wort", "pulling {himself} together", "long walks"),
+        asks=(
+            ("Would tablets help?", "Talking therapy works as well as tablets at this stage."),
+            ("Is it a depression?", "It may be one, and that can be treated well."),
+            ("Who can {i} talk to?", "Our counsellor has an opening this week."),
+        ),
+        cause=("a low mood that deserves help", "a depressive spell"),
+        do=(
+            "Book a long appointment this week, bring someone along.",
+            "Plan one small pleasant thing for each day.",
+            "Get outdoors in daylight and keep regular meals.",
+        ),
+        avoid=("Avoid alcohol, it deepens the mood.", "No big decisions for now."),
+        see=(
+            "112: thoughts of dying come",
+            "eating, sleeping or work have become impossible",
+        ),
+    ),
+    Topic(
+        name="anxiety",
+        lasting=Lasting.MONTHS,
+        others=Others.ADULT,
+        ages=(18, 75),
+        says=(
+            "I worry about everything from morning to night, {for}, and my stomach is in knots.",
+            "My thoughts go round and round {for}, work, children, money, the lot.",
+            "{who} has been on edge {for} and snaps at everyone.",
+            "I check the cooker five times and still lie awake worrying, {for}.",
+            "My shoulders are up by my ears and I expect bad news with each phone call, {for}.",
+        ),
+        notes=(
+            "The heart races at times.",
+            "Concentration is poor.",
+            "{i} {have} always been a worrier.",
+        ),
+        tried=("a meditation app", "valerian", "less news"),
+        asks=(
+            (
+                "Can {i} get something to calm down?",
+                "Calming tablets are habit-forming, so we start otherwise.",
+            ),
+            ("Is it normal?", "Worry is normal, but this much can be treated."),
+            ("Does therapy help?", "Therapy helps two out of three people."),
+        ),
+        cause=("an anxiety disorder", "anxiety that has taken over"),
+        do=(
+            "Set aside twenty minutes a day as worry time.",
+            "Move for half an hour every day.",
+            "Sign up for our anxiety course at reception.",
+        ),
+        avoid=("Cut down coffee and energy drinks.", "Do not use alcohol to calm down."),
+        see=(
+            "panic, low mood or thoughts of self-harm come",
+            "it keeps {them} from work or friends",
+        ),
+    ),
+)
