@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -168,16 +167,6 @@ def batches_by_length(lengths: Sequence[int], max_batch_tokens: int) -> Iterator
         batch.append(index)
     if batch:
         yield batch
-
-
-def unbatch(batches: Sequence[list[int]], results: Sequence[Sequence[float]]) -> list[float]:
-    """Put results that came batch by batch back into the order of the items."""
-    positions = list(chain.from_iterable(batches))
-    values = list(chain.from_iterable(results))
-    ordered = [0.0] * len(positions)
-    for position, value in zip(positions, values, strict=True):
-        ordered[position] = value
-    return ordered
 
 
 def _template_parts(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:

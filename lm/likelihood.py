@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lm.encoding import EncodedChat, batches_by_length, pad_right, unbatch
+from lm.encoding import EncodedChat, pad_right
 from lm.errors import ScoringError
+from lm.packing import PackedBatch, pack_chats
 
 _CHUNK_TOKENS = 512
 """Tokens whose logits stand in memory at once: 512 × 152k × 4 bytes are about 0.3 GB."""
@@ -66,25 +67,41 @@ def response_nll_sums(
     Raises:
         ScoringError: A sum is not a finite number.
     """
-    batches = list(batches_by_length([len(chat.input_ids) for chat in chats], max_batch_tokens))
-    results: list[list[float]] = []
+    sums = [0.0] * len(chats)
     done = 0
-    for batch in batches:
-        spans = [chats[i].response_span for i in batch]
+    for batch in pack_chats(chats, max_batch_tokens):
         with torch.inference_mode():
-            nll, rows = span_nll(model, [chats[i].input_ids for i in batch], spans)
-            sums = torch.zeros(len(batch)).index_add_(0, rows.cpu(), nll.float().cpu())
-        results.append(sums.tolist())
-        done += len(batch)
+            for index, nll in _packed_nll_sums(model, batch):
+                sums[index] = nll
+        done += len(batch.chats)
         if on_progress:
             on_progress(done, len(chats))
-    ordered = unbatch(batches, results)
-    if not all(map(math.isfinite, ordered)):
+    if not all(map(math.isfinite, sums)):
         raise ScoringError(
             "Expected finite log-likelihoods, found one that is not. The model's weights are "
             "broken; train or load them again."
         )
-    return ordered
+    return sums
+
+
+def _packed_nll_sums(model: nn.Module, batch: PackedBatch) -> list[tuple[int, float]]:
+    backbone, head = backbone_and_head(model)
+    hidden = batch.hidden_states(backbone)  # (B, T, H)
+    rows, columns, targets, owners = [], [], [], []
+    for owner, chat in enumerate(batch.chats):
+        length = chat.stop - chat.start
+        rows.append(torch.full((length,), chat.row))
+        # The last token of the prefix predicts the first of every response.
+        before = torch.arange(chat.start - 1, chat.stop - 1)
+        before[:1] = chat.prefix_length - 1
+        columns.append(before)
+        targets.append(batch.input_ids[chat.row, chat.start : chat.stop])
+        owners.append(torch.full((length,), owner))
+    device = hidden.device
+    needed = hidden[torch.cat(rows).to(device), torch.cat(columns).to(device)]  # (M, H)
+    nll = frozen_head_nll(needed, head, torch.cat(targets).to(device)).cpu()  # (M,)
+    sums = torch.zeros(len(batch.chats)).index_add_(0, torch.cat(owners), nll)
+    return [(chat.index, float(total)) for chat, total in zip(batch.chats, sums, strict=True)]
 
 
 def span_nll(

@@ -17,9 +17,10 @@ from peft import PeftModel
 from torch import nn
 
 from lm.adapters import REWARD_HEAD, LoraSpec, Tensors, attach_lora, load_adapter_tensors
-from lm.encoding import EncodedChat, batches_by_length, pad_right, unbatch
+from lm.encoding import EncodedChat, pad_right
 from lm.errors import ScoringError
 from lm.loading import load_causal_lm
+from lm.packing import pack_chats
 
 
 class RewardModel(nn.Module):
@@ -36,6 +37,12 @@ class RewardModel(nn.Module):
         self.reward_head = nn.Linear(hidden_size, 1, bias=False, dtype=torch.float32)
         nn.init.zeros_(self.reward_head.weight)
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder below the head, adapter included."""
+        decoder: nn.Module = self.adapted.get_base_model().get_decoder()
+        return decoder
+
     def forward(self, input_ids: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
         """Return the reward of each sequence.
 
@@ -46,8 +53,7 @@ class RewardModel(nn.Module):
         Returns:
             Rewards, (B,) float32.
         """
-        decoder = self.adapted.get_base_model().get_decoder()
-        hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
+        hidden = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
         last = hidden[torch.arange(len(input_ids), device=hidden.device), last_positions]  # (B, H)
         rewards: torch.Tensor = self.reward_head(last.float())[:, 0]  # (B,)
         return rewards
@@ -100,16 +106,19 @@ def score_chats(
     Raises:
         ScoringError: A reward is not a finite number.
     """
-    batches = list(batches_by_length([len(chat.input_ids) for chat in chats], max_batch_tokens))
-    results: list[list[float]] = []
+    rewards = [0.0] * len(chats)
     done = 0
-    for batch in batches:
+    for batch in pack_chats(chats, max_batch_tokens):
         with torch.inference_mode():
-            results.append(rewards_of(model, [chats[i].input_ids for i in batch]).tolist())
-        done += len(batch)
+            hidden = batch.hidden_states(model.decoder)  # (B, T, H)
+            rows = [chat.row for chat in batch.chats]
+            last = [chat.stop - 1 for chat in batch.chats]
+            found = model.reward_head(hidden[rows, last].float())[:, 0].tolist()
+        for chat, reward in zip(batch.chats, found, strict=True):
+            rewards[chat.index] = reward
+        done += len(batch.chats)
         if on_progress:
             on_progress(done, len(chats))
-    rewards = unbatch(batches, results)
     if not all(map(math.isfinite, rewards)):
         raise ScoringError(
             "Expected finite rewards, found one that is not. The reward proxy's weights are "

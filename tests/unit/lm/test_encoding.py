@@ -13,7 +13,6 @@ from lm.encoding import (
     pad_right,
     prompt_prefix,
     render_prefix,
-    unbatch,
 )
 from lm.errors import ModelFolderError
 from lm.loading import load_tokenizer
@@ -124,12 +123,3 @@ def test_batches_hold_every_item_once_and_keep_to_the_budget(
     for batch in batches:
         padded = len(batch) * max(lengths[i] for i in batch)
         assert padded <= budget or len(batch) == 1
-
-
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40))
-def test_unbatch_restores_the_order(lengths: list[int]) -> None:
-    batches = list(batches_by_length(lengths, 100))
-
-    results = [[float(lengths[i]) for i in batch] for batch in batches]
-
-    assert unbatch(batches, results) == lengths

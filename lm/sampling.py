@@ -1,0 +1,293 @@
+"""The seam through which text is sampled: token ids in, seeded completions out.
+
+A stage asks for a `Sampler` and does not know which engine serves it. All engines give the same
+meaning to the same parameters: repetition penalty over prefix and completion, then temperature,
+then the *exact* smallest set of tokens whose probability reaches `top_p`, then a draw from it.
+
+What a seed promises: the same engine, model, prefixes, parameters and thread count give the same
+completions again. Each prefix draws from random numbers of its own (see `prefix_seeds`), which do
+not depend on what else is in the call; its logits may still differ in their last bits with the
+batch that it shares, and then a draw can fall to another token. Engines share the meaning of a
+distribution, not the draws: greedy completions agree between them, sampled ones do not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lm.encoding import end_of_turn_ids
+from lm.errors import SamplingError
+from lm.loading import check_model_folder
+
+__all__ = [
+    "Completion",
+    "Progress",
+    "Sampler",
+    "SamplingEngine",
+    "SamplingParams",
+    "check_prefixes",
+    "fastest_dtype",
+    "open_sampler",
+    "prefix_seeds",
+    "stop_token_ids",
+]
+
+_LOGGER = logging.getLogger(__name__)
+# Control tokens of the common chat formats: a model that writes one has ended its turn.
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+
+Progress = Callable[[int, int], None]
+"""Called with the number of completions that are done and the number asked for."""
+
+
+class SamplingEngine(StrEnum):
+    """What computes the completions."""
+
+    OPENVINO = "openvino"
+    """OpenVINO GenAI: Llama and Qwen architectures, on a CPU."""
+    TRANSFORMERS = "transformers"
+    """The project's own loop over a transformers model: everywhere."""
+    AUTO = "auto"
+    """OpenVINO where it can serve the model on this device, otherwise transformers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How completions are drawn."""
+
+    max_new_tokens: int
+    """Tokens at which a completion is cut; then it counts as unfinished."""
+    num_candidates: int = 1
+    """Completions for each prefix."""
+    temperature: float = 1.0
+    """Divides the logits; above zero."""
+    top_p: float = 0.7
+    """Probability that the smallest set of likeliest tokens must reach, in (0, 1]."""
+    repetition_penalty: float = 1.0
+    """Weakens the logits of tokens that the prefix or the completion already has; 1 is none."""
+    greedy: bool = False
+    """Take the likeliest token always; temperature, top_p and seed then have no effect."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            SamplingError: A value lies outside its range.
+        """
+        for name in ("max_new_tokens", "num_candidates"):
+            if getattr(self, name) < 1:
+                raise _out_of_range(name, "at least 1", getattr(self, name))
+        if not 0 < self.temperature < float("inf"):
+            hint = "Set greedy=True to take the likeliest token."
+            raise _out_of_range("temperature", "above 0", self.temperature, hint)
+        if not 0 < self.top_p <= 1:
+            raise _out_of_range("top_p", "in (0, 1]", self.top_p)
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise _out_of_range("repetition_penalty", "above 0", self.repetition_penalty)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One continuation of a prefix."""
+
+    token_ids: tuple[int, ...]
+    """Ids of the continuation, without the token that ended it."""
+    text: str
+    """The same as text, without control tokens; whitespace is kept as it was written."""
+    is_finished: bool
+    """Whether the model ended it; False where `max_new_tokens` cut it."""
+
+
+class Sampler(Protocol):
+    """An engine with one model loaded."""
+
+    def sample(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: int,
+        on_progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Sample continuations.
+
+        Args:
+            prefixes: Token ids to continue, at least one each. A prefix that occurs twice gets
+                different completions.
+            params: How to draw.
+            seed: Any integer; the same one gives the same completions.
+            on_progress: Called with completions done and completions asked for.
+
+        Returns:
+            `num_candidates` completions for each prefix, in the order of the prefixes.
+
+        Raises:
+            SamplingError: A prefix is empty or too long, or the engine failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model. The sampler cannot be used afterwards."""
+        ...
+
+
+def open_sampler(
+    model_folder: Path,
+    *,
+    engine: SamplingEngine = SamplingEngine.AUTO,
+    num_threads: int | None = None,
+    cache_folder: Path | None = None,
+    device: str | None = None,
+) -> Sampler:
+    """Load a model into an engine.
+
+    Args:
+        model_folder: A checked model folder; adapters are merged into it beforehand.
+        engine: Which engine, or `auto`.
+        num_threads: CPU threads for sampling; None leaves it to the engine.
+        cache_folder: Where an engine keeps a converted model, by digest of the model's files;
+            None takes the user's cache folder.
+        device: A torch device; None takes an accelerator where there is one.
+
+    Returns:
+        The sampler; the caller closes it.
+
+    Raises:
+        ModelFolderError: The folder holds no usable model.
+        SamplingError: The engine is not installed, or cannot serve this model on this device.
+    """
+    check_model_folder(model_folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    match engine:
+        case SamplingEngine.AUTO:
+            chosen, reason = _choose_engine(model_folder, device)
+            _LOGGER.info("Sampling with %s: %s.", chosen.value, reason)
+        case _:
+            chosen = engine
+            if chosen is SamplingEngine.OPENVINO:
+                _refuse_unless_openvino_serves(model_folder, device)
+    # Each engine is imported where it is chosen: the other one's library may be absent.
+    if chosen is SamplingEngine.OPENVINO:
+        from lm.sampling_openvino import OpenVinoSampler
+
+        return OpenVinoSampler.open(
+            model_folder, num_threads=num_threads, cache_folder=cache_folder
+        )
+    from lm.sampling_transformers import TransformersSampler
+
+    return TransformersSampler.open(model_folder, num_threads=num_threads, device=device)
+
+
+def stop_token_ids(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return every id that ends a completion.
+
+    These are the end-of-text ids of the generation settings, the model's config and the
+    tokenizer, what ends a turn in the chat template, and the common end tokens that the
+    tokenizer knows.
+    """
+    ids = set(end_of_turn_ids(tokenizer))
+    for file_name in ("generation_config.json", "config.json"):
+        file = model_folder / file_name
+        if file.is_file():
+            value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[token] for token in _END_TOKENS if token in vocabulary)
+    return frozenset(ids)
+
+
+def prefix_seeds(prefixes: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """Derive a seed for each prefix from what it says and how often it occurred before.
+
+    So a prefix draws the same random numbers whatever else is in the call, and a prefix that is
+    given twice does not get the same completions twice.
+
+    Returns:
+        One integer in [0, 2**63) for each prefix.
+    """
+    occurrences: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for prefix in prefixes:
+        key = tuple(prefix)
+        text = f"{seed}/{occurrences[key]}/{','.join(map(str, key))}"
+        occurrences[key] += 1
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        seeds.append(int.from_bytes(digest, "big") >> 1)
+    return seeds
+
+
+def check_prefixes(
+    prefixes: Sequence[Sequence[int]], params: SamplingParams, *, max_positions: int
+) -> None:
+    """Check that every prefix can be continued, before any of them is.
+
+    Args:
+        prefixes: Token ids to continue.
+        params: How to draw.
+        max_positions: Tokens that the model can hold.
+
+    Raises:
+        SamplingError: A prefix is empty, or too long with what is to follow it.
+    """
+    for index, prefix in enumerate(prefixes):
+        if not 0 < len(prefix) <= max_positions - params.max_new_tokens:
+            raise SamplingError(
+                f"Expected prefixes of 1 to {max_positions - params.max_new_tokens} tokens (the "
+                f"model holds {max_positions}, max_new_tokens={params.max_new_tokens}), found "
+                f"{len(prefix)} tokens at position {index}. Shorten the prompt, or lower "
+                "max_new_tokens."
+            )
+
+
+def fastest_dtype(device: str) -> torch.dtype:
+    """Return bfloat16 where the device computes in it natively, otherwise float32."""
+    match torch.device(device).type:
+        case "cpu":
+            capabilities = torch.cpu.get_capabilities()
+            is_native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        case "cuda":
+            is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        case _:
+            is_native = False
+    return torch.bfloat16 if is_native else torch.float32
+
+
+def _choose_engine(model_folder: Path, device: str) -> tuple[SamplingEngine, str]:
+    if obstacle := _openvino_obstacle(model_folder, device):
+        return SamplingEngine.TRANSFORMERS, obstacle
+    return SamplingEngine.OPENVINO, "it is installed and knows the architecture"
+
+
+def _refuse_unless_openvino_serves(model_folder: Path, device: str) -> None:
+    if obstacle := _openvino_obstacle(model_folder, device):
+        raise SamplingError(
+            f"Expected a model, device and installation that engine=openvino can serve, but "
+            f"{obstacle}. Use engine=transformers, or engine=auto."
+        )
+
+
+def _openvino_obstacle(model_folder: Path, device: str) -> str | None:
+    if torch.device(device).type != "cpu":
+        return f"OpenVINO serves a CPU and the device is {device!r}"
+    try:
+        from lm import sampling_openvino  # noqa: F401 - whether it imports is the question
+        from lm.gguf_writer import unsupported_reason
+    except ImportError as error:
+        return f"OpenVINO cannot be imported ({error})"
+    return unsupported_reason(model_folder)
+
+
+def _out_of_range(name: str, expected: str, found: float, hint: str = "") -> SamplingError:
+    ending = f" {hint}" if hint else f" Choose another {name}."
+    return SamplingError(f"Expected {name} {expected}, got {name}={found}.{ending}")

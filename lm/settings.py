@@ -1,0 +1,210 @@
+"""Settings files for either party: one schema from dataclasses, values checked once.
+
+A party states its schema as dataclasses that validate themselves. Hydra and OmegaConf want
+something a little different (mutable, and enums spelled by their Python names), so `schema_of`
+makes a twin of a dataclass for composing, and `to_settings` turns what was composed into the real
+thing. A key that the schema lacks is an error, and so is a value of another type.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lm.errors import LmError
+
+T = TypeVar("T")
+
+# OmegaConf tells types apart by identity, so a dataclass has one twin and keeps it.
+_twins: dict[type, type] = {}
+
+
+class SettingsError(LmError):
+    """A settings file cannot be read, or has a key or a value that its schema does not allow."""
+
+
+def schema_of(kind: type) -> type:
+    """Return the twin of a settings dataclass that OmegaConf can compose into.
+
+    Args:
+        kind: A dataclass of numbers, texts, enums with text values, lists, mappings and further
+            such dataclasses; every field has a default.
+
+    Returns:
+        A mutable dataclass of the same name, fields and defaults, which checks types only.
+    """
+    if kind in _twins:
+        return _twins[kind]
+    hints = typing.get_type_hints(kind)
+    fields: list[tuple[str, Any, Any]] = []  # any hint, any default
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        default = item.default
+        if default is dataclasses.MISSING:
+            assert item.default_factory is not dataclasses.MISSING, f"{item.name} has no default"
+            default = item.default_factory()
+        fields.append((item.name, _composable(hint), _default(default)))
+    _twins[kind] = dataclasses.make_dataclass(kind.__name__, fields)
+    return _twins[kind]
+
+
+def to_settings(kind: type[T], values: DictConfig) -> T:
+    """Turn composed values into the settings dataclass, which checks them.
+
+    Args:
+        kind: The dataclass.
+        values: What was composed into `schema_of(kind)`.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: A choice is none of those that exist, or a value has the wrong type.
+    """
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema_of(kind)), values)
+        plain = OmegaConf.to_container(typed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise SettingsError(explain(error)) from None
+    assert isinstance(plain, dict)
+    settings = _build(kind, plain, path="")
+    assert isinstance(settings, kind)
+    return settings
+
+
+def load_settings(kind: type[T], file: Path) -> T:
+    """Read a settings file.
+
+    Args:
+        kind: The dataclass that it fills; what the file leaves out keeps its default.
+        file: A YAML file.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingsError: The file is missing, is not YAML, or has an unknown key or a wrong value.
+    """
+    try:
+        values = OmegaConf.load(file)
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise SettingsError(
+            f"Expected a settings file at {file}, got {type(error).__name__}. "
+            "Write one, or name the folder that has it."
+        ) from None
+    if not isinstance(values, DictConfig):
+        raise SettingsError(f"Expected `key: value` lines in {file}, got a list. Mend the file.")
+    try:
+        return to_settings(kind, values)
+    except SettingsError as error:
+        raise SettingsError(f"In {file}: {error}") from None
+
+
+def to_mapping(settings: object) -> dict[str, Any]:
+    """Return settings as plain values that a YAML or JSON writer takes.
+
+    Args:
+        settings: A settings dataclass.
+
+    Returns:
+        Nested dictionaries; enums are their text values.
+    """
+    assert dataclasses.is_dataclass(settings)
+    assert not isinstance(settings, type)
+    plain = _plain(dataclasses.asdict(settings))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def save_settings(settings: object, file: Path) -> None:
+    """Write settings as YAML, for `load_settings`.
+
+    Args:
+        settings: A settings dataclass.
+        file: Where to write.
+    """
+    file.write_text(OmegaConf.to_yaml(OmegaConf.create(to_mapping(settings))), encoding="utf-8")
+
+
+def explain(error: OmegaConfBaseException) -> str:
+    """Say in one line what is wrong with a key or a value.
+
+    Args:
+        error: What OmegaConf raised.
+
+    Returns:
+        Key, reason and what to do.
+    """
+    reason = str(error.msg or error).splitlines()[0].rstrip(".")
+    key = f"{error.full_key}: " if error.full_key else ""
+    return f"Expected a known key with a fitting value, got {key}{reason}. Change or remove it."
+
+
+def _composable(hint: Any) -> Any:  # a type hint can be many kinds of object
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return schema_of(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return str
+    arms = typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return typing.Union[tuple(_composable(arm) for arm in arms)]  # noqa: UP007 - built here
+    return hint
+
+
+def _default(value: object) -> Any:  # dataclasses.field is typed as the value it stands for
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        schema, plain = schema_of(type(value)), to_mapping(value)
+        return dataclasses.field(default_factory=lambda: _twin(schema, plain))
+    if isinstance(value, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(value)(value))
+    return value
+
+
+def _twin(schema: type, plain: Mapping[str, Any]) -> object:
+    hints = typing.get_type_hints(schema)
+    values = {
+        name: _twin(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        for name, value in plain.items()
+    }
+    return schema(**values)
+
+
+def _build(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any composed type
+    arms = [arm for arm in typing.get_args(hint) if arm is not types.NoneType]
+    if typing.get_origin(hint) in (types.UnionType, typing.Union) and len(arms) == 1:
+        return None if value is None else _build(arms[0], value, path=path)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        prefix = f"{path}." if path else ""
+        return hint(
+            **{name: _build(hints[name], item, path=prefix + name) for name, item in value.items()}
+        )
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        choices = {str(member.value): member for member in hint}
+        if str(value).lower() not in choices:
+            raise SettingsError(
+                f"Expected {path} to be one of {', '.join(choices)}, got {value!r}. Change {path}."
+            )
+        return choices[str(value).lower()]
+    return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

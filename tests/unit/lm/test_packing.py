@@ -1,0 +1,65 @@
+"""Responses that share a row get the states that they would get in rows of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm.encoding import EncodedChat, encode_chat
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.packing import pack_chats
+
+PROMPTS = {"why": ["so", "because of that", "x"], "how come that": ["it did", "é"]}
+
+
+def _chats(folder: Path) -> list[EncodedChat]:
+    tokenizer = load_tokenizer(folder)
+    return [
+        encode_chat(tokenizer, instruction="Go.", prompt=prompt, response=response)
+        for prompt, responses in PROMPTS.items()
+        for response in responses
+    ]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 60, 75, 1000])
+def test_packed_states_equal_those_of_each_chat_alone(
+    tiny_model: Path, max_batch_tokens: int
+) -> None:
+    decoder = load_causal_lm(tiny_model).get_decoder()
+    chats = _chats(tiny_model)
+    seen = []
+
+    with torch.inference_mode():
+        for batch in pack_chats(chats, max_batch_tokens):
+            hidden = batch.hidden_states(decoder)
+            for packed in batch.chats:
+                chat = chats[packed.index]
+                alone = decoder(input_ids=torch.tensor([chat.input_ids])).last_hidden_state[0]
+                start, stop = chat.response_span
+                torch.testing.assert_close(
+                    hidden[packed.row, packed.start : packed.stop],
+                    alone[start:stop],
+                    rtol=1e-4,
+                    atol=1e-5,
+                )
+                seen.append(packed.index)
+
+    assert sorted(seen) == list(range(len(chats)))
+
+
+def test_a_prompt_is_read_once_for_all_its_responses(tiny_llama: Path) -> None:
+    chats = _chats(tiny_llama)
+
+    (batch,) = pack_chats(chats, 10_000)
+
+    assert len(batch.input_ids) == len(PROMPTS)
+
+
+def test_a_row_keeps_to_the_token_budget(tiny_llama: Path) -> None:
+    chats = _chats(tiny_llama)
+
+    batches = list(pack_chats(chats, 75))
+
+    assert all(batch.input_ids.numel() <= 75 for batch in batches)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm.errors import SamplingError
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.sampling import SamplingParams, fastest_dtype, stop_token_ids
+from lm.sampling_transformers import TransformersSampler
+from tests.support.sampling import PREFIXES, build_opinionated_model
+
+PARAMS = SamplingParams(max_new_tokens=16, num_candidates=5, top_p=0.95, repetition_penalty=1.1)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("opinionated") / "model"
+    return build_opinionated_model(folder, architecture="llama")
+
+
+def _sampler(
+    folder: Path, stop_ids: frozenset[int] | None = None, **limits: int
+) -> TransformersSampler:
+    tokenizer = load_tokenizer(folder)
+    return TransformersSampler(
+        load_causal_lm(folder),
+        tokenizer,
+        stop_ids=stop_ids or stop_token_ids(folder, tokenizer),
+        **limits,
+    )
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_batch_rows": 1}, {"max_batch_rows": 4}, {"max_batch_tokens": 60}, {"num_threads": 1}],
+)
+def test_batch_limits_change_no_completion(model_folder: Path, limits: dict[str, int]) -> None:
+    whole = _sampler(model_folder).sample(PREFIXES, PARAMS, seed=1)
+
+    assert _sampler(model_folder, **limits).sample(PREFIXES, PARAMS, seed=1) == whole
+
+
+def test_rows_that_end_leave_the_others_as_they_are(model_folder: Path) -> None:
+    """With many end tokens, rows leave at almost every step."""
+    free = _sampler(model_folder).sample(PREFIXES, PARAMS, seed=1)
+    stop_ids = frozenset({0, 2, *range(3, 259, 12)})
+
+    ended = _sampler(model_folder, stop_ids).sample(PREFIXES, PARAMS, seed=1)
+
+    num_ended = 0
+    for without, with_end in zip(chain(*free), chain(*ended), strict=True):
+        ends = [place for place, t in enumerate(without.token_ids) if t in stop_ids]
+        expected = without.token_ids[: ends[0]] if ends else without.token_ids
+        assert with_end.token_ids == expected
+        num_ended += bool(ends)
+    assert num_ended > 5
+
+
+def test_threads_are_as_before_afterwards(model_folder: Path) -> None:
+    before = torch.get_num_threads()
+
+    _sampler(model_folder, num_threads=before + 1).sample(PREFIXES, PARAMS, seed=1)
+
+    assert torch.get_num_threads() == before
+
+
+def test_a_prefix_that_the_model_cannot_hold_is_refused(model_folder: Path) -> None:
+    with pytest.raises(SamplingError, match="the model holds 1024"):
+        _sampler(model_folder).sample([(1,) * 1020], PARAMS, seed=1)
+
+
+def test_half_precision_runs_and_repeats(model_folder: Path) -> None:
+    sampler = TransformersSampler.open(model_folder, dtype=torch.bfloat16)
+
+    first = sampler.sample(PREFIXES, PARAMS, seed=1)
+
+    assert sampler.sample(PREFIXES, PARAMS, seed=1) == first
+
+
+def test_fastest_dtype_is_float32_where_bfloat16_is_not_native(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+
+    assert fastest_dtype("cpu") == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator is here")
+def test_greedy_completions_on_an_accelerator_equal_those_on_a_cpu(model_folder: Path) -> None:
+    params = SamplingParams(max_new_tokens=16, greedy=True)
+    cpu = TransformersSampler.open(model_folder, dtype=torch.float32)
+    gpu = TransformersSampler.open(model_folder, dtype=torch.float32, device="cuda")
+
+    assert gpu.sample(PREFIXES, params, seed=0) == cpu.sample(PREFIXES, params, seed=0)
