@@ -1,0 +1,198 @@
+"""How a client answers: check the request against its own policy, pay, train, release.
+
+A message in, a message out; nothing here knows how messages travel. What the server sends is a
+request, and every setting comes from the client's own folder.
+
+Order of a training: answer from the store if this was answered before; check the request; read the
+records; reserve the cost on disk; train; let egress check and sign; store; answer.
+
+Covers: that nothing but a `ReleaseReply`, a `HelloReply` or a bare `Refusal` comes out, whatever
+happens inside, and that no log line quotes what a third-party error says.
+Does not cover: how long an answer takes, which the server can see.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client_side.budget import BudgetLedger
+from client_side.egress import load_signing_key
+from client_side.folder import ClientFolder
+from client_side.proxy_training import (
+    ProxyTraining,
+    ReleaseCodec,
+    RequestRefusedError,
+    resolve_base,
+)
+from lm.errors import LmError
+from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
+from protocol.errors import (
+    BudgetExceededError,
+    MalformedMessageError,
+    RefusalCode,
+    RewardDSError,
+    VersionMismatchError,
+)
+from protocol.ledger import PrivacyUnit, ProxyKind
+from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def guarded(
+    folder: ClientFolder, answer: Callable[[], HelloReply | ReleaseReply]
+) -> HelloReply | ReleaseReply | Refusal:
+    """Answer, or refuse with a bare code; no exception ever comes out.
+
+    Args:
+        folder: The client's folder, where the operator finds the reason.
+        answer: Does the work.
+
+    Returns:
+        The reply.
+
+    Privacy:
+        Flower sends the text of an uncaught exception to the server, and errors of tokenizers and
+        JSON readers quote their input. So all are caught here; the code tells one of nine things.
+    """
+    try:
+        return answer()
+    # Privacy: everything, KeyboardInterrupt and SystemExit excepted, which carry no record text.
+    except Exception as error:
+        code = _code_of(error)
+        _report(folder, error, code)
+    # Outside of the handler, so that no traceback hangs on to what happened.
+    return Refusal(code=code)
+
+
+def answer_hello(request: HelloRequest, *, folder: ClientFolder) -> HelloReply:
+    """Introduce this client.
+
+    Args:
+        request: The server's greeting.
+        folder: The client's folder.
+
+    Returns:
+        Public settings.
+
+    Raises:
+        RequestRefusedError: The server speaks another version.
+        RewardDSError: The folder cannot be used.
+
+    Privacy:
+        Reads no record. Everything in the reply is a setting or a digest of public bytes.
+    """
+    _check_version(request.protocol_version)
+    config = folder.load_config()
+    return HelloReply(
+        protocol_version=PROTOCOL_VERSION,
+        software_version=SOFTWARE_VERSION,
+        client_name=config.name,
+        public_key=load_signing_key(folder.path).public_key().public_bytes_raw().hex(),
+        base_model_digest=resolve_base(config)[1],
+        declared_size=config.records.declared_size,
+        privacy_unit=PrivacyUnit(config.records.privacy_unit.value),
+        epsilon_cap=config.budget.lifetime_epsilon_cap,
+    )
+
+
+def answer_training(
+    request: TrainingRequest, *, proxy: ProxyKind, folder: ClientFolder, codec: ReleaseCodec
+) -> ReleaseReply:
+    """Train one proxy and release it, or release again what this request was answered with.
+
+    Args:
+        request: What the server asks for.
+        proxy: Which proxy the action is for.
+        folder: The client's folder.
+        codec: How a release becomes bytes for the store.
+
+    Returns:
+        The release.
+
+    Raises:
+        RequestRefusedError: The client's policy does not allow it.
+        RewardDSError: Records, budget or settings do not allow it.
+
+    Privacy:
+        Output leaves the client; egress built it. The generator's request pays for both proxies.
+    """
+    _check_version(request.protocol_version)
+    config = folder.load_config()
+    with _one_at_a_time(folder), _threads(config.num_threads):
+        training = ProxyTraining(request=request, proxy=proxy, folder=folder, config=config)
+        ledger = BudgetLedger(folder.ledger_folder)
+        stored = ledger.find_release(request.digest())
+        if stored is None:
+            reply = training.run(ledger, codec)
+        else:
+            _LOGGER.info("Answering again with the stored %s release.", proxy.value)
+            reply = codec.decode(stored)
+        training.tell("released", epsilon=reply.release.certificate.privacy.epsilon)
+        return reply
+
+
+def _check_version(version: int) -> None:
+    if version != PROTOCOL_VERSION:
+        raise RequestRefusedError(
+            RefusalCode.VERSION,
+            f"Expected protocol version {PROTOCOL_VERSION}, found {version}. Run the same version.",
+        )
+
+
+@contextmanager
+def _one_at_a_time(folder: ClientFolder) -> Iterator[None]:
+    folder.path.mkdir(exist_ok=True)
+    with (folder.path / ".busy").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RequestRefusedError(
+                RefusalCode.BUSY, "Expected to answer one request at a time, found another."
+            ) from None
+        yield
+
+
+@contextmanager
+def _threads(num_threads: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _code_of(error: Exception) -> RefusalCode:
+    match error:
+        case RequestRefusedError():
+            return error.code
+        case BudgetExceededError():
+            return RefusalCode.BUDGET_EXCEEDED
+        case VersionMismatchError():
+            return RefusalCode.VERSION
+        case MalformedMessageError():
+            return RefusalCode.MALFORMED
+    return RefusalCode.INTERNAL
+
+
+def _report(folder: ClientFolder, error: Exception, code: RefusalCode) -> None:
+    """Tell the operator, and nobody else, what was refused and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    # Privacy: only our own errors promise never to quote a record; of others, type and place.
+    is_ours = isinstance(error, (RewardDSError, LmError))
+    reason = f"{type(error).__name__} at {place}" + (f": {error}" if is_ours else "")
+    _LOGGER.error("Refused with code %s: %s", code.value, reason)
+    try:
+        folder.write_status({"phase": "refused", "code": code.value, "reason": reason})
+    except OSError:
+        _LOGGER.error("The status file could not be written.")

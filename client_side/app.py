@@ -1,0 +1,101 @@
+"""The client's Flower app: thin handlers that turn messages into answers and contain every error.
+
+Stage 3 to 5 happen behind `client_side/answering.py`; here is only the wire. Each handler answers
+with a message of the protocol, a refusal included; no exception and no text of one gets out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client_side.answering import answer_hello, answer_training, guarded
+from client_side.folder import FOLDER_KEY, ClientFolder
+from client_side.proxy_training import ReleaseCodec
+from protocol.ledger import ProxyKind
+from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
+from protocol.wire import decode, decode_bytes, encode, encode_bytes
+
+FOLDERS_VARIABLE: Final = "REWARDDS_CLIENT_FOLDERS"
+"""Environment variable with the folder of all clients' folders, for Flower's simulation engine,
+whose nodes know their number and nothing else."""
+
+_CODEC: Final = ReleaseCodec(
+    encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply)
+)
+
+Reply = HelloReply | ReleaseReply | Refusal
+R = TypeVar("R", HelloRequest, TrainingRequest)
+
+app = ClientApp()
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Introduce this client."""
+    return _answer(message, context, HelloRequest, answer_hello)
+
+
+@app.train("generator")
+def generator(message: Message, context: Context) -> Message:
+    """Train the generator proxy and release it."""
+    train = partial(answer_training, proxy=ProxyKind.GENERATOR, codec=_CODEC)
+    return _answer(message, context, TrainingRequest, train)
+
+
+@app.train("reward")
+def reward(message: Message, context: Context) -> Message:
+    """Train the reward proxy and release it."""
+    train = partial(answer_training, proxy=ProxyKind.REWARD, codec=_CODEC)
+    return _answer(message, context, TrainingRequest, train)
+
+
+def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
+    """Answer without Flower: bytes in, bytes out, for a run within one process.
+
+    Args:
+        action: `hello`, `generator` or `reward`.
+        data: A request as `protocol.wire.encode_bytes` writes it.
+        folder: The client's folder.
+
+    Returns:
+        The reply, in the same form.
+    """
+    own = ClientFolder(path=folder)
+
+    def answer() -> HelloReply | ReleaseReply:
+        if action == "hello":
+            return answer_hello(decode_bytes(data, HelloRequest), folder=own)
+        request = decode_bytes(data, TrainingRequest)
+        return answer_training(request, proxy=ProxyKind(action), folder=own, codec=_CODEC)
+
+    return encode_bytes(guarded(own, answer))
+
+
+def _answer(
+    message: Message,
+    context: Context,
+    kind: type[R],
+    answer: Callable[..., HelloReply | ReleaseReply],
+) -> Message:
+    folder = _folder(context)
+
+    def read_and_answer() -> HelloReply | ReleaseReply:
+        content = message.content if message.has_content() else RecordDict()
+        return answer(decode(content, kind), folder=folder)
+
+    return Message(encode(guarded(folder, read_and_answer)), reply_to=message)
+
+
+def _folder(context: Context) -> ClientFolder:
+    """Find the client's folder in what this node's operator configured, never in the message."""
+    if FOLDER_KEY not in context.node_config and FOLDERS_VARIABLE in os.environ:
+        number = int(context.node_config["partition-id"]) + 1
+        return ClientFolder(path=Path(os.environ[FOLDERS_VARIABLE]) / f"client-{number}")
+    return ClientFolder(path=Path(str(context.node_config.get(FOLDER_KEY))))

@@ -1,0 +1,137 @@
+"""A client's own folder: settings, records, keys, ledger and working files, for its eyes only.
+
+```
+client_node.yaml   settings: the client's policy, from this disk alone
+records.jsonl      private records (or elsewhere, by `records.path`)
+signing_key        Ed25519 private key, 32 raw bytes
+ledger/            lifetime ledger and stored releases
+work/              merged models; can be deleted between runs
+status.json        how far the client is, for its operator
+```
+The folder is readable by its owner only, and so is every file that this module makes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from client_side.config import ClientConfig
+from client_side.egress import load_signing_key
+from lm.settings import load_settings, save_settings
+
+SETTINGS_FILE = "client_node.yaml"
+"""Name of the settings file in a client's folder."""
+
+FOLDER_KEY: Final = "client-folder"
+"""Key of Flower's node configuration that names the client's folder."""
+
+_PRIVATE_FOLDER_MODE = 0o700
+_PRIVATE_FILE_MODE = 0o600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientFolder:
+    """Where one client keeps what is its own."""
+
+    path: Path
+    """The folder."""
+
+    @property
+    def settings_file(self) -> Path:
+        """The client's settings."""
+        return self.path / SETTINGS_FILE
+
+    @property
+    def ledger_folder(self) -> Path:
+        """The lifetime ledger."""
+        return self.path / "ledger"
+
+    @property
+    def work_folder(self) -> Path:
+        """Working files of a training."""
+        return self.path / "work"
+
+    @property
+    def status_file(self) -> Path:
+        """How far the client is."""
+        return self.path / "status.json"
+
+    def load_config(self) -> ClientConfig:
+        """Read the settings.
+
+        Returns:
+            The client's settings.
+
+        Raises:
+            SettingsError: The file cannot be read or has an unknown key.
+            ConfigurationError: A value is out of range.
+        """
+        return load_settings(ClientConfig, self.settings_file)
+
+    def records_path(self, config: ClientConfig) -> str:
+        """Return where the records lie, seen from this process.
+
+        Args:
+            config: The client's settings.
+
+        Returns:
+            `records.path`, resolved against this folder where such a file is there.
+        """
+        inside = self.path / config.records.path
+        return str(inside) if inside.exists() else config.records.path
+
+    def write_status(self, status: Mapping[str, object]) -> None:
+        """Tell the operator how far the client is.
+
+        Args:
+            status: JSON values.
+
+        Privacy:
+            Counts of drawn records can stand in it. It is a file on the client's disk and is part
+            of no message.
+        """
+        part = self.status_file.with_suffix(".part")
+        write_private_file(part, json.dumps(status).encode())
+        part.replace(self.status_file)
+
+
+def make_client_folder(path: Path, config: ClientConfig) -> ClientFolder:
+    """Make a client's folder with settings and a fresh key.
+
+    Args:
+        path: Where; made if absent.
+        config: The client's settings.
+
+    Returns:
+        The folder. One that has settings or a key already keeps its key.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(_PRIVATE_FOLDER_MODE)
+    folder = ClientFolder(path=path)
+    load_signing_key(path)
+    write_private_file(folder.settings_file, b"")
+    save_settings(config, folder.settings_file)
+    for subfolder in (folder.ledger_folder, folder.work_folder):
+        subfolder.mkdir(exist_ok=True, mode=_PRIVATE_FOLDER_MODE)
+    return folder
+
+
+def write_private_file(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone may read, from its first moment on.
+
+    Args:
+        path: Where.
+        data: What.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, _PRIVATE_FILE_MODE)
+        file.write(data)

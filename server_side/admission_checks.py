@@ -1,0 +1,226 @@
+"""The single checks of admission, each of which looks at one thing and raises with its own code.
+
+`server_side/admission.py` says in which order they run, and is the only caller.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from lm.errors import LmError
+from protocol.accounting import composed_epsilon
+from protocol.artifacts import Certificate, LoraShape, Release
+from protocol.checks import check_count, check_hex, check_name, check_open_fraction, check_positive
+from protocol.errors import (
+    AdmissionCode,
+    DigestMismatchError,
+    LedgerMismatchError,
+    SignatureError,
+    UnexpectedTensorError,
+)
+
+ExpectedShapes = Callable[[LoraShape, bool], Mapping[str, tuple[int, ...]]]
+"""Tells shape by name of an adapter on the server's base model, with or without a reward head."""
+
+_EPSILON_TOLERANCE: Final = 1e-4
+"""Relative difference that another version of the accountant may make; more is a wrong claim."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdmissionPolicy:
+    """Which releases the server accepts.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    run_id: str
+    """The run that releases must be made for."""
+    base_model_digest: str
+    """SHA-256 of the base model that adapters will be attached to."""
+    max_epsilon: float = 8.0
+    """Largest composed epsilon."""
+    max_delta: float = 1e-5
+    """Largest delta."""
+    allowed_public_keys: tuple[str, ...] | None = None
+    """Keys of known clients as hexadecimal text; None lets any key pass."""
+    allowed_code_digests: tuple[str, ...] | None = None
+    """Digests of client code that may have made a release; None lets any pass."""
+    accept_reproducible_noise: bool = False
+    """Whether noise from a fixed seed passes, as in simulations and tests."""
+    accept_unsafe_non_private: bool = False
+    """Whether releases without any protection pass, as for baselines on public records."""
+    max_release_bytes: int = 256 * 1024 * 1024
+    """Largest message that is read at all."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_name(run_id=self.run_id)
+        check_hex(num_bytes=32, base_model_digest=self.base_model_digest)
+        check_positive(max_epsilon=self.max_epsilon)
+        check_open_fraction(max_delta=self.max_delta)
+        check_count(at_least=1, at_most=2**40, max_release_bytes=self.max_release_bytes)
+        for public_key in self.allowed_public_keys or ():
+            check_hex(num_bytes=32, allowed_public_keys=public_key)
+        for code_digest in self.allowed_code_digests or ():
+            check_hex(num_bytes=32, allowed_code_digests=code_digest)
+
+
+def check_signature(release: Release, policy: AdmissionPolicy) -> None:
+    """Check that the key is one the server knows, and that it signed the certificate.
+
+    Raises:
+        SignatureError: One of the two is not so.
+    """
+    known = policy.allowed_public_keys
+    if known is not None and release.public_key.hex() not in known:
+        raise SignatureError(
+            f"Expected one of {len(known)} allowed_public_keys, found {release.public_key.hex()}. "
+            f"Add the key if you know the client.",
+            code=AdmissionCode.UNKNOWN_KEY,
+        )
+    release.verify_signature()
+
+
+def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
+    """Check that the release was made on the server's base model and by accepted code.
+
+    Raises:
+        DigestMismatchError: One of the two is not so.
+    """
+    if certificate.base_model_digest != policy.base_model_digest:
+        raise DigestMismatchError(
+            f"Expected base model {policy.base_model_digest}, found "
+            f"{certificate.base_model_digest}. Use the same base model on both sides.",
+            code=AdmissionCode.BASE_MODEL,
+        )
+    codes = policy.allowed_code_digests
+    if codes is not None and certificate.code_digest not in codes:
+        raise DigestMismatchError(
+            f"Expected one of {len(codes)} allowed_code_digests, found {certificate.code_digest}. "
+            f"Add it if you know the code.",
+            code=AdmissionCode.CODE,
+        )
+
+
+def check_claim(certificate: Certificate, policy: AdmissionPolicy) -> None:
+    """Check what the ledger says, before anything is computed from it.
+
+    Raises:
+        LedgerMismatchError: The policy does not accept it.
+    """
+    claim = certificate.privacy
+    if not any(event.proxy is certificate.proxy for event in claim.events):
+        raise LedgerMismatchError(
+            f"Expected an event for the {certificate.proxy.value} proxy, found none among "
+            f"{len(claim.events)}. Ask the client for a complete ledger.",
+            code=AdmissionCode.UNACCOUNTED,
+        )
+    if math.isinf(claim.epsilon):
+        if not policy.accept_unsafe_non_private:
+            raise LedgerMismatchError(
+                f"Expected a finite epsilon, found none: client {certificate.client_name} trained "
+                f"without protection. Set accept_unsafe_non_private for a baseline.",
+                code=AdmissionCode.NOT_PRIVATE,
+            )
+        _logger.warning(
+            "Client %s: release without any privacy, let in by accept_unsafe_non_private.",
+            certificate.client_name,
+        )
+    if claim.reproducible_noise:
+        if not policy.accept_reproducible_noise:
+            raise LedgerMismatchError(
+                f"Expected secret noise, found that client {certificate.client_name} used a fixed "
+                f"seed. Set accept_reproducible_noise for a simulation.",
+                code=AdmissionCode.REPRODUCIBLE_NOISE,
+            )
+        _logger.warning(
+            "Client %s: noise from a fixed seed, let in by accept_reproducible_noise.",
+            certificate.client_name,
+        )
+    if claim.delta > policy.max_delta:
+        raise LedgerMismatchError(
+            f"Expected delta <= max_delta={policy.max_delta:g}, found {claim.delta:g}. "
+            f"Ask the client for a smaller target_delta.",
+            code=AdmissionCode.DELTA,
+        )
+    _check_epsilon_limit(claim.epsilon, policy)
+
+
+def _check_epsilon_limit(epsilon: float, policy: AdmissionPolicy) -> None:
+    if math.isfinite(epsilon) and epsilon > policy.max_epsilon:
+        raise LedgerMismatchError(
+            f"Expected epsilon <= max_epsilon={policy.max_epsilon:g}, found {epsilon:.4g} over the "
+            f"lifetime of the records. Raise max_epsilon or ask for less.",
+            code=AdmissionCode.EPSILON,
+        )
+
+
+def check_tensors(release: Release, expected_shapes: ExpectedShapes) -> None:
+    """Check names, shapes, values and digest of the weights, in this order.
+
+    Args:
+        release: The release whose signature was found right.
+        expected_shapes: Shapes of an adapter on the server's own base model.
+
+    Raises:
+        UnexpectedTensorError: A tensor is not one that was stated, or not finite.
+        DigestMismatchError: The weights are not the ones that were signed.
+    """
+    certificate, tensors = release.certificate, release.weights.tensors
+    try:
+        expected = expected_shapes(certificate.lora, certificate.has_reward_head)
+    except LmError as error:
+        raise UnexpectedTensorError(
+            f"Expected an adapter that fits the base model. {error}",
+            code=AdmissionCode.TENSOR_NAMES,
+        ) from None
+    if tensors.keys() != expected.keys():
+        odd = ", ".join(ascii(name)[:80] for name in sorted(tensors.keys() ^ expected.keys())[:3])
+        raise UnexpectedTensorError(
+            f"Expected the {len(expected)} tensors of the stated adapter, found {len(tensors)}, "
+            f"which differ in {odd}. Ask the client to release again.",
+            code=AdmissionCode.TENSOR_NAMES,
+        )
+    for name, shape in expected.items():
+        if tensors[name].shape != tuple(shape):
+            raise UnexpectedTensorError(
+                f"Expected shape {tuple(shape)} for {name}, found {tensors[name].shape}. "
+                f"Ask the client to release again."
+            )
+    if not release.weights.is_finite():
+        raise UnexpectedTensorError(
+            f"Expected finite weights, found infinite ones or some that are not a number from "
+            f"client {certificate.client_name}. Ask the client to release again.",
+            code=AdmissionCode.NOT_FINITE,
+        )
+    if release.weights.digest() != certificate.weights_digest:
+        raise DigestMismatchError(
+            f"Expected weights with digest {certificate.weights_digest}, found others. "
+            f"Ask the client to send the release again."
+        )
+
+
+def recompute_epsilon(certificate: Certificate) -> float:
+    """Compute epsilon from the events and compare it with the claim.
+
+    Returns:
+        Composed epsilon as this server's accountant sees it.
+
+    Raises:
+        LedgerMismatchError: The claim does not follow from the events.
+    """
+    claim = certificate.privacy
+    epsilon = composed_epsilon(claim.events, delta=claim.delta)
+    if not math.isclose(epsilon, claim.epsilon, rel_tol=_EPSILON_TOLERANCE, abs_tol=1e-9):
+        raise LedgerMismatchError(
+            f"Expected epsilon={epsilon:.6g} from the {len(claim.events)} listed events, found the "
+            f"claim {claim.epsilon:.6g}. Do not use releases of client {certificate.client_name}."
+        )
+    return epsilon

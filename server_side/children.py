@@ -1,0 +1,191 @@
+"""Child processes that end when their parent does, whichever way it ends.
+
+Covers: normal end, error, Ctrl-C, SIGTERM (all by `Children.__exit__`), and `kill -9` of the parent
+(by the kernel's parent-death signal to each child; Flower's own processes watch their parents).
+Grandchildren that set up sessions of their own are found because this process adopts orphans, and
+are told from anybody else's processes by a mark in their environment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+import psutil
+
+from protocol.errors import ExchangeError
+
+_LOGGER = logging.getLogger(__name__)
+_GRACE_SECONDS: Final = 5.0
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_NUM_LOG_LINES: Final = 5
+_MARK: Final = "REWARDDS_CHILD_OF"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """One process that was started."""
+
+    name: str
+    """What it is, for messages."""
+    process: subprocess.Popen[bytes]
+    """The process."""
+    log_file: Path
+    """Where it writes."""
+
+
+class Children:
+    """The processes of one exchange; leaving the `with` block ends them and all they started."""
+
+    def __init__(self, log_folder: Path) -> None:
+        """Begin without any.
+
+        Args:
+            log_folder: Where each child's output goes, `<name>.log`; made if absent.
+        """
+        self._log_folder = log_folder
+        self._children: list[Child] = []
+        self._prctl = _load_prctl()
+        self._mark = secrets.token_hex(8)
+
+    def __enter__(self) -> Self:
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        if self._prctl is not None:
+            # Orphans come to this process, not to init, and so stay within reach.
+            self._prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(
+        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path
+    ) -> Child:
+        """Start a process.
+
+        Args:
+            name: What it is, for messages and its log file.
+            command: Program and arguments.
+            environment: Its whole environment.
+            cwd: Where it runs.
+
+        Returns:
+            The child.
+
+        Raises:
+            ExchangeError: The program cannot be started.
+        """
+        log_file = self._log_folder / f"{name}.log"
+        with log_file.open("ab") as log:
+            try:
+                # Fixed programs and arguments of this project; nothing from the wire.
+                process = subprocess.Popen(  # noqa: S603
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, _MARK: self._mark},
+                    cwd=cwd,
+                    # A Ctrl-C at the terminal is this process's to handle, once, in order.
+                    start_new_session=True,
+                    preexec_fn=self._die_with_parent,
+                )
+            except OSError as problem:
+                raise ExchangeError(
+                    f"Expected to start {command[0]}, got: {problem.strerror}. Run `make setup`."
+                ) from None
+        child = Child(name=name, process=process, log_file=log_file)
+        self._children.append(child)
+        return child
+
+    def check(self) -> None:
+        """Make sure that all children are alive.
+
+        Raises:
+            ExchangeError: One has ended; the message shows the end of its log.
+        """
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None:
+                raise ExchangeError(
+                    f"Expected {child.name} to run until the exchange is over, but it ended with "
+                    f"code {code}. See {child.log_file}{last_lines(child.log_file)}"
+                )
+
+    def stop(self) -> None:
+        """End all children and whatever they started, first kindly, then not."""
+        for child in self._children:
+            if child.process.poll() is None:
+                with suppress(ProcessLookupError):
+                    child.process.terminate()
+        self._children.clear()
+        seconds = _GRACE_SECONDS
+        # Killing a process can hand its children over to this one: look again until none is left.
+        for _ in range(5):
+            _, alive = psutil.wait_procs(self._living(), timeout=seconds)
+            seconds = 1.0
+            for process in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not self._living():
+                return
+        _LOGGER.warning("Some processes of the exchange could not be ended.")
+
+    def _living(self) -> list[psutil.Process]:
+        """Return all descendants of this process that carry this exchange's mark."""
+        found = []
+        for process in psutil.Process(os.getpid()).children(recursive=True):
+            # A zombie has no environment any more, and needs no end.
+            with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+                if process.environ().get(_MARK) == self._mark:
+                    found.append(process)
+        return found
+
+    def _die_with_parent(self) -> None:
+        if self._prctl is not None:
+            self._prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def raise_on_sigterm() -> None:
+    """Turn SIGTERM into an exception, so that every `with` block is left in order."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def last_lines(file: Path, *, num_lines: int = _NUM_LOG_LINES) -> str:
+    """Return the last lines of a log, indented, or nothing if there are none."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "."
+    lines = [line for line in text.splitlines() if line.strip()][-num_lines:]
+    return ":" + "".join(f"\n  | {line}" for line in lines) if lines else "."
+
+
+def _load_prctl() -> Callable[[int, int], object] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    # Loaded before any fork: the code between fork and exec may not take locks.
+    libc = ctypes.CDLL(None, use_errno=True)
+    function: Callable[[int, int], object] = libc.prctl
+    return function

@@ -1,0 +1,377 @@
+"""Stage 13: judge the target on a public test set, untuned and tuned alike.
+
+Both arms answer the same prompts with the same decoding and the same seed, and both are asked how
+likely they find the reference responses. Higher is better for ROUGE and BLEU, lower for perplexity.
+
+- `rouge1`, `rouge2`, `rougeL`: F-measures of `rouge_score`, 0 to 1, averaged over rows (and over
+  the samples of a row). Its tokenizer keeps Latin letters and digits only, so text in other
+  scripts scores 0; judge such text by BLEU and perplexity.
+- `bleu`: corpus BLEU of `sacrebleu`, 0 to 100, over all samples.
+- `perplexity`: exp(mean negative log-likelihood of a reference token), the end of turn included.
+- `distinct1`, `distinct2`: distinct n-grams ÷ n-grams of all answers of an arm; it falls when a
+  model repeats itself. It depends on how much text there is, so compare arms of equal size only.
+
+Intervals are percentile bootstraps over rows (`server_side/intervals.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+
+from lm.adapters import load_adapter
+from lm.encoding import EncodedChat, encode_chat
+from lm.likelihood import response_nll_sums
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.sampling import Completion, Sampler, SamplingParams
+from lm.tables import TextRow
+from protocol.errors import StageError
+from server_side.config import EvaluationConfig
+from server_side.intervals import (
+    FloatArray,
+    Formula,
+    Interval,
+    bootstrap_interval,
+    paired_difference,
+    perplexity_of_sums,
+    ratio_of_sums,
+)
+from server_side.samples import OnProgress
+from server_side.target_adapter import merge_target, read_adapter
+
+
+class Metric(StrEnum):
+    """A figure by which an arm is judged."""
+
+    ROUGE1 = "rouge1"
+    ROUGE2 = "rouge2"
+    ROUGEL = "rougeL"
+    BLEU = "bleu"
+    PERPLEXITY = "perplexity"
+
+
+LOWER_IS_BETTER = frozenset({Metric.PERPLEXITY})
+"""Metrics that improve as they fall."""
+
+_ROUGE = (Metric.ROUGE1, Metric.ROUGE2, Metric.ROUGEL)
+_MAX_BLEU_ORDER = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowScores:
+    """What one test row adds to the metrics; sums over the samples of the row."""
+
+    num_samples: int
+    """Answers sampled for the row."""
+    rouge: Mapping[Metric, float]
+    """Summed F-measures of the answers."""
+    bleu_statistics: tuple[int, ...]
+    """Length of answers and references, then matches and n-grams of order 1 to 4."""
+    nll_sum: float
+    """Negative log-likelihood of the reference response, in nats."""
+    num_tokens: int
+    """Tokens of the reference response, the end of turn included."""
+
+    def rouge_mean(self, metric: Metric) -> float:
+        """Return the mean F-measure of the row's answers."""
+        return self.rouge[metric] / self.num_samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmScores:
+    """How one arm did."""
+
+    metrics: Mapping[Metric, Interval]
+    """Each metric with its interval."""
+    distinct: Mapping[int, float]
+    """Distinct n-grams ÷ n-grams of all answers, by n."""
+    unfinished_fraction: float
+    """Share of answers that were cut at `max_new_tokens`."""
+    mean_answer_words: float
+    """Mean number of words of an answer."""
+    rows: tuple[RowScores, ...] = field(repr=False)
+    """Scores of each row, in the order of the rows."""
+    answers: tuple[tuple[str, ...], ...] = field(repr=False)
+    """What was sampled for each row."""
+
+
+def evaluate_target(
+    rows: Sequence[TextRow],
+    *,
+    target_folder: Path,
+    adapter: Path | None,
+    config: EvaluationConfig,
+    instruction: str,
+    open_sampler: Callable[[Path], Sampler],
+    merged_folder: Path,
+    seed: int,
+    on_progress: OnProgress | None = None,
+) -> ArmScores:
+    """Sample answers to the test prompts and score them, and the references, under one arm.
+
+    Args:
+        rows: Public test rows; none may stand in training (`lm.tables` drops such rows).
+        target_folder: Folder of the untuned target model.
+        adapter: PEFT folder of the tuned target; None judges the untuned one.
+        config: Decoding, samples a prompt, intervals.
+        instruction: System turn of every chat.
+        open_sampler: Opens a sampling engine over a model folder.
+        merged_folder: Where the model with its adapter merged is, or is to be, written, because
+            sampling engines read whole models; unused without an adapter.
+        seed: Seed of sampling and of the bootstrap; give both arms the same.
+        on_progress: Told how many of the sampled and scored rows are done, of how many.
+
+    Returns:
+        Scores of the arm.
+
+    Raises:
+        StageError: There are no rows.
+    """
+    if not rows:
+        raise StageError(
+            "Expected at least one row to evaluate on, found none. Name a test file in "
+            "evaluation.path, or lower what the overlap check drops."
+        )
+    tokenizer = load_tokenizer(target_folder)
+    chats = [
+        encode_chat(
+            tokenizer,
+            instruction=instruction,
+            prompt=row.prompt,
+            response=row.response,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_response_tokens=config.max_reference_tokens,
+        )
+        for row in rows
+    ]
+    num_units = 2 * len(rows)
+    completions = _sample_answers(
+        chats,
+        model_folder=target_folder
+        if adapter is None
+        else merge_target(target_folder, adapter, out_folder=merged_folder),
+        config=config,
+        open_sampler=open_sampler,
+        seed=seed,
+        on_progress=on_progress and _part(on_progress, 0, len(rows), num_units),
+    )
+    nll_sums = _reference_nll_sums(
+        chats,
+        target_folder=target_folder,
+        adapter=adapter,
+        config=config,
+        on_progress=on_progress and _part(on_progress, len(rows), len(rows), num_units),
+    )
+    scored = [
+        score_answers(
+            [completion.text for completion in answers],
+            reference=row.response,
+            nll_sum=nll_sum,
+            num_tokens=chat.response_span[1] - chat.response_span[0],
+        )
+        for row, answers, nll_sum, chat in zip(rows, completions, nll_sums, chats, strict=True)
+    ]
+    return summarize_arm(scored, completions, config=config, seed=seed)
+
+
+def score_answers(
+    answers: Sequence[str], *, reference: str, nll_sum: float, num_tokens: int
+) -> RowScores:
+    """Compare the answers to one prompt with the reference response.
+
+    Args:
+        answers: Sampled answers, at least one; an empty one scores 0.
+        reference: The test row's response.
+        nll_sum: Negative log-likelihood of the reference under the arm, in nats.
+        num_tokens: Tokens of the reference.
+
+    Returns:
+        What the row adds to the metrics.
+    """
+    scorer = RougeScorer([metric.value for metric in _ROUGE], use_stemmer=False)
+    bleu = BLEU(max_ngram_order=_MAX_BLEU_ORDER)
+    rouge = dict.fromkeys(_ROUGE, 0.0)
+    bleu_statistics = np.zeros(2 + 2 * _MAX_BLEU_ORDER, dtype=np.int64)
+    for answer in answers:
+        scores = scorer.score(reference, answer)
+        for metric in _ROUGE:
+            rouge[metric] += scores[metric.value].fmeasure
+        counted = bleu.corpus_score([answer], [[reference]])
+        bleu_statistics += [counted.sys_len, counted.ref_len, *counted.counts, *counted.totals]
+    return RowScores(
+        num_samples=len(answers),
+        rouge=MappingProxyType(rouge),
+        bleu_statistics=tuple(bleu_statistics.tolist()),
+        nll_sum=nll_sum,
+        num_tokens=num_tokens,
+    )
+
+
+def summarize_arm(
+    rows: Sequence[RowScores],
+    completions: Sequence[Sequence[Completion]],
+    *,
+    config: EvaluationConfig,
+    seed: int,
+) -> ArmScores:
+    """Turn the scores of rows into metrics with intervals."""
+    answers = [completion for row in completions for completion in row]
+    texts = [completion.text for completion in answers]
+    return ArmScores(
+        metrics=MappingProxyType(
+            {
+                metric: bootstrap_interval(
+                    _statistics(rows, metric),
+                    _formula(metric),
+                    num_resamples=config.num_resamples,
+                    confidence_level=config.confidence_level,
+                    seed=seed,
+                )
+                for metric in Metric
+            }
+        ),
+        distinct=MappingProxyType({n: distinct_fraction(texts, n) for n in (1, 2)}),
+        unfinished_fraction=sum(not answer.is_finished for answer in answers) / len(answers),
+        mean_answer_words=sum(len(text.split()) for text in texts) / len(texts),
+        rows=tuple(rows),
+        answers=tuple(tuple(completion.text for completion in row) for row in completions),
+    )
+
+
+def compare_arms(
+    untuned: ArmScores, tuned: ArmScores, *, config: EvaluationConfig, seed: int
+) -> Mapping[Metric, Interval]:
+    """Return by how much the tuned arm exceeds the untuned one, row by row on the same prompts.
+
+    Args:
+        untuned: Scores of the target as it is.
+        tuned: Scores of the tuned target on the same rows.
+        config: Intervals.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Tuned minus untuned for each metric, with the interval of the paired bootstrap. An interval
+        that excludes 0 is a difference that the test rows bear out.
+    """
+    return MappingProxyType(
+        {
+            metric: paired_difference(
+                _statistics(untuned.rows, metric),
+                _statistics(tuned.rows, metric),
+                _formula(metric),
+                num_resamples=config.num_resamples,
+                confidence_level=config.confidence_level,
+                seed=seed,
+            )
+            for metric in Metric
+        }
+    )
+
+
+def distinct_fraction(texts: Sequence[str], n: int) -> float:
+    """Return distinct word n-grams ÷ word n-grams over all texts; 0 where there is none.
+
+    >>> distinct_fraction(["take rest take rest"], 2)
+    0.6666666666666666
+    """
+    grams: list[tuple[str, ...]] = []
+    for text in texts:
+        words = text.lower().split()
+        grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _sample_answers(
+    chats: Sequence[EncodedChat],
+    *,
+    model_folder: Path,
+    config: EvaluationConfig,
+    open_sampler: Callable[[Path], Sampler],
+    seed: int,
+    on_progress: OnProgress | None,
+) -> list[list[Completion]]:
+    sampler = open_sampler(model_folder)
+    params = SamplingParams(
+        max_new_tokens=config.max_new_tokens,
+        num_candidates=config.samples_per_prompt,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        repetition_penalty=config.repetition_penalty,
+    )
+    try:
+        prefixes = [chat.response_prefix for chat in chats]
+        return sampler.sample(prefixes, params, seed=seed, on_progress=on_progress)
+    finally:
+        sampler.close()
+
+
+def _reference_nll_sums(
+    chats: Sequence[EncodedChat],
+    *,
+    target_folder: Path,
+    adapter: Path | None,
+    config: EvaluationConfig,
+    on_progress: OnProgress | None,
+) -> list[float]:
+    # The adapter is added to the activations, not merged: merging into bfloat16 rounds small
+    # updates away and would judge another model than the one that was tuned.
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: torch.nn.Module = load_causal_lm(target_folder, dtype=dtype, device=device)
+    if adapter is not None:
+        stored = read_adapter(adapter)
+        model = load_adapter(model, stored.tensors, stored.lora)
+    return response_nll_sums(
+        model, chats, max_batch_tokens=config.max_batch_tokens, on_progress=on_progress
+    )
+
+
+def _statistics(rows: Sequence[RowScores], metric: Metric) -> FloatArray:
+    """Return what each row adds to the sums that the metric's formula takes, (n, k)."""
+    match metric:
+        case Metric.PERPLEXITY:
+            table = [(row.nll_sum, row.num_tokens) for row in rows]
+        case Metric.BLEU:
+            return np.array([row.bleu_statistics for row in rows], dtype=np.float64)
+        case _:
+            table = [(row.rouge[metric], row.num_samples) for row in rows]
+    return np.array(table, dtype=np.float64)
+
+
+def _formula(metric: Metric) -> Formula:
+    match metric:
+        case Metric.PERPLEXITY:
+            return perplexity_of_sums
+        case Metric.BLEU:
+            return _bleu_of_sums
+        case _:
+            return ratio_of_sums
+
+
+def _bleu_of_sums(sums: FloatArray) -> FloatArray:
+    flat = sums.reshape(-1, sums.shape[-1])
+    scores = [
+        BLEU.compute_bleu(
+            correct=row[2 : 2 + _MAX_BLEU_ORDER],
+            total=row[2 + _MAX_BLEU_ORDER :],
+            sys_len=row[0],
+            ref_len=row[1],
+            smooth_method="exp",
+            max_ngram_order=_MAX_BLEU_ORDER,
+        ).score
+        for row in np.rint(flat).astype(np.int64).tolist()
+    ]
+    return np.array(scores).reshape(sums.shape[:-1])
+
+
+def _part(report: OnProgress, start: int, length: int, total: int) -> OnProgress:
+    """Turn the progress of one half into progress of the whole, in rows."""
+    return lambda done, of: report(start + length * done // max(1, of), total)

@@ -1,0 +1,163 @@
+"""What the server's job starts from, gathered and checked before the first stage runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm.loading import base_model_digest, resolve_base_model
+from lm.tables import ColumnMap, TextRow, read_table
+from protocol import SOFTWARE_VERSION
+from protocol.artifacts import Certificate
+from protocol.errors import ConfigurationError, ExchangeError
+from protocol.ledger import ProxyKind
+from server_side.config import EvaluationConfig, ServerConfig
+from server_side.proxies import ClientProxies
+
+if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
+    from server_side.admission import AdmittedRelease
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobInputs:
+    """Everything that the stages need and did not make themselves."""
+
+    run_id: str
+    """Name of the run for which the releases were made."""
+    clients: tuple[ClientProxies, ...]
+    """Both proxies of each client, sorted by name."""
+    certificates: tuple[Certificate, ...]
+    """Certificates of all releases that are used."""
+    target_folder: Path
+    """The untuned target model."""
+    test_rows: tuple[TextRow, ...]
+    """Public test records."""
+    test_instruction: str
+    """System turn under which the test is taken."""
+    work_folder: Path
+    """For models that can be made again; removed at the end."""
+    settings: Mapping[str, object]
+    """All that decides the outcome, as JSON values."""
+
+    @property
+    def instructions(self) -> dict[str, str]:
+        """Each client's instruction, by client name."""
+        return {client.client_name: client.instruction for client in self.clients}
+
+
+def gather_inputs(
+    releases: Sequence[AdmittedRelease], *, config: ServerConfig, run_folder: Path
+) -> JobInputs:
+    """Pair the releases up, find the models and read the test records.
+
+    Args:
+        releases: What was admitted.
+        config: The server's settings.
+        run_folder: The run folder, for a work folder in it.
+
+    Returns:
+        What the stages start from.
+
+    Raises:
+        ExchangeError: Fewer than `min_clients` clients have both proxies here.
+        ConfigurationError: No test records are named.
+        LmError: A model or the table of test records cannot be used.
+    """
+    pairs = _pair_up(releases, min_clients=config.min_clients)
+    base_folder = resolve_base_model(config.base_model)
+    target_folder = resolve_base_model(config.target_model)
+    rows = _read_test_rows(config.evaluation)
+    work_folder = run_folder / "work"
+    clients = tuple(
+        ClientProxies(
+            generator,
+            reward,
+            base_folder=base_folder,
+            work_folder=work_folder,
+            max_prompt_tokens=config.scoring.max_prompt_tokens,
+            max_response_tokens=config.scoring.max_response_tokens,
+            num_threads=config.num_threads,
+        )
+        for generator, reward in pairs
+    )
+    instruction = config.evaluation.instruction
+    return JobInputs(
+        run_id=pairs[0][0].certificate.run_id,
+        clients=clients,
+        certificates=tuple(release.certificate for pair in pairs for release in pair),
+        target_folder=target_folder,
+        test_rows=rows,
+        test_instruction=clients[0].instruction if instruction is None else instruction,
+        work_folder=work_folder,
+        settings={
+            "software_version": SOFTWARE_VERSION,
+            "config": _outcome_settings(config),
+            "base_model_digest": base_model_digest(base_folder),
+            "target_model_digest": base_model_digest(target_folder),
+            "test_rows_digest": _rows_digest(rows),
+            "releases": {
+                generator.client_name: {
+                    "generator": generator.certificate.weights_digest,
+                    "reward": reward.certificate.weights_digest,
+                }
+                for generator, reward in pairs
+            },
+        },
+    )
+
+
+def _pair_up(
+    releases: Sequence[AdmittedRelease], *, min_clients: int
+) -> list[tuple[AdmittedRelease, AdmittedRelease]]:
+    by_client: dict[str, dict[ProxyKind, AdmittedRelease]] = {}
+    for release in releases:
+        by_client.setdefault(release.client_name, {})[release.proxy] = release
+    pairs = []
+    for name, own in sorted(by_client.items()):
+        if len(own) == len(ProxyKind):
+            pairs.append((own[ProxyKind.GENERATOR], own[ProxyKind.REWARD]))
+        else:
+            (found,) = own
+            _LOGGER.warning(
+                "Client %s is left out: only its %s proxy was admitted.", name, found.value
+            )
+    if len(pairs) < max(1, min_clients):
+        raise ExchangeError(
+            f"Expected both proxies of at least {max(1, min_clients)} clients "
+            f"(server_side.min_clients), found those of {len(pairs)}. See why the others refused "
+            "or were refused, or lower min_clients."
+        )
+    return pairs
+
+
+def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
+    if config.path is None:
+        raise ConfigurationError(
+            "Expected evaluation.path to name public test records, got nothing. Name a JSON "
+            "lines, CSV or parquet file with prompts and responses."
+        )
+    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
+    table = read_table(config.path, columns=columns, split=config.split)
+    return table.rows[: config.max_rows]
+
+
+def _outcome_settings(config: ServerConfig) -> dict[str, object]:
+    settings = dataclasses.asdict(config)
+    # A resumed job may have another number of cores, and its folders may have moved.
+    for name in ("num_threads", "base_model", "target_model"):
+        del settings[name]
+    del settings["evaluation"]["path"]
+    return settings
+
+
+def _rows_digest(rows: Sequence[TextRow]) -> str:
+    texts = [[row.prompt, row.response] for row in rows]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

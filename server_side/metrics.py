@@ -1,0 +1,155 @@
+"""`metrics.json`: what a run measured, in a form that other programs can rely on.
+
+`metrics.schema.json` beside this file is the contract; what does not fit it is neither written nor
+read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+
+from protocol import SOFTWARE_VERSION
+from protocol.errors import StageError
+from protocol.ledger import PrivacyLedger
+from server_side.evaluation import ArmScores, Metric
+from server_side.intervals import Interval
+from server_side.run_store import write_atomically
+
+SCHEMA_PATH: Final = Path(__file__).with_name("metrics.schema.json")
+"""JSON schema of the file."""
+
+_FORMAT_VERSION: Final = 1
+
+
+def build_metrics(
+    *,
+    run_id: str,
+    seed: int,
+    untuned: ArmScores,
+    tuned: ArmScores,
+    difference: Mapping[Metric, Interval],
+    confidence_level: float,
+    privacy: Mapping[str, PrivacyLedger],
+    seconds: Mapping[str, float],
+    peak_rss_bytes: int,
+    counts: Mapping[str, Mapping[str, int]],
+) -> dict[str, Any]:  # a JSON object
+    """Put together what `write_metrics` takes.
+
+    Args:
+        run_id: Name of the run.
+        seed: The server's seed.
+        untuned: Scores of the target as it is.
+        tuned: Scores of the tuned target.
+        difference: Tuned minus untuned, from `compare_arms`.
+        confidence_level: Probability of the intervals.
+        privacy: By client, the ledger of its latest release, which holds all earlier ones.
+        seconds: By stage; the total is added.
+        peak_rss_bytes: Most memory that the job's process held.
+        counts: By stage, what went in, fell and came out.
+
+    Returns:
+        A JSON object that fits the schema.
+    """
+    return {
+        "format_version": _FORMAT_VERSION,
+        "run_id": run_id,
+        "software_version": SOFTWARE_VERSION,
+        "seed": seed,
+        "num_rows": len(tuned.rows),
+        "confidence_level": confidence_level,
+        "untuned": _arm(untuned),
+        "tuned": _arm(tuned),
+        "difference": _intervals(difference),
+        "privacy": {name: _privacy(ledger) for name, ledger in sorted(privacy.items())},
+        "seconds": {**seconds, "total": sum(seconds.values())},
+        "peak_rss_bytes": peak_rss_bytes,
+        "counts": {stage: dict(by_reason) for stage, by_reason in counts.items()},
+    }
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Check metrics against the schema and write them; the file appears only when whole.
+
+    Raises:
+        StageError: They do not fit the schema, or the disk refuses.
+    """
+    _check(metrics, path)
+    write_atomically(path, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:  # a JSON object
+    """Read a `metrics.json`.
+
+    Raises:
+        StageError: The file is missing, is no JSON, or does not fit the schema.
+    """
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"Expected metrics as JSON in {path}, found none that can be read "
+            f"({type(error).__name__}). Run the job to its end."
+        ) from error
+    _check(metrics, path)
+    return metrics
+
+
+def _check(metrics: Mapping[str, Any], path: Path) -> None:
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    error = jsonschema.exceptions.best_match(validator.iter_errors(metrics))
+    if error is not None:
+        raise _unfit(path, where=error.json_path, what=error.message)
+    if where := _first_non_finite(metrics):
+        raise _unfit(path, where=where, what="a number that JSON has no form for")
+
+
+def _unfit(path: Path, *, where: str, what: str) -> StageError:
+    return StageError(
+        f"Expected {path} to fit {SCHEMA_PATH.name}, found at {where}: {what}. Run the job again "
+        "with one version of the software."
+    )
+
+
+def _first_non_finite(value: object, where: str = "$") -> str | None:
+    match value:
+        case float() if not math.isfinite(value):
+            return where
+        case Mapping():
+            found = (_first_non_finite(item, f"{where}.{key}") for key, item in value.items())
+            return next((place for place in found if place), None)
+    return None
+
+
+def _arm(arm: ArmScores) -> dict[str, object]:
+    return {
+        **_intervals(arm.metrics),
+        **{f"distinct{n}": fraction for n, fraction in arm.distinct.items()},
+        "unfinished_fraction": arm.unfinished_fraction,
+        "mean_answer_words": arm.mean_answer_words,
+    }
+
+
+def _intervals(metrics: Mapping[Metric, Interval]) -> dict[str, object]:
+    return {
+        metric.value: {"mean": value.mean, "low": value.low, "high": value.high}
+        for metric, value in metrics.items()
+    }
+
+
+def _privacy(ledger: PrivacyLedger) -> dict[str, object]:
+    return {
+        "epsilon": ledger.epsilon if math.isfinite(ledger.epsilon) else None,
+        "delta": ledger.delta,
+        "unit": ledger.unit.value,
+        "relation": ledger.relation.value,
+        "num_events": len(ledger.events),
+        "reproducible_noise": ledger.reproducible_noise,
+    }

@@ -1,0 +1,68 @@
+"""What became of an exchange, as a small file that whoever waits for it can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from lm.errors import LmError
+from protocol.errors import RewardDSError
+from server_side.run_store import write_atomically
+
+OUTCOME_FILE = "exchange.json"
+"""What became of each client; written when the exchange is over, whichever way."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientOutcome:
+    """What became of one client."""
+
+    name: str = ""
+    """Its public name; empty where it never said."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """By action: `admitted`, `refused: <code>`, `not admitted: <code>` or `no answer`."""
+    epsilon: float | None = None
+    """Composed ε of its newest admitted release."""
+
+
+def write_outcome(
+    run_folder: Path, *, run_id: str, error: Exception | None, outcomes: Sequence[ClientOutcome]
+) -> None:
+    """Write what became of an exchange.
+
+    Args:
+        run_folder: The server's run folder.
+        run_id: Name of the run.
+        error: Why it failed, if it did.
+        outcomes: What became of each client.
+
+    Raises:
+        StageError: The disk refuses.
+    """
+    is_ours = isinstance(error, (RewardDSError, LmError))
+    text = None if error is None else f"{error}" if is_ours else f"{type(error).__name__}: {error}"
+    outcome = {
+        "run_id": run_id,
+        "error": text,
+        "clients": [asdict(outcome) for outcome in outcomes],
+    }
+    write_atomically(run_folder / OUTCOME_FILE, json.dumps(outcome, indent=1) + "\n")
+
+
+def read_outcome(run_folder: Path) -> dict[str, object] | None:
+    """Read what became of an exchange.
+
+    Args:
+        run_folder: The server's run folder.
+
+    Returns:
+        The outcome as JSON values, or None while the exchange is under way.
+    """
+    file = run_folder / OUTCOME_FILE
+    if not file.is_file():
+        return None
+    outcome = json.loads(file.read_text(encoding="utf-8"))
+    assert isinstance(outcome, dict)
+    return outcome

@@ -1,0 +1,144 @@
+"""The server's job from admitted releases to the report: the only place that knows the order.
+
+Each stage is kept in the run folder as soon as it is whole (`server_side/run_store.py`), and draws
+from a seed of its own. Start the same job again after a crash: it goes on from the last whole stage
+and ends with the same pool.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from server_side.config import ServerConfig
+from server_side.evaluation import ArmScores
+from server_side.filtering import choose_pairs, select_samples
+from server_side.finetuning import finetune_target
+from server_side.inputs import gather_inputs
+from server_side.outputs import judge_arm, target_writer, write_outputs
+from server_side.progress import Progress
+from server_side.refinement import (
+    choose_again,
+    grow_pool,
+    refine_samples,
+    samples_to_refine,
+    write_feedback,
+)
+from server_side.run_store import RunStore
+from server_side.samples import (
+    Candidate,
+    CuratedSample,
+    Feedback,
+    Query,
+    ScoredCandidate,
+)
+from server_side.scoring import reward_scales, score_candidates
+from server_side.synthesis import propose_candidates, synthesize_queries
+
+if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
+    from server_side.admission import AdmittedRelease
+
+ADAPTER = "adapter"
+"""Where `finetune_target` leaves the adapter within its folder."""
+
+
+def run_pipeline(
+    releases: Sequence[AdmittedRelease],
+    *,
+    config: ServerConfig,
+    run_folder: Path,
+    output_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Turn admitted releases into a tuned target, a synthetic data set and a report.
+
+    Args:
+        releases: What was admitted; a client counts when both of its proxies are there.
+        config: The server's settings.
+        run_folder: Where every stage is kept; may hold an earlier start of the same job.
+        output_folder: Where metrics, report, adapter and data set go; None takes `run_folder`.
+        progress: Told about each stage.
+
+    Raises:
+        RewardDSError: Something is missing, or a stage has nothing to hand on.
+        LmError: A model or table cannot be used.
+    """
+    job = gather_inputs(releases, config=config, run_folder=run_folder)
+    clients = job.clients
+    with RunStore(run_folder, settings=job.settings, seed=config.seed, progress=progress) as store:
+        tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
+        write_with = partial(target_writer, job, config=config)
+
+        # The generators write prompts and answer them.
+        queries = store.drawn(
+            "07_queries", Query, partial(synthesize_queries, clients, config=config.synthesis)
+        )
+        propose = partial(propose_candidates, queries, clients, config=config.synthesis)
+        candidates = store.drawn("08_candidates_r1", Candidate, propose)
+
+        # The proxies judge every answer; the best prompts and answers make the pool.
+        score = partial(
+            score_candidates,
+            queries=queries,
+            generators=clients,
+            reward_proxies=clients,
+            config=config.scoring,
+            on_progress=store.advance,
+        )
+        scored = store.values(
+            "09_scored_r1", ScoredCandidate, partial(score, candidates, scales=None)
+        )
+        scales = reward_scales(scored)
+        pair_up = partial(choose_pairs, queries=queries, config=config.filtering)
+        best = store.values(
+            "10_best_r1", CuratedSample, partial(pair_up, scored, instructions=job.instructions)
+        )
+        pool = store.values(
+            "10_pool_r1", CuratedSample, partial(select_samples, best, config=config.filtering)
+        )
+        target = store.subfolder(
+            "11_target_r1", partial(tune, pool, previous_adapter=None, round_index=1)
+        )
+
+        # Feedback on the best answers, rewriting by the target, and judging again.
+        for number in range(2, config.refinement.num_rounds + 1):
+            writer = write_with(target / ADAPTER, round_index=number - 1)
+            samples = samples_to_refine(best, config=config.refinement)
+            advise = partial(write_feedback, samples, generators=clients, target=writer)
+            feedback = store.drawn(
+                f"12_feedback_r{number}", Feedback, partial(advise, config=config.refinement)
+            )
+            rewrite = partial(refine_samples, samples, feedback, target=writer, round_index=number)
+            rewrites = store.drawn(
+                f"08_candidates_r{number}", Candidate, partial(rewrite, config=config.refinement)
+            )
+            rescored = store.values(
+                f"09_scored_r{number}", ScoredCandidate, partial(score, rewrites, scales=scales)
+            )
+            choose = partial(choose_again, best, rescored, queries=queries)
+            best = store.values(
+                f"10_best_r{number}", CuratedSample, partial(choose, config=config.filtering)
+            )
+            pool = store.values(f"10_pool_r{number}", CuratedSample, partial(grow_pool, pool, best))
+            target = store.subfolder(
+                f"11_target_r{number}",
+                partial(tune, pool, previous_adapter=target / ADAPTER, round_index=number),
+            )
+
+        # The target before and after, on public test records.
+        judge = partial(judge_arm, job, queries=queries, config=config, on_progress=store.advance)
+        (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
+        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, target / ADAPTER))
+        write_outputs(
+            store,
+            job,
+            target / ADAPTER,
+            untuned=untuned,
+            tuned=tuned,
+            config=config,
+            output_folder=output_folder or run_folder,
+        )
+        shutil.rmtree(job.work_folder, ignore_errors=True)

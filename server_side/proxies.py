@@ -1,0 +1,287 @@
+"""What the stages ask of one client's two admitted proxies, and the models behind it.
+
+The stages know `GeneratorProxy` and `RewardProxy` only, whose fakes are a few lines; a
+`ClientProxies` answers for both from two `AdmittedRelease`s. A model is loaded for the time of one
+question and then let go, so memory is that of one model however many clients there are.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lm.adapters import load_adapter, merge_adapter
+from lm.encoding import EncodedChat, encode_chat, prompt_prefix, render_prefix
+from lm.likelihood import response_perplexities
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.reward_head import load_reward_model, score_chats
+from lm.sampling import Sampler, SamplingEngine, SamplingParams, open_sampler
+from protocol.prompts import Chat
+from server_side.config import SamplingConfig
+from server_side.samples import OnProgress
+
+if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
+    from server_side.admission import AdmittedRelease
+
+PromptAndResponse = tuple[str, str]
+"""A query's text and a response to it."""
+
+
+class Writer(Protocol):
+    """A model that writes text after a chat."""
+
+    def chat_prefix(self, chat: Chat) -> Sequence[int]:
+        """Return the token ids whose continuation is the assistant's next turn."""
+        ...
+
+    def sampler(self, *, engine: str) -> AbstractContextManager[Sampler]:
+        """Hold the model in a sampling engine for the time of a `with` block."""
+        ...
+
+
+class GeneratorProxy(Writer, Protocol):
+    """One client's generator: writes prompts and responses, and knows how likely one is."""
+
+    @property
+    def client_name(self) -> str:
+        """Public name of the client."""
+        ...
+
+    @property
+    def instruction(self) -> str:
+        """The client's public description of its domain."""
+        ...
+
+    def prompt_prefix(self) -> Sequence[int]:
+        """Return the token ids whose continuation is a prompt."""
+        ...
+
+    def perplexities(
+        self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
+    ) -> list[float]:
+        """Return each response's perplexity after its prompt."""
+        ...
+
+
+class RewardProxy(Protocol):
+    """One client's reward model."""
+
+    @property
+    def client_name(self) -> str:
+        """Public name of the client."""
+        ...
+
+    def rewards(
+        self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
+    ) -> list[float]:
+        """Return each response's reward after its prompt, under the client's own instruction."""
+        ...
+
+
+class ModelWriter:
+    """A whole model folder as a `Writer`, made when it is first needed."""
+
+    def __init__(
+        self, make_folder: Callable[[], Path], *, num_threads: int | None, engine_cache: Path
+    ) -> None:
+        """Say how to come by the model; nothing is written or loaded yet.
+
+        Args:
+            make_folder: Writes the model folder, or finds it whole, and returns it.
+            num_threads: CPU threads for sampling; None leaves it to the engine.
+            engine_cache: Where a sampling engine keeps its form of the model.
+        """
+        self._make_folder = make_folder
+        self._num_threads = num_threads
+        self._engine_cache = engine_cache
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model folder."""
+        return self._make_folder()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.folder)
+
+    def chat_prefix(self, chat: Chat) -> Sequence[int]:
+        """Return the token ids whose continuation is the assistant's next turn."""
+        return render_prefix(self.tokenizer, chat)
+
+    @contextmanager
+    def sampler(self, *, engine: str) -> Iterator[Sampler]:
+        """Hold the model in a sampling engine for the time of a `with` block."""
+        sampler = open_sampler(
+            self.folder,
+            engine=SamplingEngine(engine),
+            num_threads=self._num_threads,
+            cache_folder=self._engine_cache,
+        )
+        try:
+            yield sampler
+        finally:
+            sampler.close()
+            gc.collect()
+
+
+class ClientProxies:
+    """One client's admitted generator and reward proxy, on the base model they share."""
+
+    def __init__(
+        self,
+        generator: AdmittedRelease,
+        reward: AdmittedRelease,
+        *,
+        base_folder: Path,
+        work_folder: Path,
+        max_prompt_tokens: int,
+        max_response_tokens: int,
+        num_threads: int | None = None,
+    ) -> None:
+        """Put a client's two releases together; nothing is loaded yet.
+
+        Args:
+            generator: The admitted generator proxy.
+            reward: The admitted reward proxy of the same client.
+            base_folder: The base model that both were trained on.
+            work_folder: Where the merged generator and an engine's form of it are kept.
+            max_prompt_tokens: A longer prompt is cut before it is scored.
+            max_response_tokens: A longer response is cut before it is scored.
+            num_threads: CPU threads; None leaves it to the libraries.
+        """
+        assert generator.client_name == reward.client_name
+        self._generator = generator
+        self._reward = reward
+        self._base_folder = base_folder
+        self._work_folder = work_folder
+        self._max_prompt_tokens = max_prompt_tokens
+        self._max_response_tokens = max_response_tokens
+        self._num_threads = num_threads
+
+    @property
+    def client_name(self) -> str:
+        """Public name of the client."""
+        return self._generator.client_name
+
+    @property
+    def instruction(self) -> str:
+        """The client's public description of its domain."""
+        return self._generator.instruction
+
+    def prompt_prefix(self) -> Sequence[int]:
+        """Return the token ids whose continuation is a prompt."""
+        return prompt_prefix(self._tokenizer, self.instruction)
+
+    def chat_prefix(self, chat: Chat) -> Sequence[int]:
+        """Return the token ids whose continuation is the assistant's next turn."""
+        return render_prefix(self._tokenizer, chat)
+
+    @contextmanager
+    def sampler(self, *, engine: str) -> Iterator[Sampler]:
+        """Hold the merged generator in a sampling engine for the time of a `with` block."""
+        digest = self._generator.certificate.weights_digest[:16]
+        merge = partial(
+            merge_adapter,
+            self._base_folder,
+            _writable(self._generator.weights),
+            self._generator.lora,
+            out_folder=self._work_folder / f"generator-{digest}",
+        )
+        writer = ModelWriter(
+            merge, num_threads=self._num_threads, engine_cache=self._work_folder / "engines"
+        )
+        with writer.sampler(engine=engine) as sampler:
+            yield sampler
+
+    def perplexities(
+        self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
+    ) -> list[float]:
+        """Return each response's perplexity after its prompt, under the generator."""
+        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=_device())
+        model = load_adapter(base, _writable(self._generator.weights), self._generator.lora)
+        return self._ask(
+            lambda chats: response_perplexities(
+                model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
+            ),
+            pairs,
+        )
+
+    def rewards(
+        self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
+    ) -> list[float]:
+        """Return each response's reward after its prompt, under the client's own instruction."""
+        model = load_reward_model(
+            self._base_folder, _writable(self._reward.weights), self._reward.lora, device=_device()
+        )
+        return self._ask(
+            lambda chats: score_chats(
+                model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
+            ),
+            pairs,
+        )
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._base_folder)
+
+    def _ask(
+        self,
+        question: Callable[[Sequence[EncodedChat]], list[float]],
+        pairs: Sequence[PromptAndResponse],
+    ) -> list[float]:
+        chats = [
+            encode_chat(
+                self._tokenizer,
+                instruction=self.instruction,
+                prompt=prompt,
+                response=response,
+                max_prompt_tokens=self._max_prompt_tokens,
+                max_response_tokens=self._max_response_tokens,
+            )
+            for prompt, response in pairs
+        ]
+        with _threads(self._num_threads):
+            return question(chats)
+
+
+def sampling_params(config: SamplingConfig, *, num_candidates: int = 1) -> SamplingParams:
+    """Turn the settings of a stage into what a sampling engine takes."""
+    return SamplingParams(
+        max_new_tokens=config.max_new_tokens,
+        num_candidates=num_candidates,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        repetition_penalty=config.repetition_penalty,
+    )
+
+
+def _writable(
+    weights: Mapping[str, npt.NDArray[np.float32]],
+) -> dict[str, npt.NDArray[np.float32]]:
+    # Admitted weights are read-only, and torch takes no array that it could not write to.
+    return {name: tensor.copy() for name, tensor in weights.items()}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _threads(num_threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

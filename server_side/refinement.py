@@ -1,0 +1,281 @@
+"""Stage 12, Self-Optimizing Refinement: feedback, rewriting by the target, and judging again.
+
+In each round after the first, a model says what makes a query's `chosen` better than its
+`rejected`, the current target rewrites `chosen` in the light of that, and the rewrites are scored
+like any candidates (stage 9). The previous `chosen` stays a candidate, so where reward alone ranks
+no round lowers a query's reward. A query whose best reaches the lowest reward in the pool joins it.
+
+Reference: RewardDS (arXiv 2502.18517), section 3.4.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from lm.sampling import Completion, SamplingParams
+from protocol.prompts import Chat, feedback_chat, rewrite_chat
+from server_side.config import FeedbackWriter, FilteringConfig, RefinementConfig
+from server_side.filtering import make_pair, pool_threshold, rank_candidates
+from server_side.progress import shifted
+from server_side.proxies import GeneratorProxy, Writer, sampling_params
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    CuratedSample,
+    Feedback,
+    OnProgress,
+    Query,
+    ScoredCandidate,
+    StageResult,
+)
+from server_side.seeds import derive_seed
+from server_side.synthesis import number_candidates, usable_responses
+
+__all__ = [
+    "choose_again",
+    "grow_pool",
+    "refine_samples",
+    "samples_to_refine",
+    "write_feedback",
+]
+
+_LOGGER = logging.getLogger(__name__)
+_PLAIN_ADVICE = "Be more specific, correct and complete, and answer every part of the question."
+"""What stands for feedback where nobody is asked for it, or nothing usable came."""
+
+
+def samples_to_refine(
+    best: Sequence[CuratedSample], *, config: RefinementConfig
+) -> tuple[CuratedSample, ...]:
+    """Return the samples that this round rewrites: the pool and what is nearest to joining it.
+
+    Args:
+        best: Each query's best sample so far.
+        config: How many to rewrite at most.
+
+    Returns:
+        The samples with the most reward of `chosen`, in the order of `best`.
+    """
+    by_reward = sorted(best, key=lambda sample: (-sample.chosen_reward, sample.query_id))
+    kept = {sample.query_id for sample in by_reward[: config.max_queries]}
+    return tuple(sample for sample in best if sample.query_id in kept)
+
+
+def write_feedback(
+    samples: Sequence[CuratedSample],
+    *,
+    generators: Sequence[GeneratorProxy],
+    target: Writer,
+    config: RefinementConfig,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[Feedback]:
+    """Ask a model what makes each sample's `chosen` better than its `rejected`.
+
+    Args:
+        samples: What to compare.
+        generators: One generator a client; each writes about its own client's samples.
+        target: The current target, where it is the one to write.
+        config: Who writes, and how it is drawn.
+        seed: Seed of the draws.
+        on_progress: Told how much feedback is written, of how much.
+
+    Returns:
+        Feedback on each sample, in the same order. Feedback that was cut at its greatest length
+        is used as it is; where none came, a fixed sentence takes its place.
+    """
+    writers: list[tuple[Writer, list[CuratedSample]]]
+    match FeedbackWriter(config.feedback_writer):
+        case FeedbackWriter.NONE:
+            writers = []
+        case FeedbackWriter.TARGET:
+            writers = [(target, list(samples))]
+        case FeedbackWriter.GENERATOR:
+            writers = [
+                (generator, [s for s in samples if s.client_name == generator.client_name])
+                for generator in generators
+            ]
+    counts = Counter(num_samples=len(samples))
+    texts: dict[str, str] = {}
+    for writer, own in writers:
+        if not own:
+            continue
+        completions = _continue_chats(
+            writer,
+            [
+                feedback_chat(s.instruction, s.prompt, chosen=s.chosen, rejected=s.rejected)
+                for s in own
+            ],
+            sampling_params(config.feedback_sampling),
+            engine=config.engine,
+            seed=derive_seed(seed, own[0].client_name),
+            on_progress=shifted(on_progress, offset=len(texts), total=len(samples)),
+        )
+        for sample, (completion,) in zip(own, completions, strict=True):
+            counts["num_cut"] += not completion.is_finished
+            texts[sample.query_id] = completion.text.strip()
+    counts["num_plain_advice"] = sum(not texts.get(sample.query_id) for sample in samples)
+    feedback = tuple(
+        Feedback(query_id=s.query_id, text=texts.get(s.query_id) or _PLAIN_ADVICE) for s in samples
+    )
+    return StageResult(values=feedback, counts=counts)
+
+
+def refine_samples(
+    samples: Sequence[CuratedSample],
+    feedback: Sequence[Feedback],
+    *,
+    target: Writer,
+    config: RefinementConfig,
+    round_index: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[Candidate]:
+    """Let the current target rewrite each sample's `chosen` in several ways.
+
+    Args:
+        samples: What to rewrite.
+        feedback: Feedback on each sample, in the same order.
+        target: The current target.
+        config: How many rewrites, how drawn, and which lengths pass.
+        round_index: The round, from 2.
+        seed: Seed of the draws.
+        on_progress: Told how many rewrites were sampled, of how many.
+
+    Returns:
+        Finished rewrites that differ from `chosen` and from one another, in the order of samples.
+        There may be none: then the round changes nothing, which is logged.
+    """
+    completions = _continue_chats(
+        target,
+        [
+            rewrite_chat(s.instruction, s.prompt, response=s.chosen, feedback=f.text)
+            for s, f in zip(samples, feedback, strict=True)
+        ],
+        sampling_params(config.rewrite_sampling, num_candidates=config.num_candidates),
+        engine=config.engine,
+        seed=seed,
+        on_progress=on_progress,
+    )
+    counts = Counter(num_samples=len(samples), num_sampled=0)
+    candidates: list[Candidate] = []
+    for sample, drawn in zip(samples, completions, strict=True):
+        texts = usable_responses(
+            drawn, min_words=config.min_response_words, counts=counts, known=[sample.chosen]
+        )
+        counts["num_samples_without_rewrite"] += not texts
+        candidates += number_candidates(
+            texts,
+            query_id=sample.query_id,
+            round_index=round_index,
+            origin=CandidateOrigin.REWRITE,
+        )
+    if not candidates:
+        _LOGGER.warning(
+            "Round %d: none of %d rewrites ended and was new; the pool stays as it is. Raise "
+            "refinement.rewrite_sampling.max_new_tokens.",
+            round_index,
+            counts["num_sampled"],
+        )
+    return StageResult(values=tuple(candidates), counts={**counts, "num_kept": len(candidates)})
+
+
+def choose_again(
+    best: Sequence[CuratedSample],
+    scored: Sequence[ScoredCandidate],
+    *,
+    queries: Sequence[Query],
+    config: FilteringConfig,
+) -> StageResult[CuratedSample]:
+    """Find each query's best and worst response anew, among its rewrites and its `chosen`.
+
+    Args:
+        best: Each query's best sample before this round.
+        scored: This round's scored rewrites, those of one query next to one another.
+        queries: The queries that they answer.
+        config: Weights of the ranks.
+
+    Returns:
+        Each query's best sample, in the order of `best`; one without rewrites stays as it is.
+    """
+    by_id: Mapping[str, Query] = {query.query_id: query for query in queries}
+    rewrites = {
+        query_id: list(group)
+        for query_id, group in groupby(scored, key=lambda item: item.candidate.query_id)
+    }
+    counts = Counter(num_pairs=len(best), num_replaced=0)
+    chosen: list[CuratedSample] = []
+    for sample in best:
+        own = rewrites.get(sample.query_id)
+        if not own:
+            chosen.append(sample)
+            continue
+        ranked = rank_candidates([_as_candidate(sample), *own], config=config)
+        pair = make_pair(ranked, by_id[sample.query_id], instruction=sample.instruction)
+        counts["num_replaced"] += pair.chosen_candidate_id != sample.chosen_candidate_id
+        chosen.append(pair)
+    return StageResult(values=tuple(chosen), counts=counts)
+
+
+def grow_pool(
+    pool: Sequence[CuratedSample], best: Sequence[CuratedSample]
+) -> StageResult[CuratedSample]:
+    """Let every query whose best reaches the pool's threshold join it or renew its sample there.
+
+    Args:
+        pool: The pool before this round.
+        best: Each query's best sample after it.
+
+    Returns:
+        The new pool, in the order of `best`. No sample leaves it, and its threshold never falls.
+    """
+    threshold = pool_threshold(pool)
+    members = {sample.query_id: sample for sample in pool}
+    grown: list[CuratedSample] = []
+    counts = Counter(num_pairs=len(best), num_joined=0, num_renewed=0)
+    for sample in best:
+        member = members.get(sample.query_id)
+        if sample.chosen_reward >= threshold:
+            grown.append(sample)
+            if member is None:
+                counts["num_joined"] += 1
+            else:
+                counts["num_renewed"] += member.chosen_candidate_id != sample.chosen_candidate_id
+        elif member is not None:
+            grown.append(member)
+        else:
+            counts["num_below_threshold"] += 1
+    return StageResult(values=tuple(grown), counts={**counts, "num_kept": len(grown)})
+
+
+def _continue_chats(
+    writer: Writer,
+    chats: Sequence[Chat],
+    params: SamplingParams,
+    *,
+    engine: str,
+    seed: int,
+    on_progress: OnProgress,
+) -> list[list[Completion]]:
+    prefixes = [writer.chat_prefix(chat) for chat in chats]
+    with writer.sampler(engine=engine) as sampler:
+        return sampler.sample(prefixes, params, seed=seed, on_progress=on_progress)
+
+
+def _as_candidate(sample: CuratedSample) -> ScoredCandidate:
+    is_first = sample.round_index == 1
+    return ScoredCandidate(
+        candidate=Candidate(
+            query_id=sample.query_id,
+            candidate_id=sample.chosen_candidate_id,
+            round_index=sample.round_index,
+            response=sample.chosen,
+            origin=CandidateOrigin.GENERATOR if is_first else CandidateOrigin.REWRITE,
+        ),
+        reward=sample.chosen_reward,
+        rewards_by_client={},
+        perplexity=sample.chosen_perplexity,
+    )

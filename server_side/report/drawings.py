@@ -1,0 +1,103 @@
+"""Which plots the report has, and what goes into each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from server_side.evaluation import Metric
+from server_side.report.formats import METRIC_NAMES, metric_value
+from server_side.report.inputs import ReportInputs
+from server_side.report.plots import (
+    Plot,
+    arm_intervals,
+    loss_curve,
+    reward_by_round,
+    reward_histogram,
+    reward_scatter,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawings:
+    """All plots of a report, by place."""
+
+    metrics: dict[Metric, Plot]
+    """Both arms' intervals, by metric."""
+    histograms: tuple[Plot, ...]
+    """Rewards before and after filtering, one a round."""
+    ranking: tuple[Plot, ...]
+    """What the rewards of the first round go along with, and how the pool's rewards grow."""
+    loss: Plot | None
+    """Loss while the target was tuned; None where no step was logged."""
+
+
+def draw_plots(inputs: ReportInputs) -> Drawings:
+    """Draw everything."""
+    return Drawings(
+        metrics={metric: _metric(inputs, metric) for metric in Metric},
+        histograms=tuple(
+            reward_histogram(
+                [item.reward for item in scored],
+                [sample.chosen_reward for sample in inputs.pools.get(round_index, ())],
+                round_index=round_index,
+                name=f"rewards{round_index}",
+            )
+            for round_index, scored in inputs.scored.items()
+        ),
+        ranking=_ranking(inputs),
+        loss=loss_curve(inputs.losses, name="loss") if any(inputs.losses.values()) else None,
+    )
+
+
+def _metric(inputs: ReportInputs, metric: Metric) -> Plot:
+    untuned, tuned = inputs.untuned.metrics[metric], inputs.tuned.metrics[metric]
+    name = METRIC_NAMES[metric]
+    return arm_intervals(
+        untuned,
+        tuned,
+        title=f"{name}, tuned above untuned",
+        text=f"Untuned {metric_value(untuned.mean, metric)}, tuned "
+        f"{metric_value(tuned.mean, metric)}; bars are the intervals.",
+        name=f"metric-{metric.value}",
+    )
+
+
+def _ranking(inputs: ReportInputs) -> tuple[Plot, ...]:
+    plots = []
+    filled = {r: [s.chosen_reward for s in pool] for r, pool in inputs.pools.items() if pool}
+    if filled:
+        plots.append(reward_by_round(filled, name="pool"))
+    first = min(inputs.scored, default=None)
+    scored = inputs.scored[first] if first is not None else ()
+    if not scored or first is None:
+        return tuple(plots)
+    kept = {sample.chosen_candidate_id for sample in inputs.pools.get(first, ())}
+    rewards = [item.reward for item in scored]
+    is_kept = [item.candidate.candidate_id in kept for item in scored]
+    for label, is_log, values in (
+        ("perplexity", True, [item.perplexity for item in scored]),
+        ("length in words", False, [len(item.candidate.response.split()) for item in scored]),
+    ):
+        plots.append(
+            reward_scatter(
+                values,
+                rewards,
+                is_kept,
+                label=label,
+                is_log=is_log,
+                correlation=_rank_correlation(values, rewards),
+                name=f"scatter-{label.split()[0]}",
+            )
+        )
+    return tuple(plots)
+
+
+def _rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if len(set(first)) < 2 or len(set(second)) < 2:  # a constant has no ranks
+        return None
+    value = float(stats.spearmanr(first, second).statistic)
+    return None if np.isnan(value) else value

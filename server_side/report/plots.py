@@ -1,0 +1,302 @@
+"""Plots as inline SVG that takes its colours and letters from the page.
+
+matplotlib draws with stand-in colours, which are then replaced by the page's CSS variables, so that
+one drawing serves light and dark. Text stays text: it can be read aloud, found and scaled.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from server_side.intervals import Interval
+
+# Stand-ins: colours that occur nowhere else, by the CSS variable that replaces them.
+_INK: Final = "#010203"
+_MUTED: Final = "#040506"
+_LINE: Final = "#070809"
+_BEFORE: Final = "#0a0b0c"
+_AFTER: Final = "#0d0e0f"
+_DROPPED: Final = "#101112"
+_VARIABLES: Final = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _LINE: "--line",
+    _BEFORE: "--before",
+    _AFTER: "--after",
+    _DROPPED: "--dropped",
+}
+_MAX_POINTS: Final = 400
+"""Points of a scatter plot; each costs about 100 bytes of the page."""
+# matplotlib types its settings by name; so many names help nobody here.
+_STYLE: Final[Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rewardds",
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": _LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plot:
+    """A drawing with the words that stand for it."""
+
+    title: str
+    """What it shows."""
+    text: str
+    """What one sees in it, for those who do not."""
+    svg: Markup
+    """Inline SVG."""
+
+
+def reward_histogram(
+    before: Sequence[float], after: Sequence[float], *, round_index: int, name: str
+) -> Plot:
+    """Draw how rewards lay before and after filtering, each as a share of its own number.
+
+    Args:
+        before: Rewards of all scored candidates of the round.
+        after: Rewards of the chosen responses in the pool after the round.
+        round_index: The round.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot.
+    """
+    edges = _bin_edges([*before, *after])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.2, 2.7)
+        for values, colour, label, alpha in (
+            (before, _BEFORE, f"all candidates ({len(before):,})", 0.45),
+            (after, _AFTER, f"pool ({len(after):,})", 0.55),
+        ):
+            if values:
+                weights = np.full(len(values), 100 / len(values))
+                axes.hist(
+                    values, bins=edges, weights=weights, color=colour, alpha=alpha, label=label
+                )
+                axes.axvline(float(np.median(values)), color=colour, linewidth=1.8)
+        axes.set_xlabel("reward (standardised)")
+        axes.set_ylabel("share, %")
+        axes.grid(visible=False, axis="x")
+        _legend_above(axes)
+        title = f"Round {round_index}: rewards before and after filtering"
+        text = (
+            f"Round {round_index}. Median reward of all candidates {_median(before)}, of the pool "
+            f"{_median(after)}. Vertical lines mark the medians."
+        )
+        return _plot(figure, title=title, text=text, name=name)
+
+
+def reward_by_round(chosen: Mapping[int, Sequence[float]], *, name: str) -> Plot:
+    """Draw quartiles of the chosen responses' rewards in the pool of each round."""
+    rounds = list(chosen)
+    quantiles = np.array([np.quantile(chosen[r], [0.1, 0.25, 0.5, 0.75, 0.9]) for r in rounds])
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.2, 2.7)
+        axes.vlines(rounds, quantiles[:, 0], quantiles[:, 4], color=_AFTER, linewidth=2)
+        axes.vlines(
+            rounds, quantiles[:, 1], quantiles[:, 3], color=_AFTER, linewidth=12, alpha=0.35
+        )
+        axes.plot(rounds, quantiles[:, 2], color=_AFTER, marker="o", markersize=6, linewidth=1.4)
+        axes.set_xticks(rounds, [f"{r}\n{len(chosen[r]):,} samples" for r in rounds])
+        axes.set_xlim(rounds[0] - 0.6, rounds[-1] + 0.6)
+        axes.set_xlabel("round")
+        axes.set_ylabel("reward of chosen")
+        axes.grid(visible=False, axis="x")
+        medians = ", ".join(
+            f"round {r}: {m:.2f}" for r, m in zip(rounds, quantiles[:, 2], strict=True)
+        )
+        return _plot(
+            figure,
+            title="Reward of the pool, round by round",
+            text=f"Median reward of the chosen responses, {medians}. Bars hold the middle half, "
+            "lines the middle 80 %.",
+            name=name,
+        )
+
+
+def reward_scatter(
+    values: Sequence[float],
+    rewards: Sequence[float],
+    is_kept: Sequence[bool],
+    *,
+    label: str,
+    is_log: bool,
+    correlation: float | None,
+    name: str,
+) -> Plot:
+    """Draw rewards against another property of the candidates, the pool's own marked.
+
+    Args:
+        values: The other property, one a candidate.
+        rewards: Reward of each candidate.
+        is_kept: Whether the candidate is in the pool.
+        label: What the property is.
+        is_log: Whether to draw it on a logarithmic axis.
+        correlation: Spearman's rank correlation; None where it is not defined.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot; of many candidates only some are drawn, evenly picked.
+    """
+    step = max(1, -(-len(values) // _MAX_POINTS))
+    x, y = np.array(values), np.array(rewards)
+    kept = np.array(is_kept, dtype=bool)
+    shown = np.zeros(len(x), dtype=bool)
+    shown[::step] = True
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.2, 2.7)
+        axes.scatter(
+            x[shown & ~kept], y[shown & ~kept], s=9, color=_BEFORE, alpha=0.55, linewidths=0,
+            label="candidate",
+        )  # fmt: skip
+        kept_shown = np.flatnonzero(kept)[:: max(1, -(-int(kept.sum()) // _MAX_POINTS))]
+        axes.scatter(
+            x[kept_shown], y[kept_shown], s=16, color=_AFTER, alpha=0.9, linewidths=0, label="pool"
+        )
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5), numticks=7))
+            axes.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        axes.set_xlabel(label)
+        axes.set_ylabel("reward")
+        _legend_above(axes)
+        stated = "is not defined" if correlation is None else f"is {correlation:+.2f}"
+        return _plot(
+            figure,
+            title=f"Reward against {label}",
+            text=f"Rank correlation of reward and {label} over the round's candidates {stated}.",
+            name=name,
+        )
+
+
+def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
+    """Draw the target's training loss over the steps of all rounds, one after the other."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.2, 2.7)
+        start = 0
+        for round_index, values in losses.items():
+            steps = np.arange(start + 1, start + len(values) + 1)
+            axes.plot(steps, values, color=_AFTER, linewidth=1.8)
+            axes.axvline(start + 0.5, color=_LINE, linewidth=1)
+            axes.text(
+                start + 0.5, 1.02, f" round {round_index}", transform=axes.get_xaxis_transform(),
+                color=_MUTED, fontsize=10, va="bottom",
+            )  # fmt: skip
+            start += len(values)
+        axes.set_xlim(0.5, max(start, 1) + 0.5)
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=6, integer=True))
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("loss, nats a token")
+        axes.grid(visible=False, axis="x")
+        ends = "; ".join(
+            f"round {r} from {values[0]:.2f} to {values[-1]:.2f}"
+            for r, values in losses.items()
+            if values
+        )
+        return _plot(
+            figure,
+            title="Loss while the target was tuned",
+            text=f"Mean loss of a response token: {ends}.",
+            name=name,
+        )
+
+
+def arm_intervals(untuned: Interval, tuned: Interval, *, title: str, text: str, name: str) -> Plot:
+    """Draw one metric of both arms, each as a point with its interval."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(2.4, 0.95)
+        for row, (interval, colour) in enumerate(((tuned, _AFTER), (untuned, _BEFORE))):
+            axes.hlines(row, interval.low, interval.high, color=colour, linewidth=7, alpha=0.35)
+            axes.plot(interval.mean, row, "o", color=colour, markersize=8)
+        axes.set_yticks([])
+        axes.set_ylim(-0.6, 1.6)
+        axes.margins(x=0.12)
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=4))
+        return _plot(figure, title=title, text=text, name=name)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend_above(axes: Axes) -> None:
+    if not axes.get_legend_handles_labels()[0]:  # nothing was drawn
+        return
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=0.9, fontsize=10,
+        handletextpad=0.5, columnspacing=1.4, borderaxespad=0.1, labelcolor=_MUTED,
+    )  # fmt: skip
+
+
+def _bin_edges(values: Sequence[float]) -> Any:  # numpy's array of edges
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if high - low < 1e-9:  # a constant reward still makes one visible bar
+        low, high = low - 0.5, high + 0.5
+    return np.linspace(low, high, 25)
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{float(np.median(values)):.2f}" if values else "none"
+
+
+def _plot(figure: Figure, *, title: str, text: str, name: str) -> Plot:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
+    text = re.sub(r"(?<![\w.])-(?=\d)", "−", text)  # a minus, as the axes have it
+    return Plot(title=title, text=text, svg=_inline(buffer.getvalue(), title, text, name))
+
+
+def _inline(drawn: str, title: str, text: str, name: str) -> Markup:
+    svg = drawn[drawn.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Its rules would hold for the whole page.
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    # Several drawings share the page, so that names must not clash.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'xlink:href="#{name}-')
+    svg = re.sub(r"font: (?:[\w.]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, f"var({variable})")
+    box = re.search(r'viewBox="[^"]+"', svg)
+    assert box, "matplotlib writes a viewBox"
+    label = escape(f"{title}. {text}", quote=True)
+    head = (
+        f'<svg {box[0]} class="plot" role="img" aria-label="{label}" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    body = svg[svg.index(">") + 1 :]
+    # The words come from numbers and fixed labels, and are escaped; the rest is matplotlib's.
+    return Markup(f"{head}<title>{escape(title)}</title>{body}")  # noqa: S704

@@ -1,0 +1,72 @@
+"""Fill the page: one HTML file that needs nothing else, neither network nor script.
+
+Every value goes through Jinja's autoescaping; texts of models and settings of people are shown,
+never interpreted. A content security policy in the page forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from protocol import SOFTWARE_VERSION
+from server_side.report.drawings import draw_plots
+from server_side.report.examples import answer_examples, query_examples
+from server_side.report.formats import FILTERS
+from server_side.report.inputs import ReportInputs
+from server_side.report.journey import funnel, journey, timings
+from server_side.report.results import client_ledgers, headline, metric_results, setting_groups
+from server_side.run_store import write_atomically
+
+
+def write_report(inputs: ReportInputs, path: Path) -> Path:
+    """Write the report of a run.
+
+    Args:
+        inputs: The run.
+        path: The HTML file; it appears only when whole.
+
+    Returns:
+        `path`.
+
+    Raises:
+        StageError: The disk refuses.
+    """
+    write_atomically(path, render_report(inputs))
+    return path
+
+
+def render_report(inputs: ReportInputs) -> str:
+    """Return the report of a run as one HTML document."""
+    environment = Environment(
+        loader=PackageLoader("server_side.report", "templates"),
+        autoescape=select_autoescape(default_for_string=True, default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS
+    style = environment.get_template("style.css").render()
+    results = metric_results(inputs)
+    return environment.get_template("report.html.j2").render(
+        run_id=inputs.run_id,
+        software_version=SOFTWARE_VERSION,
+        style=Markup(style),  # noqa: S704 - a file of this package without a placeholder
+        headline=headline(inputs, results),
+        results=results,
+        confidence_level=inputs.confidence_level,
+        num_rows=len(inputs.test_rows),
+        untuned=inputs.untuned,
+        tuned=inputs.tuned,
+        clients=client_ledgers(inputs),
+        journey=journey(inputs),
+        funnel=funnel(inputs.stages),
+        timings=timings(inputs.stages),
+        plots=draw_plots(inputs),
+        query_examples=query_examples(inputs),
+        answer_examples=answer_examples(inputs),
+        settings=setting_groups(inputs.settings),
+        versions=inputs.versions,
+    )

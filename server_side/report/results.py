@@ -1,0 +1,219 @@
+"""Results, guarantees and settings as the report shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.artifacts import Certificate
+from protocol.ledger import PrivacyUnit
+from server_side.dataset_export import guarantees
+from server_side.evaluation import LOWER_IS_BETTER, Metric
+from server_side.intervals import Interval
+from server_side.report.formats import METRIC_NAMES, metric_change, metric_value
+from server_side.report.inputs import ReportInputs
+
+_VERDICTS: Final = {
+    "better": "better",
+    "worse": "worse",
+    "unclear": "no clear difference",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricResult:
+    """One metric of both arms, written out."""
+
+    metric: Metric
+    """Which one."""
+    name: str
+    """As it is written."""
+    direction: str
+    """Which way is better."""
+    untuned: str
+    """Value of the untuned arm."""
+    untuned_range: str
+    """Its interval."""
+    tuned: str
+    """Value of the tuned arm."""
+    tuned_range: str
+    """Its interval."""
+    change: str
+    """Tuned minus untuned."""
+    change_range: str
+    """Its paired interval."""
+    verdict: str
+    """`better`, `worse` or `unclear`."""
+    verdict_text: str
+    """The verdict in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientLedger:
+    """One client's guarantee and what it is made of."""
+
+    certificate: Certificate
+    """The client's dearest certificate, which lists all events."""
+    unit: str
+    """Whose presence is hidden."""
+    num_releases: int
+    """Releases that were admitted from the client."""
+    is_finite: bool
+    """Whether there is a guarantee at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """What a reader in a hurry takes away."""
+
+    sentence: str
+    """Result and price in one sentence."""
+    is_guarantee_real: bool
+    """False where some client's noise was missing or can be reproduced."""
+    warning: str
+    """Why the guarantee is none; empty where it is one."""
+    epsilon: float
+    """Largest composed ε of a client."""
+    delta: float
+    """Its δ."""
+    total_seconds: float
+    """Time of all stages."""
+    peak_rss_bytes: int
+    """Most memory that the job held."""
+    num_samples: int
+    """Samples in the final pool."""
+
+
+def metric_results(inputs: ReportInputs) -> list[MetricResult]:
+    """Write out each metric of both arms, and judge the difference by its paired interval."""
+    results = []
+    for metric in Metric:
+        untuned, tuned = inputs.untuned.metrics[metric], inputs.tuned.metrics[metric]
+        difference = inputs.difference[metric]
+        verdict = judge(difference, is_lower_better=metric in LOWER_IS_BETTER)
+        low, high = (metric_change(end, metric) for end in (difference.low, difference.high))
+        results.append(
+            MetricResult(
+                metric=metric,
+                name=METRIC_NAMES[metric],
+                direction="lower is better" if metric in LOWER_IS_BETTER else "higher is better",
+                untuned=metric_value(untuned.mean, metric),
+                untuned_range=_range(untuned, metric),
+                tuned=metric_value(tuned.mean, metric),
+                tuned_range=_range(tuned, metric),
+                change=metric_change(difference.mean, metric),
+                change_range=f"{low} to {high}",
+                verdict=verdict,
+                verdict_text=_VERDICTS[verdict],
+            )
+        )
+    return results
+
+
+def judge(difference: Interval, *, is_lower_better: bool) -> str:
+    """Return `better` or `worse` where the paired interval excludes 0, otherwise `unclear`."""
+    if difference.low <= 0 <= difference.high:
+        return "unclear"
+    return "better" if (difference.high < 0) == is_lower_better else "worse"
+
+
+def headline(inputs: ReportInputs, results: list[MetricResult]) -> Headline:
+    """Put result and price into one sentence, with the same care for good and bad news."""
+    clients = guarantees(inputs.certificates)
+    dearest = max(clients.values(), key=lambda certificate: certificate.privacy.epsilon)
+    by_metric = {result.metric: result for result in results}
+    parts = [_clause(by_metric[metric]) for metric in (Metric.ROUGEL, Metric.PERPLEXITY)]
+    is_infinite = not math.isfinite(dearest.privacy.epsilon)
+    is_reproducible = any(c.privacy.reproducible_noise for c in clients.values())
+    warning = ""
+    if is_infinite:
+        warning = "Some release was trained without noise: there is no privacy guarantee."
+    elif is_reproducible:
+        warning = (
+            "Noise was drawn from a fixed seed, as simulations may: the figures of ε show what a "
+            "deployment would cost, but these very releases protect nobody."
+        )
+    last_pool = inputs.pools[max(inputs.pools)]
+    return Headline(
+        sentence=f"After tuning on {len(last_pool):,} synthetic samples, {parts[0]}, and "
+        f"{parts[1]}.",
+        is_guarantee_real=not warning,
+        warning=warning,
+        epsilon=dearest.privacy.epsilon,
+        delta=dearest.privacy.delta,
+        total_seconds=sum(stage.seconds for stage in inputs.stages.values()),
+        peak_rss_bytes=max((s.peak_rss_bytes for s in inputs.stages.values()), default=0),
+        num_samples=len(last_pool),
+    )
+
+
+def client_ledgers(inputs: ReportInputs) -> list[ClientLedger]:
+    """Return each client's guarantee, by name."""
+    return [
+        ClientLedger(
+            certificate=certificate,
+            unit="one record"
+            if certificate.privacy.unit is PrivacyUnit.RECORD
+            else "all records of one person",
+            num_releases=sum(c.client_name == name for c in inputs.certificates),
+            is_finite=math.isfinite(certificate.privacy.epsilon),
+        )
+        for name, certificate in guarantees(inputs.certificates).items()
+    ]
+
+
+def setting_groups(settings: Mapping[str, object]) -> dict[str, list[tuple[str, str]]]:
+    """Flatten settings into dotted names, grouped by their first part.
+
+    >>> setting_groups({"seed": 1, "scoring": {"alpha": 0.5}})
+    {'general': [('seed', '1')], 'scoring': [('alpha', '0.5')]}
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    top = dict(settings)
+    nested = top.pop("config", None)
+    if isinstance(nested, Mapping):  # one level that says nothing
+        top |= nested
+    for name, value in top.items():
+        if isinstance(value, Mapping) and value:
+            groups[name] = _flatten(value)
+        else:
+            groups.setdefault("general", []).append((name, _written(value)))
+    return dict(sorted(groups.items()))
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", _written(value)))
+    return rows
+
+
+def _written(value: object) -> str:
+    match value:
+        case None:
+            return "not set"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(_written, value)) or "none"
+    return str(value)
+
+
+def _clause(result: MetricResult) -> str:
+    values = f"({result.untuned}\u00a0→\u00a0{result.tuned})"
+    name = "perplexity" if result.metric is Metric.PERPLEXITY else result.name
+    match result.verdict:
+        case "unclear":
+            return f"{name} does not clearly differ {values}"
+        case verdict:
+            rises = (verdict == "better") != (result.metric in LOWER_IS_BETTER)
+            return f"{name} {'rises' if rises else 'falls'} {values}"
+
+
+def _range(interval: Interval, metric: Metric) -> str:
+    return f"{metric_value(interval.low, metric)} to {metric_value(interval.high, metric)}"

@@ -1,0 +1,384 @@
+"""The run folder: each stage's values as a file, and a manifest that says which of them are whole.
+
+```
+07_queries.jsonl          one line a value; the types are in server_side/samples.py
+08_candidates_r1.jsonl    …_r2 holds the rewrites of round 2, and so on
+11_target_r1/             a folder stage; while it grows it is called 11_target_r1.part
+manifest.json             settings, and for each whole stage: files with digests, counts, seconds,
+                          peak_rss_bytes
+```
+
+Rules. A file appears only when whole (written beside its place, synced, renamed), and counts only
+when the manifest names it with its digest. So after `kill -9` at any moment, or on a full disk,
+what the manifest names is whole, and the job goes on from there. A stage whose file no longer has
+its digest is done again, with all that came after it. The settings of a run folder never change.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from protocol.errors import ConfigurationError, StageError
+from server_side.json_values import from_json, to_json
+from server_side.memory import peak_rss_bytes, reset_peak_rss
+from server_side.progress import Progress, SilentProgress
+from server_side.samples import OnProgress, StageResult
+from server_side.seeds import derive_seed
+
+_LOGGER = logging.getLogger(__name__)
+_FORMAT_VERSION: Final = 1
+_MANIFEST: Final = "manifest.json"
+_DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecord:
+    """What the manifest says about one whole stage."""
+
+    files: Mapping[str, str]
+    """SHA-256 of each file, by path relative to the run folder."""
+    counts: Mapping[str, int]
+    """What went in, fell and came out."""
+    seconds: float
+    """How long the stage took, without earlier starts that were cut off."""
+    peak_rss_bytes: int
+    """Most memory that the process held while the stage ran."""
+
+
+class DrawnStage(Protocol[T_co]):
+    """A stage that draws at random, its inputs already bound."""
+
+    def __call__(self, *, seed: int, on_progress: OnProgress) -> StageResult[T_co]:
+        """Do the stage."""
+        ...
+
+
+class FolderStage(Protocol):
+    """A stage that fills a folder, its inputs already bound."""
+
+    def __call__(self, *, output_folder: Path, seed: int, on_progress: OnProgress) -> object:
+        """Do the stage."""
+        ...
+
+
+class RunStore:
+    """One run folder, held by one process at a time. Use it in a `with` statement."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, object],
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        """Open a run folder, or begin one.
+
+        Args:
+            folder: The run folder; made if absent.
+            settings: All that decides the outcome, as JSON values: configuration, digests of
+                models and releases. Kept in the manifest.
+            seed: The run's seed; each stage draws from one that is derived from it and the
+                stage's name.
+            progress: Told about each stage.
+
+        Raises:
+            ConfigurationError: The folder was begun with other settings.
+            StageError: Another process works in the folder, or the disk refuses.
+        """
+        self.folder = folder
+        self._seed = seed
+        self._progress = progress or SilentProgress()
+        self._settings = json.loads(json.dumps(settings))
+        with clear_disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / ".lock").open("w")
+        try:
+            self._take_lock()
+            self._stages = self._read_manifest()
+            self._write_manifest()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    @property
+    def stages(self) -> Mapping[str, StageRecord]:
+        """The whole stages, in the order in which they were done."""
+        return dict(self._stages)
+
+    def advance(self, done: int, total: int) -> None:
+        """Pass on how far the current stage is."""
+        self._progress.advance(done, total)
+
+    def values(
+        self, stage: str, value_type: type[T], compute: Callable[[], StageResult[T]]
+    ) -> tuple[T, ...]:
+        """Return a stage's values: read where the stage is whole, else computed and kept.
+
+        Args:
+            stage: Name of the stage and, with `.jsonl`, of its file.
+            value_type: A dataclass, to read the values back.
+            compute: Does the stage.
+
+        Returns:
+            The values, the same whether computed or read.
+
+        Raises:
+            StageError: The stage failed, or the disk refuses.
+        """
+        path = self.folder / f"{stage}.jsonl"
+
+        def build() -> Mapping[str, int]:
+            result = compute()
+            lines = [json.dumps(to_json(value), ensure_ascii=False) for value in result.values]
+            write_atomically(path, "".join(f"{line}\n" for line in lines))
+            return result.counts
+
+        self._do(stage, path, build)
+        # Read back even what was just written, so that both ways hand on the very same values.
+        return self.read(stage, value_type)
+
+    def read(self, stage: str, value_type: type[T]) -> tuple[T, ...]:
+        """Return the values of a stage that is whole.
+
+        Args:
+            stage: Name of the stage.
+            value_type: A dataclass, to read the values back.
+        """
+        assert stage in self._stages
+        text = (self.folder / f"{stage}.jsonl").read_text(encoding="utf-8")
+        return tuple(from_json(value_type, json.loads(line)) for line in text.split("\n")[:-1])
+
+    def drawn(self, stage: str, value_type: type[T], compute: DrawnStage[T]) -> tuple[T, ...]:
+        """Return the values of a stage that draws at random; see `values`.
+
+        Args:
+            stage: Name of the stage and, with `.jsonl`, of its file.
+            value_type: A dataclass, to read the values back.
+            compute: Does the stage, given its own seed and whom to tell how far it is.
+        """
+        seed = derive_seed(self._seed, stage)
+        return self.values(stage, value_type, lambda: compute(seed=seed, on_progress=self.advance))
+
+    def subfolder(self, stage: str, fill: FolderStage) -> Path:
+        """Return the folder of a stage that writes files of its own.
+
+        Args:
+            stage: Name of the stage and of its folder.
+            fill: Fills a folder, which may hold what a killed start left behind, given its own
+                seed and whom to tell how far it is.
+
+        Returns:
+            The whole folder.
+
+        Raises:
+            StageError: The stage failed, or the disk refuses.
+        """
+        path = self.folder / stage
+
+        def build() -> Mapping[str, int]:
+            part = self.folder / f"{stage}.part"
+            shutil.rmtree(path, ignore_errors=True)  # whole once, but not in the manifest
+            part.mkdir(exist_ok=True)
+            fill(
+                output_folder=part,
+                seed=derive_seed(self._seed, stage),
+                on_progress=self.advance,
+            )
+            for file in _files_under(part):
+                _sync(file)
+            part.rename(path)
+            _sync(self.folder)
+            return {}
+
+        self._do(stage, path, build)
+        return path
+
+    def _do(self, stage: str, path: Path, build: Callable[[], Mapping[str, int]]) -> None:
+        self._progress.start(stage)
+        was_whole = self._is_whole(stage)
+        if not was_whole:
+            self._forget_from(stage)
+            started = time.monotonic()
+            reset_peak_rss()
+            with clear_disk_errors(path):
+                counts = build()
+                self._stages[stage] = StageRecord(
+                    files=self._digests(path),
+                    counts=dict(counts),
+                    seconds=time.monotonic() - started,
+                    peak_rss_bytes=peak_rss_bytes(),
+                )
+            self._write_manifest()
+        seconds = self._stages[stage].seconds
+        self._progress.end(stage, seconds=seconds, was_whole=was_whole)
+
+    def _is_whole(self, stage: str) -> bool:
+        record = self._stages.get(stage)
+        if record is None:
+            return False
+        for name, digest in record.files.items():
+            path = self.folder / name
+            if not path.is_file() or _file_digest(path) != digest:
+                _LOGGER.warning("%s is not what stage %s wrote; doing it again.", name, stage)
+                return False
+        return True
+
+    def _forget_from(self, stage: str) -> None:
+        # What followed was computed from what is about to be written anew.
+        if stage in self._stages:
+            names = list(self._stages)
+            for name in names[names.index(stage) :]:
+                del self._stages[name]
+            self._write_manifest()
+
+    def _digests(self, path: Path) -> dict[str, str]:
+        files = _files_under(path) if path.is_dir() else [path]
+        return {file.relative_to(self.folder).as_posix(): _file_digest(file) for file in files}
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StageError(
+                f"Expected to be alone in the run folder {self.folder}, found another process at "
+                "work there. Wait until it ends, or name another run folder."
+            ) from None
+
+    def _read_manifest(self) -> dict[str, StageRecord]:
+        path = self.folder / _MANIFEST
+        if not path.is_file():
+            return {}
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format_version"] != _FORMAT_VERSION:
+            raise ConfigurationError(
+                f"Expected a run folder of format {_FORMAT_VERSION}, found format "
+                f"{manifest['format_version']} in {self.folder}. Name another run folder."
+            )
+        changed = sorted(_differences(manifest["settings"], self._settings))
+        if changed:
+            raise ConfigurationError(
+                f"Expected the settings that the run folder {self.folder} was begun with, found "
+                f"other values of {', '.join(changed[:8])}. Restore them, or name another run "
+                "folder."
+            )
+        stages = manifest["stages"]
+        return {name: from_json(StageRecord, record) for name, record in stages.items()}
+
+    def _write_manifest(self) -> None:
+        manifest = {
+            "format_version": _FORMAT_VERSION,
+            "settings": self._settings,
+            "stages": {name: to_json(record) for name, record in self._stages.items()},
+        }
+        write_atomically(self.folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is either whole or not there, also after a power cut.
+
+    Raises:
+        StageError: The disk is full or refuses.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with clear_disk_errors(path):
+        try:
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def copy_folder(source: Path, destination: Path) -> None:
+    """Copy a folder; the copy replaces an older one and appears only when whole.
+
+    Raises:
+        StageError: The disk is full or refuses.
+    """
+    part = destination.with_name(f".{destination.name}.part")
+    with clear_disk_errors(destination):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        for file in _files_under(part):
+            _sync(file)
+        shutil.rmtree(destination, ignore_errors=True)
+        part.rename(destination)
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into one that says what to do.
+
+    Args:
+        path: What was to be written.
+
+    Raises:
+        StageError: The disk is full, broken or read-only, or permissions are missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE and not isinstance(error, PermissionError):
+            raise
+        raise StageError(
+            f"Expected to write {path}, got: {error.strerror}. Make room or change permissions, "
+            "and start the same command again; it goes on from the last whole stage."
+        ) from error
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:  # any JSON value
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            name = f"{prefix}.{key}" if prefix else key
+            yield from _differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield prefix
+
+
+def _files_under(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

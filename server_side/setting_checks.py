@@ -1,0 +1,61 @@
+"""Small checks that the schemas in `server_side/config.py` share; all speak in one form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from protocol.errors import ConfigurationError
+
+
+def require(is_valid: bool, name: str, expected: str, found: object) -> None:
+    """Refuse a setting that is not valid.
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    if not is_valid:
+        raise ConfigurationError(f"Expected {name} to be {expected}, got {found!r}. Change {name}.")
+
+
+def require_counts(group: str, config: object, *names: str) -> None:
+    """Refuse settings of a group that are not whole numbers of at least 1.
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, f"{group}.{name}", "a whole number >= 1", value)
+
+
+def require_positive(group: str, config: object, *names: str) -> None:
+    """Refuse settings of a group that are not finite numbers above 0.
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(math.isfinite(value) and value > 0, f"{group}.{name}", "a finite number > 0", value)
+
+
+def require_fractions(group: str, config: object, *names: str) -> None:
+    """Refuse settings of a group that do not lie in [0, 1].
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value <= 1, f"{group}.{name}", "a fraction in [0, 1]", value)
+
+
+def require_choice(name: str, found: str, choices: Iterable[str]) -> None:
+    """Refuse a setting that is none of the choices.
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    options = [str(choice) for choice in choices]
+    require(found in options, name, f"one of {', '.join(options)}", found)

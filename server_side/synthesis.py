@@ -1,0 +1,307 @@
+"""Stages 7 and 8: prompts from the clients' generators, and responses to each of them.
+
+A client's generator continues the opening of a user turn, which gives a prompt, and later that
+prompt's chat, which gives a response. Both start from released models alone, so all of it is free
+of privacy cost. What falls is counted by reason: text that never ended, too short or too long a
+text, a repetition.
+
+Reference: RewardDS (arXiv 2502.18517), section 3.2: temperature 1.0, top-p 0.7, six responses a
+query. Beyond it: several clients, whose generators write a configured share of the prompts each.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from lm.sampling import Completion, Sampler
+from lm.tables import normalise_prompt
+from protocol.errors import ConfigurationError, StageError
+from protocol.prompts import record_chat
+from server_side.config import SynthesisConfig
+from server_side.proxies import GeneratorProxy, sampling_params
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    OnProgress,
+    Query,
+    StageResult,
+)
+from server_side.seeds import derive_seed
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def synthesize_queries(
+    generators: Sequence[GeneratorProxy],
+    *,
+    config: SynthesisConfig,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[Query]:
+    """Sample distinct prompts from each client's generator until there are enough.
+
+    Args:
+        generators: One generator a client.
+        config: How many, how drawn, and which lengths pass.
+        seed: Seed of the draws.
+        on_progress: Told how many prompts were sampled, of how many it will probably take.
+
+    Returns:
+        Queries, client by client. There are fewer than `num_queries` where `max_attempts_factor`
+        ended the asking; that is logged and can be seen in the counts.
+
+    Raises:
+        ConfigurationError: `client_weights` does not name these clients.
+        StageError: Not one prompt is usable.
+    """
+    counts: Counter[str] = Counter(num_sampled=0)
+    seen: set[str] = set()
+    queries: list[Query] = []
+    quotas = client_quotas([g.client_name for g in generators], config)
+    num_awaited = config.num_queries  # from the clients whose turn has not come
+    for generator in generators:
+        quota = quotas[generator.client_name]
+        if quota == 0:
+            continue
+        done = len(queries)
+        num_awaited -= quota
+        with generator.sampler(engine=config.engine) as sampler:
+            prompts = _distinct_prompts(
+                generator,
+                sampler,
+                config=config,
+                quota=quota,
+                seed=derive_seed(seed, generator.client_name),
+                seen=seen,
+                counts=counts,
+                num_awaited=num_awaited,
+                on_progress=on_progress,
+            )
+            for prompt in prompts:
+                query_id = f"q{len(queries) + 1:06d}"
+                queries.append(
+                    Query(query_id=query_id, prompt=prompt, client_name=generator.client_name)
+                )
+        if len(queries) - done < quota:
+            _LOGGER.warning(
+                "Client %s: %d of %d prompts after synthesis.max_attempts_factor=%g.",
+                generator.client_name,
+                len(queries) - done,
+                quota,
+                config.max_attempts_factor,
+            )
+    if not queries:
+        raise StageError(
+            "Expected the generators to write usable prompts, found none "
+            f"({_spelled_out(counts)}). Raise synthesis.prompt_sampling.max_new_tokens or widen "
+            "synthesis.min_prompt_words and max_prompt_words; if that does not help, the "
+            "generators have learnt too little."
+        )
+    return StageResult(values=tuple(queries), counts={**counts, "num_kept": len(queries)})
+
+
+def propose_candidates(
+    queries: Sequence[Query],
+    generators: Sequence[GeneratorProxy],
+    *,
+    config: SynthesisConfig,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[Candidate]:
+    """Sample responses to each query from the generator of its own client.
+
+    Args:
+        queries: What to answer.
+        generators: One generator a client.
+        config: How many responses, how drawn, and which lengths pass.
+        seed: Seed of the draws.
+        on_progress: Told how many responses were sampled, of how many.
+
+    Returns:
+        Finished, distinct responses, in the order of the queries. A query of which fewer than two
+        are left has none, because there is nothing to compare.
+
+    Raises:
+        StageError: No query is left.
+    """
+    counts: Counter[str] = Counter(num_queries=len(queries), num_sampled=0)
+    responses: dict[str, list[str]] = {}
+    total = len(queries) * config.num_candidates
+    for generator in generators:
+        own = [query for query in queries if query.client_name == generator.client_name]
+        if not own:
+            continue
+        done = counts["num_sampled"]
+        prefixes = [
+            generator.chat_prefix(record_chat(generator.instruction, query.prompt)) for query in own
+        ]
+        with generator.sampler(engine=config.engine) as sampler:
+            completions = sampler.sample(
+                prefixes,
+                sampling_params(config.response_sampling, num_candidates=config.num_candidates),
+                seed=derive_seed(seed, generator.client_name),
+                on_progress=lambda n, _, done=done: on_progress(done + n, total),  # type: ignore[misc]
+            )
+        for query, drawn in zip(own, completions, strict=True):
+            responses[query.query_id] = usable_responses(
+                drawn, min_words=config.min_response_words, counts=counts
+            )
+    candidates: list[Candidate] = []
+    for query in queries:
+        texts = responses[query.query_id]
+        if len(texts) < 2:
+            counts["num_queries_too_few_candidates"] += 1
+            counts["num_without_rival"] += len(texts)
+            continue
+        candidates += number_candidates(
+            texts, query_id=query.query_id, round_index=1, origin=CandidateOrigin.GENERATOR
+        )
+    if not candidates:
+        raise StageError(
+            "Expected at least one query with two finished, distinct responses, found none "
+            f"({_spelled_out(counts)}). Raise synthesis.response_sampling.max_new_tokens or "
+            "synthesis.num_candidates; if that does not help, the generators have learnt too "
+            "little."
+        )
+    return StageResult(values=tuple(candidates), counts={**counts, "num_kept": len(candidates)})
+
+
+def usable_responses(
+    completions: Iterable[Completion],
+    *,
+    min_words: int,
+    counts: Counter[str],
+    known: Iterable[str] = (),
+) -> list[str]:
+    """Return the finished, distinct and long enough texts among completions of one query.
+
+    Args:
+        completions: What was sampled.
+        min_words: A shorter text falls.
+        counts: Where samples, and those that fall, are counted by reason.
+        known: Texts that the query has already; to write one again is a repetition.
+    """
+    texts: dict[str, str] = {}
+    known_texts = {normalise_prompt(text) for text in known}
+    for completion in completions:
+        counts["num_sampled"] += 1
+        text = completion.text.strip()
+        normalised = normalise_prompt(text)
+        if not completion.is_finished:
+            counts["num_unfinished"] += 1
+        elif len(text.split()) < min_words:
+            counts["num_too_short"] += 1
+        elif normalised in texts or normalised in known_texts:
+            counts["num_repeated"] += 1
+        else:
+            texts[normalised] = text
+    return list(texts.values())
+
+
+def number_candidates(
+    texts: Sequence[str], *, query_id: str, round_index: int, origin: CandidateOrigin
+) -> list[Candidate]:
+    """Give the responses to one query their names."""
+    return [
+        Candidate(
+            query_id=query_id,
+            candidate_id=f"{query_id}-r{round_index}-c{index}",
+            round_index=round_index,
+            response=text,
+            origin=origin,
+        )
+        for index, text in enumerate(texts, start=1)
+    ]
+
+
+def client_quotas(client_names: Sequence[str], config: SynthesisConfig) -> Mapping[str, int]:
+    """Share `num_queries` out among the clients, by largest remainders.
+
+    Args:
+        client_names: The clients whose generators were admitted.
+        config: The number of queries and the clients' weights.
+
+    Returns:
+        Prompts that each client's generator is to write; they add up to `num_queries`.
+
+    Raises:
+        ConfigurationError: The weights name a client that is not there, or give all of it to none.
+    """
+    weights = dict.fromkeys(client_names, 1.0)
+    if config.client_weights is not None:
+        unknown = sorted(config.client_weights.keys() - weights.keys())
+        weights = {name: config.client_weights.get(name, 0.0) for name in client_names}
+        if unknown or not sum(weights.values()) > 0:
+            raise ConfigurationError(
+                f"Expected synthesis.client_weights to name admitted clients ({', '.join(weights)})"
+                f", found {', '.join(unknown) or 'weights of 0'}. Change the names or the weights."
+            )
+    total = sum(weights.values())
+    exact = {name: config.num_queries * weight / total for name, weight in weights.items()}
+    quotas = {name: math.floor(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
+    for name in by_remainder[: config.num_queries - sum(quotas.values())]:
+        quotas[name] += 1
+    return quotas
+
+
+def _distinct_prompts(
+    generator: GeneratorProxy,
+    sampler: Sampler,
+    *,
+    config: SynthesisConfig,
+    quota: int,
+    seed: int,
+    seen: set[str],
+    counts: Counter[str],
+    num_awaited: int,
+    on_progress: OnProgress,
+) -> Iterator[str]:
+    prefix = generator.prompt_prefix()
+    max_sampled = math.ceil(config.max_attempts_factor * quota)
+    num_kept = num_sampled = num_batches = 0
+    while num_kept < quota and num_sampled < max_sampled:
+        # As many as are wanted at the yield seen so far, so that few are sampled in vain.
+        seen_yield = num_kept / num_sampled if num_sampled else 1.0
+        wanted = math.ceil((quota - num_kept) / max(seen_yield, 1 / config.max_attempts_factor))
+        size = min(wanted, max_sampled - num_sampled)
+        before = counts["num_sampled"]
+        total = before + size + num_awaited
+        completions = sampler.sample(
+            [prefix] * size,
+            sampling_params(config.prompt_sampling),
+            seed=derive_seed(seed, f"batch {num_batches}"),
+            on_progress=lambda n, _, before=before, total=total: on_progress(before + n, total),  # type: ignore[misc]
+        )
+        num_batches += 1
+        num_sampled += size
+        counts["num_sampled"] += size
+        for (completion,) in completions:
+            if reason := _unusable_prompt(completion, config, seen):
+                counts[reason] += 1
+            elif num_kept == quota:
+                counts["num_surplus"] += 1
+            else:
+                num_kept += 1
+                seen.add(normalise_prompt(completion.text))
+                yield completion.text.strip()
+
+
+def _unusable_prompt(completion: Completion, config: SynthesisConfig, seen: set[str]) -> str | None:
+    num_words = len(completion.text.split())
+    if not completion.is_finished:
+        return "num_unfinished"
+    if num_words < config.min_prompt_words:
+        return "num_too_short"
+    if num_words > config.max_prompt_words:
+        return "num_too_long"
+    if normalise_prompt(completion.text) in seen:
+        return "num_repeated"
+    return None
+
+
+def _spelled_out(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name.removeprefix('num_')}: {count}" for name, count in counts.items())

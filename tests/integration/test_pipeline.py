@@ -1,0 +1,292 @@
+"""The server's whole job on tiny models: undisturbed, killed and resumed, and on bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm.adapters import expected_adapter_shapes
+from lm.loading import base_model_digest
+from protocol.errors import ConfigurationError, ExchangeError, StageError
+from protocol.ledger import ProxyKind
+from protocol.wire import encode_bytes
+from server_side.admission import AdmissionPolicy, AdmittedRelease, admit
+from server_side.config import (
+    EvaluationConfig,
+    FilteringConfig,
+    FinetuningConfig,
+    RefinementConfig,
+    SamplingConfig,
+    ServerConfig,
+    SynthesisConfig,
+)
+from server_side.metrics import read_metrics
+from server_side.pipeline import run_pipeline
+from tests.support.releases import LORA, RUN_ID, make_reply
+from tests.support.tiny_models import build_tiny_model
+
+pytestmark = pytest.mark.integration
+
+
+class StopAfter:
+    """A watcher that stops the job after a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+
+    def start(self, stage: str) -> None:
+        pass
+
+    def advance(self, done: int, total: int) -> None:
+        assert 0 <= done <= total
+
+    def end(self, stage: str, *, seconds: float, was_whole: bool) -> None:
+        if stage == self._stage:
+            raise KeyboardInterrupt
+
+
+def make_releases(
+    base: Path, *, client_names: tuple[str, ...] = ("clinic-a", "clinic-b")
+) -> list[AdmittedRelease]:
+    """Make releases with random weights for a tiny base model."""
+    policy = AdmissionPolicy(run_id=RUN_ID, base_model_digest=base_model_digest(base))
+    releases = []
+    for seed, client_name in enumerate(client_names):
+        for proxy in ProxyKind:
+            rng = np.random.default_rng(seed)
+            shapes = expected_adapter_shapes(base, LORA, has_reward_head=proxy is ProxyKind.REWARD)
+            tensors = {
+                name: rng.normal(scale=0.02, size=shape).astype(np.float32)
+                for name, shape in shapes.items()
+            }
+            reply = make_reply(
+                proxy=proxy,
+                client_name=client_name,
+                tensors=tensors,
+                shapes=shapes,
+                base_model_digest=policy.base_model_digest,
+            )
+            releases.append(
+                admit(
+                    encode_bytes(reply),
+                    policy=policy,
+                    expected_shapes=lambda lora, has_head: expected_adapter_shapes(
+                        base, lora, has_reward_head=has_head
+                    ),
+                )
+            )
+    return releases
+
+
+def make_config(base: Path, test_file: Path) -> ServerConfig:
+    """Make settings that take seconds."""
+    sampling = SamplingConfig(max_new_tokens=48, top_p=1.0)
+    return ServerConfig(
+        base_model=str(base),
+        target_model=str(base),
+        num_threads=1,
+        synthesis=SynthesisConfig(
+            num_queries=10,
+            num_candidates=4,
+            prompt_sampling=sampling,
+            response_sampling=sampling,
+            min_prompt_words=1,
+            min_response_words=1,
+            max_attempts_factor=10.0,
+            engine="transformers",
+        ),
+        filtering=FilteringConfig(k=2.0),
+        refinement=RefinementConfig(
+            num_rounds=2,
+            num_candidates=3,
+            feedback_sampling=sampling,
+            rewrite_sampling=sampling,
+            min_response_words=1,
+            engine="transformers",
+        ),
+        finetuning=FinetuningConfig(
+            lora_rank=2,
+            target_modules=["q_proj", "v_proj"],
+            num_epochs=3,
+            batch_size=2,
+            max_physical_batch_size=2,
+            learning_rate=1e-3,
+            checkpoint_steps=1,
+        ),
+        evaluation=EvaluationConfig(
+            path=str(test_file), max_new_tokens=16, num_resamples=50, engine="transformers"
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
+    test_file = tmp_path_factory.mktemp("data") / "test.jsonl"
+    rows = [{"prompt": f"What about {i}?", "response": f"Take {i} and rest."} for i in range(5)]
+    test_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return make_config(base, test_file)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, config: ServerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run_pipeline(make_releases(base), config=config, run_folder=folder)
+    return folder
+
+
+def stage_files(folder: Path) -> dict[str, bytes]:
+    """Return what the stages up to the last pool and adapter wrote."""
+    files = [*folder.glob("*_r?.jsonl"), folder / "07_queries.jsonl"]
+    files += folder.glob("11_target_r?/adapter/*.safetensors")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_job_leaves_the_journey_and_the_results(undisturbed: Path) -> None:
+    names = {path.name for path in undisturbed.iterdir()}
+
+    assert names == {
+        *{".lock", "manifest.json", "07_queries.jsonl", "12_feedback_r2.jsonl"},
+        *{f"{stage}_r{n}.jsonl" for n in (1, 2) for stage in ("08_candidates", "09_scored")},
+        *{f"{stage}_r{n}.jsonl" for n in (1, 2) for stage in ("10_best", "10_pool")},
+        *{"11_target_r1", "11_target_r2", "13_untuned.jsonl", "13_tuned.jsonl"},
+        *{"metrics.json", "dataset", "target_adapter", "report.html"},
+    }
+
+
+def test_metrics_tell_what_each_stage_took(undisturbed: Path) -> None:
+    metrics = read_metrics(undisturbed / "metrics.json")
+
+    assert metrics["privacy"].keys() == {"clinic-a", "clinic-b"}
+    assert metrics["peak_rss_bytes"] > 0
+    assert metrics["counts"]["07_queries"]["num_kept"] == 10
+    assert set(metrics["seconds"]) == {
+        *json.loads((undisturbed / "manifest.json").read_text())["stages"],
+        "total",
+    }
+
+
+@pytest.mark.parametrize(
+    "stage", ["07_queries", "09_scored_r1", "10_pool_r1", "11_target_r1", "08_candidates_r2"]
+)
+def test_stopped_job_ends_as_an_undisturbed_one(
+    stage: str, undisturbed: Path, base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    releases = make_releases(base)
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(releases, config=config, run_folder=tmp_path, progress=StopAfter(stage))
+
+    run_pipeline(releases, config=config, run_folder=tmp_path)
+
+    assert stage_files(tmp_path) == stage_files(undisturbed)
+
+
+def test_killed_job_ends_as_an_undisturbed_one(
+    undisturbed: Path, base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    """`kill -9` while the target is tuned, with a checkpoint on disk."""
+    test_file = config.evaluation.path
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from server_side.pipeline import run_pipeline
+        from tests.integration.test_pipeline import make_config, make_releases
+
+        class Killer:
+            def start(self, stage):
+                self.stage = stage
+            def advance(self, done, total):
+                if self.stage == "11_target_r1" and done == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            def end(self, stage, *, seconds, was_whole):
+                pass
+
+        base, run_folder = Path({str(base)!r}), Path({str(tmp_path)!r})
+        config = make_config(base, Path({test_file!r}))
+        run_pipeline(make_releases(base), config=config, run_folder=run_folder, progress=Killer())
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert (tmp_path / "11_target_r1.part" / "checkpoints" / "checkpoint-1").is_dir()
+
+    run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
+
+    assert stage_files(tmp_path) == stage_files(undisturbed)
+
+
+def test_whole_job_is_not_done_again(undisturbed: Path, base: Path, config: ServerConfig) -> None:
+    done_again: list[str] = []
+
+    class Watcher(StopAfter):
+        def end(self, stage: str, *, seconds: float, was_whole: bool) -> None:
+            if not was_whole:
+                done_again.append(stage)
+
+    run_pipeline(
+        make_releases(base), config=config, run_folder=undisturbed, progress=Watcher("never")
+    )
+
+    assert done_again == []
+
+
+def test_other_seed_in_the_same_folder_is_refused(
+    undisturbed: Path, base: Path, config: ServerConfig
+) -> None:
+    other = make_config(base, Path(str(config.evaluation.path)))
+    object.__setattr__(other, "seed", 1)
+
+    with pytest.raises(ConfigurationError, match=r"config\.seed"):
+        run_pipeline(make_releases(base), config=other, run_folder=undisturbed)
+
+
+def test_client_with_one_proxy_is_left_out(
+    base: Path, config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(
+            make_releases(base)[:3],
+            config=config,
+            run_folder=tmp_path,
+            progress=StopAfter("07_queries"),
+        )
+
+    lines = (tmp_path / "07_queries.jsonl").read_text().splitlines()
+    assert {json.loads(line)["client_name"] for line in lines} == {"clinic-a"}
+    assert "clinic-b is left out" in caplog.text
+
+
+def test_too_few_clients_are_refused(base: Path, config: ServerConfig, tmp_path: Path) -> None:
+    with pytest.raises(ExchangeError, match="min_clients"):
+        run_pipeline(make_releases(base)[:1], config=config, run_folder=tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_reward_proxy_that_gives_a_constant_is_refused(
+    base: Path, config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "server_side.proxies.score_chats", lambda model, chats, **kwargs: [0.5] * len(chats)
+    )
+
+    with pytest.raises(StageError, match="constant"):
+        run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
+
+    assert not (tmp_path / "09_scored_r1.jsonl").exists()

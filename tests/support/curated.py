@@ -1,0 +1,23 @@
+"""Samples as filtering makes them, for tests that only care about one number."""
+
+from __future__ import annotations
+
+from server_side.samples import CuratedSample
+
+
+def curated(query_id: str, reward: float) -> CuratedSample:
+    """Make a round-1 sample whose `chosen` has a reward."""
+    return CuratedSample(
+        query_id=query_id,
+        client_name="clinic",
+        instruction="",
+        prompt=query_id,
+        chosen="good",
+        rejected="bad",
+        chosen_candidate_id=f"{query_id}-r1-c1",
+        rejected_candidate_id=f"{query_id}-r1-c2",
+        chosen_reward=reward,
+        rejected_reward=reward - 1,
+        chosen_perplexity=2.0,
+        round_index=1,
+    )

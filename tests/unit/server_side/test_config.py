@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError
+
+from protocol.errors import ConfigurationError
+from server_side.config import (
+    AdmissionConfig,
+    EvaluationConfig,
+    FilteringConfig,
+    FinetuningConfig,
+    RefinementConfig,
+    SamplingConfig,
+    ScoringConfig,
+    ServerConfig,
+    SynthesisConfig,
+)
+
+
+def merged(values: dict[str, object]) -> ServerConfig:
+    """Do what an entry point does."""
+    schema = OmegaConf.structured(ServerConfig)
+    _clear_readonly(schema)
+    result = OmegaConf.to_object(OmegaConf.merge(schema, values))
+    assert isinstance(result, ServerConfig)
+    return result
+
+
+def _clear_readonly(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    for child in node.values():
+        if isinstance(child, DictConfig):
+            _clear_readonly(child)
+
+
+def test_schema_converts_to_the_frozen_dataclasses() -> None:
+    assert merged({}) == ServerConfig()
+
+
+def test_schema_takes_values_of_every_kind() -> None:
+    config = merged(
+        {
+            "synthesis": {
+                "client_weights": {"north": 1, "south": 2},
+                "prompt_sampling": {"top_p": 0.9},
+            },
+            "admission": {"allowed_public_keys": ["ab"]},
+            "refinement": {"feedback_writer": "target", "max_queries": 5},
+        }
+    )
+
+    assert config.synthesis.client_weights == {"north": 1.0, "south": 2.0}
+    assert config.synthesis.prompt_sampling.top_p == 0.9
+    assert config.admission.allowed_public_keys == ["ab"]
+    assert config.refinement.feedback_writer == "target"
+
+
+def test_schema_refuses_an_unknown_key() -> None:
+    with pytest.raises(ConfigKeyError):
+        merged({"filtering": {"kk": 2}})
+
+
+def test_value_out_of_range_fails_when_the_config_is_made() -> None:
+    with pytest.raises(ConfigurationError, match=r"filtering\.alpha.*1\.5"):
+        merged({"filtering": {"alpha": 1.5}})
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: SynthesisConfig(num_queries=0), "synthesis.num_queries"),
+        (lambda: SynthesisConfig(num_candidates=1), "synthesis.num_candidates"),
+        (lambda: SynthesisConfig(max_prompt_words=1), "synthesis.max_prompt_words"),
+        (lambda: SynthesisConfig(client_weights={"a": 0.0}), "synthesis.client_weights"),
+        (lambda: SynthesisConfig(engine="vllm"), "synthesis.engine"),
+        (lambda: SynthesisConfig(max_attempts_factor=float("nan")), "max_attempts_factor"),
+        (lambda: SamplingConfig(temperature=0.0), "sampling.temperature"),
+        (lambda: SamplingConfig(top_p=1.1), "sampling.top_p"),
+        (lambda: ScoringConfig(max_batch_tokens=0), "scoring.max_batch_tokens"),
+        (lambda: FilteringConfig(k=0.5), "filtering.k"),
+        (lambda: FilteringConfig(consensus_weight=-1.0), "filtering.consensus_weight"),
+        (lambda: RefinementConfig(num_rounds=0), "refinement.num_rounds"),
+        (lambda: RefinementConfig(feedback_writer="me"), "refinement.feedback_writer"),
+        (lambda: FinetuningConfig(learning_rate=-1.0), "finetuning.learning_rate"),
+        (lambda: FinetuningConfig(target_modules=[]), "finetuning.target_modules"),
+        (lambda: EvaluationConfig(confidence_level=1.0), "evaluation.confidence_level"),
+        (lambda: AdmissionConfig(max_delta=1.0), "admission.max_delta"),
+        (lambda: ServerConfig(min_clients=0), "server_side.min_clients"),
+    ],
+)
+def test_bad_value_is_named_as_the_user_typed_it(make: Callable[[], object], name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+
+    assert name in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        FilteringConfig().alpha = 0.1  # type: ignore[misc]

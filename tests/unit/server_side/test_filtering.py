@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from protocol.errors import StageError
+from server_side.config import FilteringConfig
+from server_side.consensus import consensus_scores
+from server_side.filtering import (
+    average_ranks,
+    choose_pairs,
+    pool_threshold,
+    rank_candidates,
+    select_samples,
+)
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    CuratedSample,
+    Query,
+    ScoredCandidate,
+)
+from tests.support.curated import curated
+
+
+def scored(
+    candidate_id: str, reward: float, perplexity: float, *, query_id: str = "q1", response: str = ""
+) -> ScoredCandidate:
+    return ScoredCandidate(
+        candidate=Candidate(
+            query_id=query_id,
+            candidate_id=candidate_id,
+            round_index=1,
+            response=response or candidate_id,
+            origin=CandidateOrigin.GENERATOR,
+        ),
+        reward=reward,
+        rewards_by_client={"clinic": reward},
+        perplexity=perplexity,
+    )
+
+
+def ids(candidates: list[ScoredCandidate]) -> list[str]:
+    return [item.candidate.candidate_id for item in candidates]
+
+
+rewards = st.floats(-3, 3, allow_nan=False)
+pools = st.lists(rewards, min_size=1, max_size=40).map(
+    lambda values: [curated(f"q{index:03d}", value) for index, value in enumerate(values)]
+)
+shares = st.floats(1, 20)
+
+
+def test_reward_and_likelihood_are_fused_by_rank() -> None:
+    """Ranks (reward, −perplexity): a (3, 1), b (2, 3), c (1, 2).
+
+    With alpha 0.5 they sum to 2, 2.5 and 1.5; with alpha 1 reward alone counts.
+    """
+    candidates = [scored("a", 9.0, 50.0), scored("b", 1.0, 2.0), scored("c", 0.0, 3.0)]
+
+    assert ids(rank_candidates(candidates, config=FilteringConfig(alpha=0.5))) == ["b", "a", "c"]
+    assert ids(rank_candidates(candidates, config=FilteringConfig(alpha=1.0))) == ["a", "b", "c"]
+    assert ids(rank_candidates(candidates, config=FilteringConfig(alpha=0.0))) == ["b", "c", "a"]
+
+
+def test_consensus_can_outweigh_the_rest() -> None:
+    candidates = [
+        scored("odd", 2.0, 2.0, response="call the moon about it"),
+        scored("same", 1.0, 3.0, response="drink water and rest well"),
+        scored("like", 0.0, 4.0, response="rest well and drink water"),
+    ]
+
+    ranked = rank_candidates(candidates, config=FilteringConfig(consensus_weight=5.0))
+
+    assert ids(ranked)[-1] == "odd"
+
+
+def test_tie_goes_to_the_greater_reward_then_to_the_earlier() -> None:
+    candidates = [scored("a", 0.0, 1.0), scored("b", 1.0, 2.0), scored("c", 1.0, 2.0)]
+
+    ranked = rank_candidates(candidates, config=FilteringConfig(alpha=0.5))
+
+    assert ids(ranked) == ["b", "c", "a"]
+
+
+@given(st.lists(rewards, min_size=1, max_size=8))
+def test_ranks_do_not_depend_on_the_order_of_the_candidates(values: list[float]) -> None:
+    order = list(range(len(values)))
+    random.Random(0).shuffle(order)  # noqa: S311 - no secret
+
+    ranks = average_ranks(values)
+
+    assert average_ranks([values[i] for i in order]) == [ranks[i] for i in order]
+    assert sum(ranks) == pytest.approx(len(values) * (len(values) + 1) / 2)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join), max_size=5))
+def test_consensus_is_mean_rouge_l_of_the_reference_implementation(responses: list[str]) -> None:
+    scorer = RougeScorer(["rougeL"])
+
+    found = consensus_scores(responses)
+
+    for index, own in enumerate(responses):
+        others = responses[:index] + responses[index + 1 :]
+        expected = [scorer.score(other, own)["rougeL"].fmeasure for other in others]
+        assert found[index] == pytest.approx(sum(expected) / max(1, len(expected)))
+
+
+def test_pair_carries_the_best_and_the_worst() -> None:
+    query = Query(query_id="q1", prompt="cough", client_name="clinic")
+    candidates = [scored("a", 0.0, 9.0), scored("b", 1.0, 5.0), scored("c", 2.0, 2.0)]
+
+    result = choose_pairs(
+        candidates, queries=[query], instructions={"clinic": "Help."}, config=FilteringConfig()
+    )
+
+    (sample,) = result.values
+    assert (sample.chosen, sample.rejected) == ("c", "a")
+    assert (sample.instruction, sample.prompt) == ("Help.", "cough")
+    assert (sample.chosen_reward, sample.rejected_reward, sample.chosen_perplexity) == (2, 0, 2)
+
+
+def test_best_share_is_kept_and_equal_rewards_go_by_query_id() -> None:
+    pairs = [curated("q3", 1.0), curated("q2", 1.0), curated("q1", 0.0), curated("q4", 2.0)]
+
+    result = select_samples(pairs, config=FilteringConfig(k=2))
+
+    assert [sample.query_id for sample in result.values] == ["q2", "q4"]
+    assert result.counts == {"num_pairs": 4, "num_below_threshold": 2, "num_kept": 2}
+    assert pool_threshold(result.values) == 1.0
+
+
+def test_pool_has_its_least_size() -> None:
+    pairs = [curated(f"q{i}", i) for i in range(8)]
+
+    assert len(select_samples(pairs, config=FilteringConfig(k=8, min_pool_size=3)).values) == 3
+    assert len(select_samples(pairs, config=FilteringConfig(k=8, min_pool_size=99)).values) == 8
+
+
+def test_nothing_to_select_from_is_one_clear_error() -> None:
+    with pytest.raises(StageError, match="num_queries"):
+        select_samples([], config=FilteringConfig())
+
+
+@given(pools, shares)
+def test_pool_is_a_subset_in_the_same_order(pairs: list[CuratedSample], k: float) -> None:
+    pool = list(select_samples(pairs, config=FilteringConfig(k=k)).values)
+
+    assert pool
+    assert pool == [sample for sample in pairs if sample in pool]
+
+
+@given(pools, shares, shares)
+def test_stricter_share_keeps_a_subset(pairs: list[CuratedSample], k: float, other: float) -> None:
+    loose = select_samples(pairs, config=FilteringConfig(k=min(k, other))).values
+    strict = select_samples(pairs, config=FilteringConfig(k=max(k, other))).values
+
+    assert set(strict) <= set(loose)
+    assert pool_threshold(strict) >= pool_threshold(loose)
+
+
+@given(pools, shares)
+def test_nobody_outside_has_more_reward_than_the_threshold(
+    pairs: list[CuratedSample], k: float
+) -> None:
+    pool = select_samples(pairs, config=FilteringConfig(k=k)).values
+
+    assert all(
+        sample.chosen_reward <= pool_threshold(pool) for sample in pairs if sample not in pool
+    )
+
+
+def test_input_is_not_edited() -> None:
+    pairs = [curated("q1", 1.0), curated("q2", 2.0)]
+    before = [dataclasses.replace(sample) for sample in pairs]
+
+    select_samples(pairs, config=FilteringConfig())
+
+    assert pairs == before

@@ -1,0 +1,335 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from trl import SFTTrainer
+
+import server_side.finetuning as finetuning
+from lm.loading import load_causal_lm, load_tokenizer
+from protocol.errors import ConfigurationError, StageError
+from server_side.config import FinetuningConfig
+from server_side.finetuning import finetune_target
+from server_side.samples import CuratedSample
+from server_side.target_adapter import TargetAdapter, merge_target, read_adapter
+from tests.support.tiny_models import build_tiny_model
+
+CONFIG: dict[str, Any] = {
+    "lora_rank": 2,
+    "lora_alpha": 4.0,
+    "lora_dropout": 0.1,
+    "target_modules": ["q_proj", "v_proj"],
+    "learning_rate": 1e-2,
+    "num_epochs": 3,
+    "batch_size": 4,
+    "max_physical_batch_size": 2,
+    "checkpoint_steps": 2,
+}
+
+
+def _pool(num_samples: int = 10) -> list[CuratedSample]:
+    return [
+        CuratedSample(
+            query_id=f"q{i}",
+            client_name="north",
+            instruction="Answer the message.",
+            prompt=f"How is patient {i}?",
+            chosen="All is well. " * (1 + i % 3),
+            rejected="No.",
+            chosen_candidate_id=f"q{i}-0",
+            rejected_candidate_id=f"q{i}-1",
+            chosen_reward=1.0,
+            rejected_reward=0.0,
+            chosen_perplexity=3.0,
+            round_index=1,
+        )
+        for i in range(num_samples)
+    ]
+
+
+def _tune(target: Path, output: Path, **changes: Any) -> TargetAdapter:
+    arguments: dict[str, Any] = {
+        "target_folder": target,
+        "previous_adapter": None,
+        "config": FinetuningConfig(**CONFIG),
+        "output_folder": output,
+        "seed": 3,
+        "round_index": 1,
+    }
+    return finetune_target(changes.pop("pool", _pool()), **(arguments | changes))
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TargetAdapter:
+    return _tune(target, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_finetuning_lowers_the_loss_and_reports_every_step(target: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    adapter = _tune(target, tmp_path, on_progress=lambda done, of: seen.append((done, of)))
+
+    assert adapter.losses[-1] < adapter.losses[0]
+    assert adapter.num_steps == 9
+    assert seen == [(step, 9) for step in range(1, 10)]
+
+
+def test_finetuning_is_repeatable_on_a_cpu(
+    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+) -> None:
+    assert _tune(target, tmp_path).digest == undisturbed.digest
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
+def test_adapter_loads_with_peft_and_equals_the_merged_model(
+    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+) -> None:
+    ids = torch.tensor([load_tokenizer(target)("hello there")["input_ids"]])
+    model = PeftModel.from_pretrained(load_causal_lm(target), undisturbed.folder)
+    merged = merge_target(target, undisturbed.folder, out_folder=tmp_path / "merged")
+
+    with torch.inference_mode():
+        tuned = model(ids).logits
+        from_merged = load_causal_lm(merged)(ids).logits
+        untuned = load_causal_lm(target)(ids).logits
+
+    assert (tuned - untuned).abs().max() > 0.05
+    assert (tuned - from_merged).abs().max() < 0.05  # merged weights are bfloat16
+
+
+def test_a_finished_tuning_is_returned_and_not_repeated(
+    target: Path, undisturbed: TargetAdapter
+) -> None:
+    steps: list[int] = []
+
+    again = _tune(
+        target, undisturbed.folder.parent, on_progress=lambda done, of: steps.append(done)
+    )
+
+    assert again == undisturbed
+    assert steps == []
+
+
+def test_labels_cover_the_response_and_its_end_only(target: Path) -> None:
+    tokenizer = load_tokenizer(target)
+
+    row = finetuning._encode_pool(_pool(1), tokenizer, FinetuningConfig(**CONFIG))[0]
+    learnt = [label for label in row["labels"] if label != -100]
+
+    assert tokenizer.decode(learnt) == "All is well. <|im_end|>"
+    assert row["input_ids"][-len(learnt) :] == learnt
+
+
+def test_a_cut_response_has_no_end_to_learn(target: Path) -> None:
+    tokenizer = load_tokenizer(target)
+    config = FinetuningConfig(**CONFIG, max_response_tokens=6)
+
+    row = finetuning._encode_pool(_pool(1), tokenizer, config)[0]
+
+    assert tokenizer.decode([label for label in row["labels"] if label != -100]) == "All is"
+
+
+def test_loss_equals_that_of_trl(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortcut for CPUs computes less and means the same."""
+    own = finetuning._TargetTrainer.compute_loss
+    pairs: list[tuple[float, float]] = []
+
+    def both(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = own(self, model, inputs, *args, **kwargs)
+        theirs = SFTTrainer.compute_loss(self, model, dict(inputs), *args, **kwargs)
+        pairs.append((loss.item(), theirs.item()))
+        return loss
+
+    monkeypatch.setattr(finetuning._TargetTrainer, "compute_loss", both)
+    _tune(target, tmp_path, config=FinetuningConfig(**CONFIG | {"lora_dropout": 0.0}))
+
+    assert len(pairs) > 9
+    np.testing.assert_allclose([ours for ours, _ in pairs], [trls for _, trls in pairs], rtol=1e-5)
+
+
+def test_next_round_goes_on_from_the_previous_adapter(
+    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+) -> None:
+    second = _tune(target, tmp_path, previous_adapter=undisturbed.folder, round_index=2)
+
+    assert second.losses[0] < undisturbed.losses[0]
+    assert second.digest != undisturbed.digest
+
+
+def test_previous_adapter_of_another_shape_is_refused(
+    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+) -> None:
+    config = FinetuningConfig(**CONFIG | {"lora_rank": 3})
+
+    with pytest.raises(ConfigurationError, match="lora_rank"):
+        _tune(target, tmp_path, previous_adapter=undisturbed.folder, config=config)
+
+
+def test_another_pool_in_the_same_folder_is_refused(
+    target: Path, undisturbed: TargetAdapter
+) -> None:
+    with pytest.raises(ConfigurationError, match="pool_digest"):
+        _tune(target, undisturbed.folder.parent, pool=_pool(9))
+
+
+def test_an_empty_pool_is_refused(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="empty pool"):
+        _tune(target, tmp_path, pool=[])
+
+
+def test_a_diverging_training_leaves_no_adapter(target: Path, tmp_path: Path) -> None:
+    config = FinetuningConfig(**CONFIG | {"learning_rate": 1e30, "max_grad_norm": 1e30})
+
+    with pytest.raises(StageError, match="learning_rate"):
+        _tune(target, tmp_path, config=config)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -> None:
+    adapter = _tune(target, tmp_path, config=FinetuningConfig(**CONFIG | {"dtype": "bfloat16"}))
+
+    assert adapter.losses[-1] < adapter.losses[0]
+    assert {str(t.dtype) for t in read_adapter(adapter.folder).tensors.values()} == {"float32"}
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_result(
+    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+) -> None:
+    adapter = _tune(
+        target, tmp_path, config=FinetuningConfig(**CONFIG, gradient_checkpointing=True)
+    )
+
+    np.testing.assert_allclose(adapter.losses, undisturbed.losses, rtol=1e-4)
+
+
+def test_only_upper_layers_are_tuned_when_asked(target: Path, tmp_path: Path) -> None:
+    adapter = _tune(target, tmp_path, config=FinetuningConfig(**CONFIG, num_upper_layers=1))
+
+    assert all(".layers.1." in name for name in read_adapter(adapter.folder).tensors)
+
+
+def test_tensorboard_that_is_not_installed_is_an_early_error(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ConfigurationError, match="report_to"):
+        _tune(target, tmp_path, config=FinetuningConfig(**CONFIG, report_to="tensorboard"))
+
+
+def test_training_speaks_to_nobody(
+    target: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        pytest.fail("training tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", refuse)
+    monkeypatch.delenv("CI", raising=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _tune(target, tmp_path)
+
+    printed = capfd.readouterr()
+    assert not caught
+    assert printed.out + printed.err == ""
+
+
+def test_training_leaves_the_global_random_state_alone(target: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = (torch.rand(1).item(), np.random.rand())
+
+    torch.manual_seed(5)
+    np.random.seed(5)
+    _tune(target, tmp_path)
+
+    assert (torch.rand(1).item(), np.random.rand()) == expected
+
+
+_KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.server_side.test_finetuning import _tune
+def die(done, of):
+    if done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+_tune(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=die)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training of 9 steps that a signal ended in step 7."""
+    output = tmp_path_factory.mktemp("killed")
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_RUN, str(target), str(output), "7"],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (output / "adapter").exists()
+    return output
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("damage", "first_step"),
+    [("none", 7), ("truncated", 5), ("file_gone", 5), ("list_gone", 5), ("all_gone", 1)],
+)
+def test_killed_training_ends_as_if_nothing_had_happened(
+    target: Path,
+    undisturbed: TargetAdapter,
+    killed: Path,
+    tmp_path: Path,
+    damage: str,
+    first_step: int,
+) -> None:
+    """A half-written checkpoint is skipped for the one before it."""
+    output = Path(shutil.copytree(killed, tmp_path / "again"))
+    newest = output / "checkpoints" / "checkpoint-6"
+    weights = newest / "adapter_model.safetensors"
+    match damage:
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-8])
+        case "file_gone":
+            weights.unlink()
+        case "list_gone":
+            (newest / "whole.json").unlink()
+        case "all_gone":
+            shutil.rmtree(output / "checkpoints")
+    steps: list[int] = []
+
+    adapter = _tune(target, output, on_progress=lambda done, of: steps.append(done))
+
+    assert steps == list(range(first_step, 10))
+    assert adapter.digest == undisturbed.digest
+    assert adapter.losses == undisturbed.losses
+
+
+def test_description_file_names_what_is_trained(undisturbed: TargetAdapter) -> None:
+    description = json.loads((undisturbed.folder.parent / "training.json").read_text())
+
+    assert description["config"]["lora_rank"] == 2
+    assert description["seed"] == 3

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server_side.config import FilteringConfig, RefinementConfig
+from server_side.filtering import pool_threshold, select_samples
+from server_side.refinement import (
+    choose_again,
+    grow_pool,
+    refine_samples,
+    samples_to_refine,
+    write_feedback,
+)
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    CuratedSample,
+    Feedback,
+    Query,
+    ScoredCandidate,
+)
+from tests.support.curated import curated
+from tests.support.fake_proxies import FakeProxies, no_progress
+
+rewards = st.floats(-3, 3, allow_nan=False)
+
+
+def rewrite(query_id: str, number: int, reward: float, perplexity: float = 2.0) -> ScoredCandidate:
+    return ScoredCandidate(
+        candidate=Candidate(
+            query_id=query_id,
+            candidate_id=f"{query_id}-r2-c{number}",
+            round_index=2,
+            response=f"rewrite {number}",
+            origin=CandidateOrigin.REWRITE,
+        ),
+        reward=reward,
+        rewards_by_client={"clinic": reward},
+        perplexity=perplexity,
+    )
+
+
+def queries_of(samples: list[CuratedSample]) -> list[Query]:
+    return [Query(query_id=s.query_id, prompt=s.prompt, client_name=s.client_name) for s in samples]
+
+
+def refine(
+    samples: list[CuratedSample], target: FakeProxies, **settings: int
+) -> tuple[tuple[Candidate, ...], dict[str, int]]:
+    result = refine_samples(
+        samples,
+        [Feedback(query_id=s.query_id, text=f"advice for {s.query_id}") for s in samples],
+        target=target,
+        config=RefinementConfig(**settings),  # type: ignore[arg-type]
+        round_index=2,
+        seed=0,
+        on_progress=no_progress,
+    )
+    return result.values, dict(result.counts)
+
+
+def test_best_samples_are_refined_first() -> None:
+    best = [curated("q1", 0.0), curated("q2", 2.0), curated("q3", 1.0)]
+
+    kept = samples_to_refine(best, config=RefinementConfig(max_queries=2))
+
+    assert [sample.query_id for sample in kept] == ["q2", "q3"]
+    assert samples_to_refine(best, config=RefinementConfig()) == tuple(best)
+
+
+def test_generator_of_the_own_client_writes_feedback() -> None:
+    clinic, target = FakeProxies("clinic"), FakeProxies("target")
+
+    feedback = write_feedback(
+        [curated("q1", 1.0)],
+        generators=[FakeProxies("other"), clinic],
+        target=target,
+        config=RefinementConfig(),
+        seed=0,
+        on_progress=no_progress,
+    ).values
+
+    assert "good" in clinic.asked[0]
+    assert "bad" in clinic.asked[0]
+    assert target.asked == []
+    assert feedback[0].query_id == "q1"
+
+
+def test_target_or_nobody_can_write_feedback() -> None:
+    clinic, target = FakeProxies("clinic"), FakeProxies("target")
+    results = [
+        write_feedback(
+            [curated("q1", 1.0)],
+            generators=[clinic],
+            target=target,
+            config=RefinementConfig(feedback_writer=writer),
+            seed=0,
+            on_progress=no_progress,
+        )
+        for writer in ("target", "none")
+    ]
+
+    assert clinic.asked == []
+    assert len(target.asked) == 1
+    assert results[1].counts["num_plain_advice"] == 1
+    assert results[1].values[0].text
+
+
+def test_feedback_that_says_nothing_is_replaced() -> None:
+    clinic = FakeProxies("clinic", write=lambda text, rng: "  ")
+
+    result = write_feedback(
+        [curated("q1", 1.0)],
+        generators=[clinic],
+        target=clinic,
+        config=RefinementConfig(),
+        seed=0,
+        on_progress=no_progress,
+    )
+
+    assert result.values[0].text.strip()
+    assert result.counts["num_plain_advice"] == 1
+
+
+def test_target_rewrites_the_chosen_response_in_the_light_of_feedback() -> None:
+    target = FakeProxies("target")
+
+    candidates, counts = refine([curated("q1", 1.0)], target, num_candidates=3)
+
+    assert "good" in target.asked[0]
+    assert "advice for q1" in target.asked[0]
+    assert [c.candidate_id for c in candidates] == ["q1-r2-c1", "q1-r2-c2", "q1-r2-c3"]
+    assert {c.origin for c in candidates} == {CandidateOrigin.REWRITE}
+    assert counts["num_kept"] == 3
+
+
+def test_rewrite_that_repeats_the_chosen_response_falls() -> None:
+    texts = iter(["Good", "not the same", None])
+    target = FakeProxies("target", write=lambda text, rng: next(texts))
+
+    candidates, counts = refine(
+        [curated("q1", 1.0)], target, num_candidates=3, min_response_words=1
+    )
+
+    assert [c.response for c in candidates] == ["not the same"]
+    assert (counts["num_repeated"], counts["num_unfinished"]) == (1, 1)
+
+
+def test_round_without_a_usable_rewrite_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    best = [curated("q1", 1.0)]
+
+    candidates, counts = refine(best, FakeProxies("target", write=lambda text, rng: None))
+    again = choose_again(best, [], queries=queries_of(best), config=FilteringConfig()).values
+
+    assert candidates == ()
+    assert counts["num_samples_without_rewrite"] == 1
+    assert "max_new_tokens" in caplog.text
+    assert again == tuple(best)
+
+
+def test_better_rewrite_replaces_the_chosen_response() -> None:
+    best = [curated("q1", 1.0), curated("q2", 1.0)]
+    scored = [rewrite("q1", 1, 2.0, 1.0), rewrite("q1", 2, 0.0, 9.0)]
+
+    again = choose_again(best, scored, queries=queries_of(best), config=FilteringConfig())
+
+    first, second = again.values
+    assert (first.chosen, first.rejected, first.round_index) == ("rewrite 1", "rewrite 2", 2)
+    assert second == best[1]
+    assert again.counts == {"num_pairs": 2, "num_replaced": 1}
+
+
+def test_equal_rewrite_does_not_replace_the_chosen_response() -> None:
+    best = [curated("q1", 1.0)]
+
+    again = choose_again(
+        best, [rewrite("q1", 1, 1.0)], queries=queries_of(best), config=FilteringConfig()
+    )
+
+    assert again.values[0].chosen == best[0].chosen
+
+
+@given(st.lists(st.tuples(rewards, st.lists(rewards, max_size=4)), min_size=1, max_size=10))
+def test_round_never_lowers_a_reward_where_reward_alone_ranks(
+    rows: list[tuple[float, list[float]]],
+) -> None:
+    best = [curated(f"q{i}", reward) for i, (reward, _) in enumerate(rows)]
+    scored = [
+        rewrite(f"q{i}", n, reward)
+        for i, (_, own) in enumerate(rows)
+        for n, reward in enumerate(own)
+    ]
+
+    again = choose_again(
+        best, scored, queries=queries_of(best), config=FilteringConfig(alpha=1.0)
+    ).values
+
+    assert all(new.chosen_reward >= old.chosen_reward for new, old in zip(again, best, strict=True))
+    assert [sample.query_id for sample in again] == [sample.query_id for sample in best]
+
+
+def test_pool_takes_who_reaches_its_threshold_and_renews_members() -> None:
+    pool = [curated("q1", 2.0), curated("q2", 1.0)]
+    renewed = rewrite("q1", 1, 3.0, 1.0)
+    best_before = [*pool, curated("q3", 0.0), curated("q4", 0.5)]
+    best = choose_again(
+        best_before,
+        [renewed, rewrite("q3", 1, 1.0, 1.0), rewrite("q4", 1, 0.9, 1.0)],
+        queries=queries_of(best_before),
+        config=FilteringConfig(),
+    ).values
+
+    grown = grow_pool(pool, best)
+
+    assert [(s.query_id, s.chosen_reward) for s in grown.values] == [
+        ("q1", 3.0),
+        ("q2", 1.0),
+        ("q3", 1.0),
+    ]
+    assert grown.counts == {
+        "num_pairs": 4,
+        "num_joined": 1,
+        "num_renewed": 1,
+        "num_below_threshold": 1,
+        "num_kept": 3,
+    }
+
+
+def test_member_whose_new_best_falls_below_the_threshold_stays_as_it_was() -> None:
+    pool = [curated("q1", 2.0)]
+
+    assert grow_pool(pool, [curated("q1", 1.0)]).values == tuple(pool)
+
+
+@given(
+    st.lists(st.tuples(rewards, rewards), min_size=1, max_size=30),
+    st.floats(1, 10),
+)
+def test_pool_loses_nobody_and_its_threshold_never_falls(
+    rows: list[tuple[float, float]], k: float
+) -> None:
+    before = [curated(f"q{i:02d}", old) for i, (old, _) in enumerate(rows)]
+    after = [curated(f"q{i:02d}", new) for i, (_, new) in enumerate(rows)]
+    pool = select_samples(before, config=FilteringConfig(k=k)).values
+
+    grown = grow_pool(pool, after).values
+
+    assert {s.query_id for s in pool} <= {s.query_id for s in grown}
+    assert pool_threshold(grown) >= pool_threshold(pool)

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigurationError, StageError
+from server_side.json_values import from_json, to_json
+from server_side.run_store import RunStore, write_atomically
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    OnProgress,
+    Query,
+    ScoredCandidate,
+    StageResult,
+)
+from server_side.seeds import derive_seed
+
+QUERIES = (
+    Query(query_id="q1", prompt='a line\u2028and "another"\n', client_name="clinic"),
+    Query(query_id="q2", prompt="ünïcödé", client_name="clinic"),
+)
+
+
+def open_store(folder: Path, *, seed: int = 0, **settings: object) -> RunStore:
+    return RunStore(folder, settings={"seed": seed, **settings}, seed=seed)
+
+
+class Work:
+    """A stage that counts how often it was done."""
+
+    def __init__(self, values: tuple[Query, ...] = QUERIES) -> None:
+        self.times = 0
+        self._values = values
+
+    def __call__(self) -> StageResult[Query]:
+        self.times += 1
+        return StageResult(values=self._values, counts={"num_kept": len(self._values)})
+
+
+def manifest(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
+    content: dict[str, dict[str, dict[str, object]]] = json.loads(
+        (folder / "manifest.json").read_text()
+    )
+    return content
+
+
+def test_whole_stage_is_read_and_not_done_again(tmp_path: Path) -> None:
+    work = Work()
+    with open_store(tmp_path) as store:
+        first = store.values("07_queries", Query, work)
+
+    with open_store(tmp_path) as store:
+        second = store.values("07_queries", Query, work)
+
+    assert first == second == QUERIES
+    assert work.times == 1
+
+
+def test_manifest_tells_files_counts_seconds_and_memory(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, Work())
+        record = store.stages["07_queries"]
+
+    assert record.counts == {"num_kept": 2}
+    assert record.seconds >= 0
+    assert record.peak_rss_bytes > 1_000_000
+    assert list(record.files) == ["07_queries.jsonl"]
+    assert to_json(record) == manifest(tmp_path)["stages"]["07_queries"]
+
+
+def test_file_without_its_line_in_the_manifest_is_not_whole(tmp_path: Path) -> None:
+    """What a kill leaves between writing the file and writing the manifest."""
+    work = Work()
+    (tmp_path / "07_queries.jsonl").write_text('{"half": ')
+
+    with open_store(tmp_path) as store:
+        values = store.values("07_queries", Query, work)
+
+    assert values == QUERIES
+    assert work.times == 1
+
+
+def test_changed_file_is_made_again_with_all_that_came_after(tmp_path: Path) -> None:
+    first, second = Work(), Work()
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, first)
+        store.values("08_more", Query, second)
+    (tmp_path / "07_queries.jsonl").write_text("")
+
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, first)
+        store.values("08_more", Query, second)
+
+    assert (first.times, second.times) == (2, 2)
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with open_store(tmp_path, config={"filtering": {"k": 8}}):
+        pass
+
+    with pytest.raises(ConfigurationError, match=r"config\.filtering\.k"):
+        open_store(tmp_path, config={"filtering": {"k": 4}})
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    with open_store(tmp_path), pytest.raises(StageError, match="another process"):
+        open_store(tmp_path)
+
+
+def test_failed_stage_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail() -> StageResult[Query]:
+        raise StageError("Expected more.")
+
+    with open_store(tmp_path) as store, pytest.raises(StageError):
+        store.values("07_queries", Query, fail)
+
+    assert not (tmp_path / "07_queries.jsonl").exists()
+    assert manifest(tmp_path)["stages"] == {}
+
+
+def test_full_disk_is_one_clear_error_and_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with open_store(tmp_path) as store:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StageError, match=r"07_queries\.jsonl.*No space left"):
+            store.values("07_queries", Query, Work())
+    monkeypatch.undo()
+
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "manifest.json"}
+    with open_store(tmp_path) as store:
+        assert store.values("07_queries", Query, Work()) == QUERIES
+
+
+def test_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def filler(times: list[int], *, is_killed: bool = False) -> Callable[..., None]:
+    def fill(*, output_folder: Path, seed: int, on_progress: OnProgress) -> None:
+        times.append(len(list(output_folder.iterdir())))
+        (output_folder / "checkpoint").write_text("half")
+        if is_killed:
+            raise KeyboardInterrupt
+        (output_folder / "adapter").mkdir()
+        (output_folder / "adapter" / "weights").write_text("whole")
+
+    return fill
+
+
+def test_folder_stage_goes_on_from_what_a_killed_start_left(tmp_path: Path) -> None:
+    files_found: list[int] = []
+    with open_store(tmp_path) as store, pytest.raises(KeyboardInterrupt):
+        store.subfolder("11_target_r1", filler(files_found, is_killed=True))
+    assert not (tmp_path / "11_target_r1").exists()
+
+    with open_store(tmp_path) as store:
+        folder = store.subfolder("11_target_r1", filler(files_found))
+        again = store.subfolder("11_target_r1", filler(files_found))
+
+    assert files_found == [0, 1]
+    assert folder == again == tmp_path / "11_target_r1"
+    assert (folder / "adapter" / "weights").read_text() == "whole"
+    assert not (tmp_path / "11_target_r1.part").exists()
+
+
+def test_each_stage_draws_from_a_seed_of_its_own(tmp_path: Path) -> None:
+    seeds: list[int] = []
+
+    def draw(*, seed: int, on_progress: OnProgress) -> StageResult[Query]:
+        seeds.append(seed)
+        return StageResult(values=QUERIES)
+
+    with open_store(tmp_path, seed=3) as store:
+        store.drawn("08_candidates_r1", Query, draw)
+        store.drawn("08_candidates_r2", Query, draw)
+
+    assert seeds == [derive_seed(3, "08_candidates_r1"), derive_seed(3, "08_candidates_r2")]
+    assert seeds[0] != seeds[1]
+
+
+def test_watcher_is_told_of_each_stage(tmp_path: Path) -> None:
+    events: list[object] = []
+
+    class Watcher:
+        def start(self, stage: str) -> None:
+            events.append(("start", stage))
+
+        def advance(self, done: int, total: int) -> None:
+            events.append((done, total))
+
+        def end(self, stage: str, *, seconds: float, was_whole: bool) -> None:
+            events.append(("end", was_whole))
+
+    def draw(*, seed: int, on_progress: OnProgress) -> StageResult[Query]:
+        on_progress(1, 2)
+        return StageResult(values=QUERIES)
+
+    with RunStore(tmp_path, settings={}, seed=0, progress=Watcher()) as store:
+        store.drawn("07_queries", Query, draw)
+        store.drawn("07_queries", Query, draw)
+
+    assert events == [
+        ("start", "07_queries"),
+        (1, 2),
+        ("end", False),
+        ("start", "07_queries"),
+        ("end", True),
+    ]
+
+
+def test_values_survive_the_way_through_json() -> None:
+    value = ScoredCandidate(
+        candidate=Candidate(
+            query_id="q1",
+            candidate_id="q1-r1-c1",
+            round_index=1,
+            response="x",
+            origin=CandidateOrigin.REWRITE,
+        ),
+        reward=0.1 + 0.2,
+        rewards_by_client={"clinic": 1e-300},
+        perplexity=7.0,
+    )
+
+    assert from_json(ScoredCandidate, json.loads(json.dumps(to_json(value)))) == value
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{}, {"query_id": "q"}, {"query_id": 1, "prompt": "p", "client_name": "c"}, [], "q"],
+)
+def test_json_of_another_shape_is_refused(bad: object) -> None:
+    with pytest.raises(ValueError, match="Expected"):
+        from_json(Query, bad)

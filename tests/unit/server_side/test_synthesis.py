@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from protocol.errors import ConfigurationError, StageError
+from server_side.config import SynthesisConfig
+from server_side.samples import Query
+from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
+from tests.support.fake_proxies import FakeProxies, no_progress
+
+
+def synthesize(*proxies: FakeProxies, seed: int = 0, **settings: object) -> tuple[Query, ...]:
+    config = SynthesisConfig(**{"num_queries": 20, **settings})  # type: ignore[arg-type]
+    return synthesize_queries(proxies, config=config, seed=seed, on_progress=no_progress).values
+
+
+def test_prompts_are_distinct_and_as_many_as_asked_for() -> None:
+    queries = synthesize(FakeProxies())
+
+    assert len({query.prompt for query in queries}) == 20
+    assert [query.query_id for query in queries][:2] == ["q000001", "q000002"]
+
+
+def test_same_seed_gives_the_same_prompts_and_another_seed_others() -> None:
+    assert synthesize(FakeProxies()) == synthesize(FakeProxies())
+    assert synthesize(FakeProxies()) != synthesize(FakeProxies(), seed=1)
+
+
+def test_prompts_are_shared_out_by_weight() -> None:
+    queries = synthesize(
+        FakeProxies("north"), FakeProxies("south"), client_weights={"north": 3.0, "south": 1.0}
+    )
+
+    assert Counter(query.client_name for query in queries) == {"north": 15, "south": 5}
+
+
+def test_what_falls_is_counted_by_reason() -> None:
+    texts = iter(["a b c d", "A  b c D", "too short", None, "w " * 200, "e f g h", "i j k l m"])
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+    config = SynthesisConfig(num_queries=3, max_attempts_factor=7 / 3)
+
+    result = synthesize_queries([proxies], config=config, seed=0, on_progress=no_progress)
+
+    assert [query.prompt for query in result.values] == ["a b c d", "e f g h", "i j k l m"]
+    assert result.counts == {
+        "num_sampled": 7,
+        "num_repeated": 1,
+        "num_too_short": 1,
+        "num_unfinished": 1,
+        "num_too_long": 1,
+        "num_kept": 3,
+    }
+
+
+def test_generator_that_repeats_itself_ends_after_the_allowed_attempts() -> None:
+    proxies = FakeProxies(write=lambda text, rng: "always the same prompt")
+    config = SynthesisConfig(num_queries=5, max_attempts_factor=3.0)
+
+    result = synthesize_queries([proxies], config=config, seed=0, on_progress=no_progress)
+
+    assert len(result.values) == 1
+    assert result.counts["num_sampled"] == 15
+
+
+def test_no_usable_prompt_is_one_clear_error() -> None:
+    with pytest.raises(StageError, match="unfinished: 80"):
+        synthesize(FakeProxies(write=lambda text, rng: None))
+
+
+def test_weights_for_an_unknown_client_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="nobody"):
+        synthesize(FakeProxies(), client_weights={"nobody": 1.0})
+
+
+@pytest.mark.parametrize("num_queries", [1, 7, 100])
+def test_quotas_add_up(num_queries: int) -> None:
+    config = SynthesisConfig(num_queries=num_queries)
+
+    quotas = client_quotas(["a", "b", "c"], config)
+
+    assert sum(quotas.values()) == num_queries
+    assert max(quotas.values()) - min(quotas.values()) <= 1
+
+
+def test_progress_never_falls() -> None:
+    seen: list[int] = []
+    rng = random.Random(0)  # noqa: S311 - no secret
+    proxies = FakeProxies(
+        write=lambda text, own: None if rng.random() < 0.5 else f"a b c {own.random()}"
+    )
+
+    synthesize_queries(
+        [proxies, FakeProxies("other")],
+        config=SynthesisConfig(num_queries=30),
+        seed=0,
+        on_progress=lambda done, total: seen.append(done),
+    )
+
+    assert seen == sorted(seen)
+    assert len(seen) > 2
+
+
+def queries_of(proxies: FakeProxies, count: int) -> list[Query]:
+    return [
+        Query(query_id=f"q{i}", prompt=f"prompt {i}", client_name=proxies.client_name)
+        for i in range(count)
+    ]
+
+
+def test_each_query_is_answered_by_its_own_clients_generator() -> None:
+    north, south = FakeProxies("north"), FakeProxies("south")
+    queries = [*queries_of(north, 2), Query(query_id="q9", prompt="p", client_name="south")]
+
+    candidates = propose_candidates(
+        queries,
+        [north, south],
+        config=SynthesisConfig(num_candidates=3),
+        seed=0,
+        on_progress=no_progress,
+    ).values
+
+    assert north.asked == ["Answer for north.\nprompt 0", "Answer for north.\nprompt 1"]
+    assert south.asked == ["Answer for south.\np"]
+    assert [c.candidate_id for c in candidates][:4] == [
+        "q0-r1-c1", "q0-r1-c2", "q0-r1-c3", "q1-r1-c1",
+    ]  # fmt: skip
+
+
+def test_unfinished_short_and_repeated_responses_fall_and_are_counted() -> None:
+    texts = iter(["rest a lot", None, "Rest  a lot", "no", "drink some water"])
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+
+    result = propose_candidates(
+        queries_of(proxies, 1),
+        [proxies],
+        config=SynthesisConfig(num_candidates=5),
+        seed=0,
+        on_progress=no_progress,
+    )
+
+    assert [c.response for c in result.values] == ["rest a lot", "drink some water"]
+    assert result.counts == {
+        "num_queries": 1,
+        "num_sampled": 5,
+        "num_unfinished": 1,
+        "num_repeated": 1,
+        "num_too_short": 1,
+        "num_kept": 2,
+    }
+
+
+def test_query_with_one_candidate_left_falls() -> None:
+    texts = iter(["only one response", None, "first of two", "second of two"])
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+
+    result = propose_candidates(
+        queries_of(proxies, 2),
+        [proxies],
+        config=SynthesisConfig(num_candidates=2),
+        seed=0,
+        on_progress=no_progress,
+    )
+
+    assert {c.query_id for c in result.values} == {"q1"}
+    assert result.counts["num_queries_too_few_candidates"] == 1
+    assert result.counts["num_without_rival"] == 1
+
+
+def test_no_candidate_that_ends_is_one_clear_error() -> None:
+    proxies = FakeProxies(write=lambda text, rng: None)
+
+    with pytest.raises(StageError, match="max_new_tokens"):
+        propose_candidates(
+            queries_of(proxies, 3),
+            [proxies],
+            config=SynthesisConfig(),
+            seed=0,
+            on_progress=no_progress,
+        )
