@@ -141,7 +141,7 @@ def load_adapter_tensors(model: PeftModel, tensors: Tensors) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_A." in name or ".lora_B." in name:
-                value = torch.from_numpy(np.asarray(tensors[_public_name(name)], dtype=np.float32))
+                value = torch.tensor(tensors[_public_name(name)], dtype=torch.float32)
                 parameter.copy_(value)
 
 

@@ -84,7 +84,7 @@ def load_reward_model(
     model = build_reward_model(base_folder, lora, seed=0, dtype=dtype, device=device)
     load_adapter_tensors(model.adapted, tensors)
     with torch.no_grad():
-        model.reward_head.weight.copy_(torch.from_numpy(tensors[REWARD_HEAD]))
+        model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
     return model.requires_grad_(False).eval()
 
 

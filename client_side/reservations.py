@@ -1,0 +1,132 @@
+"""What was paid for and what became of it: the values that the lifetime ledger keeps.
+
+`client_side/budget.py` is the ledger itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from protocol.accounting import composed_epsilon
+from protocol.checks import check_open_fraction, check_positive
+from protocol.documents import Json, from_document, to_document
+from protocol.errors import BudgetError, BudgetExceededError
+from protocol.ledger import MAX_EVENTS, DpSgdEvent, PrivacyUnit, ProxyKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetPolicy:
+    """What the operator allows, over the whole life of the records.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    lifetime_epsilon_cap: float
+    """Composed epsilon of everything ever released that must not be exceeded."""
+    delta: float
+    """Delta at which epsilon is read off."""
+    unsafe_non_private: bool = False
+    """Whether releases without protection may be made; the cap then says nothing."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_positive(lifetime_epsilon_cap=self.lifetime_epsilon_cap)
+        check_open_fraction(delta=self.delta)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reservation:
+    """Events that were paid for, and what became of them."""
+
+    reservation_id: str
+    """Name of the reservation."""
+    run_id: str
+    """The server's run that it was made for."""
+    request_digest: str
+    """The request that it was made for."""
+    requested_by: str
+    """Who asked, as far as the operator's node knows; may be empty."""
+    reserved_at: int
+    """UTC seconds since 1970."""
+    unit: PrivacyUnit
+    """Whose presence the events hide."""
+    data_key: str
+    """Keyed name of the data set."""
+    reproducible_noise: bool
+    """Whether the noise comes from a fixed seed."""
+    events: tuple[DpSgdEvent, ...]
+    """What was paid for, one event for each proxy to train."""
+    started: tuple[ProxyKind, ...] = ()
+    """Proxies whose training began."""
+    released: tuple[ProxyKind, ...] = ()
+    """Proxies that were handed out."""
+
+
+def check_cap(
+    overlapping: Sequence[Reservation],
+    events: Sequence[DpSgdEvent],
+    *,
+    unit: PrivacyUnit,
+    policy: BudgetPolicy,
+) -> None:
+    """Refuse what would take the lifetime of some unit over the operator's cap.
+
+    Args:
+        overlapping: What was paid for and may concern the same units.
+        events: What is asked for now.
+        unit: Whose presence the events hide.
+        policy: The operator's cap.
+
+    Raises:
+        BudgetExceededError: The composed cost of all of it is above the cap.
+        BudgetError: What was paid for was counted in another way.
+    """
+    check_units(overlapping, unit=unit)
+    lifetime = (*all_events(overlapping), *events)
+    if len(lifetime) > MAX_EVENTS:
+        raise BudgetExceededError(
+            f"Expected at most {MAX_EVENTS} events in a lifetime, found {len(lifetime)}. "
+            f"Use records that were not released from before."
+        )
+    if policy.unsafe_non_private:
+        return
+    epsilon = composed_epsilon(lifetime, delta=policy.delta)
+    if epsilon > policy.lifetime_epsilon_cap:
+        raise BudgetExceededError(
+            f"Expected a lifetime epsilon of at most lifetime_epsilon_cap="
+            f"{policy.lifetime_epsilon_cap:g}, found {epsilon:.4g} for {len(lifetime)} events "
+            f"at delta={policy.delta:g}. Ask for less, or use other records."
+        )
+
+
+def check_units(overlapping: Sequence[Reservation], *, unit: PrivacyUnit) -> None:
+    """Refuse to call per-record releases a guarantee for persons; the reverse is sound.
+
+    Raises:
+        BudgetError: Something was counted per record and `unit` is a group.
+    """
+    if unit is PrivacyUnit.GROUP and any(item.unit is PrivacyUnit.RECORD for item in overlapping):
+        raise BudgetError(
+            "Expected privacy_unit=record, because earlier releases of this folder were counted "
+            "per record, found privacy_unit=group. Keep the unit, or start with other records."
+        )
+
+
+def all_events(reservations: Iterable[Reservation]) -> tuple[DpSgdEvent, ...]:
+    """List the events of several reservations, in their order."""
+    return tuple(event for item in reservations for event in item.events)
+
+
+def to_entry(reservation: Reservation) -> Json:
+    """Give what stands in the file: all but the outcome, which has lines of its own."""
+    document = to_document(reservation)
+    assert isinstance(document, dict)
+    return {name: document[name] for name in document.keys() - {"started", "released"}}
+
+
+def from_entry(document: Json) -> Reservation:
+    """Read what `to_entry` gave; nothing of it was started or released yet."""
+    assert isinstance(document, dict), "the chain lets only through what was written"
+    return from_document(Reservation, {**document, "started": [], "released": []})

@@ -1,0 +1,102 @@
+"""Schema of `conf/simulate.yaml`: both parties' settings, and how a simulation is launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from client_side.config import ClientConfig
+from protocol.errors import ConfigurationError
+from server_side.config import ServerConfig
+
+TINY_MODEL = "tiny"
+"""What `base_model` and `target_model` say for a two-layer model that is built on the spot."""
+
+
+class Runtime(StrEnum):
+    """How the exchange is launched."""
+
+    PROCESSES = "processes"
+    """A SuperLink and a SuperNode for each client, as real processes on loopback."""
+    RAY = "ray"
+    """Flower's simulation engine, for hundreds of clients."""
+    IN_PROCESS = "in_process"
+    """Everything in this process, one client after the other; messages still become bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the exchange is launched and how long it may take."""
+
+    kind: Runtime = Runtime.PROCESSES
+    """Processes, Ray, or this process."""
+    deadline_seconds: float = 7200.0
+    """How long the exchange may take in all."""
+    start_seconds: float = 120.0
+    """How long SuperLink and SuperNodes may take until they answer."""
+    poll_seconds: float = 1.0
+    """How often progress is looked at."""
+    cpus_per_client: float = 1.0
+    """Ray only: CPUs that one client occupies, which decides how many train side by side."""
+
+    def __post_init__(self) -> None:
+        for name in ("deadline_seconds", "start_seconds", "poll_seconds", "cpus_per_client"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigurationError(
+                    f"Expected runtime.{name} > 0, got {value}. Change runtime.{name}."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig:
+    """One journey on one machine."""
+
+    num_clients: int = 2
+    """Clients among whom the records are split."""
+    num_records: int = 2000
+    """Training records composed for all clients together where the shipped records are used."""
+    num_evaluation_records: int = 200
+    """Test records composed where the shipped records are used."""
+    evaluation_fraction: float = 0.1
+    """Share of other records that is kept for the test where no test file is named."""
+    declare_sizes: bool = True
+    """Declare each client's number of units, rounded to two digits, as `declared_size`."""
+    seed: int = 1
+    """Seed of the records, of their split and of the server's job; never of the noise."""
+    run_folder: str | None = None
+    """Where the run is kept; None makes `runs/<time>`."""
+    resume: str | None = None
+    """Run folder of a run to be continued with its own settings."""
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """How the exchange is launched."""
+    client_side: ClientConfig = field(default_factory=ClientConfig)
+    """Settings of every client; name, size and records are each client's own."""
+    server_side: ServerConfig = field(default_factory=ServerConfig)
+    """Settings of the server."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_clients", "num_records", "num_evaluation_records"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigurationError(
+                    f"Expected {name} to be a whole number >= 1, got {value}. Change {name}."
+                )
+        if not 0 < self.evaluation_fraction < 1:
+            raise ConfigurationError(
+                f"Expected 0 < evaluation_fraction < 1, got {self.evaluation_fraction}. "
+                "Change evaluation_fraction."
+            )
+        if not 0 <= self.seed < 2**31:
+            raise ConfigurationError(f"Expected 0 <= seed < 2**31, got {self.seed}. Change seed.")
+        if self.server_side.min_clients > self.num_clients:
+            raise ConfigurationError(
+                f"Expected server_side.min_clients <= num_clients, got "
+                f"{self.server_side.min_clients} > {self.num_clients}. Add clients or lower it."
+            )
+        if self.client_side.base_model != self.server_side.base_model:
+            raise ConfigurationError(
+                "Expected client_side.base_model and server_side.base_model to be the same, got "
+                f"{self.client_side.base_model!r} and {self.server_side.base_model!r}. Proxies "
+                "can only be used on the model that they were trained on."
+            )

@@ -1,0 +1,38 @@
+"""The exchange within this process: no network and no Flower runtime, but every byte is made.
+
+For tests and quick looks. One client answers after the other, through the same code as anywhere.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from client_side.app import answer_bytes
+from server_side.app import BytesChannel
+from server_side.collecting import Waiting, collect
+from simulations.prepare import World
+
+
+def run_exchange(world: World, *, run_id: str) -> None:
+    """Run the exchange and leave the admitted releases in the server's folder.
+
+    Args:
+        world: The parties.
+        run_id: Name of the run.
+
+    Raises:
+        ExchangeError: Too few clients gave both proxies.
+    """
+    channel = BytesChannel(
+        {
+            number: partial(answer_bytes, folder=client.path)
+            for number, client in enumerate(world.clients)
+        }
+    )
+    collect(
+        channel,
+        config=world.server,
+        run_id=run_id,
+        run_folder=world.server_folder,
+        waiting=Waiting(num_clients=len(world.clients)),
+    )

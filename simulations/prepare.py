@@ -1,0 +1,264 @@
+"""Lay out a simulated world: who owns which records, keys and settings, and what the test is.
+
+Each client gets a folder of its own with what a real client would have, and the server gets one
+with the test records. What a party is told later it is told through these folders and the wire.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from client_side.config import ClientConfig, RecordsConfig, Unit
+from client_side.egress import load_signing_key
+from client_side.folder import ClientFolder, make_client_folder, write_private_file
+from client_side.records import SHIPPED_RECORDS
+from lm.loading import resolve_base_model
+from lm.settings import save_settings
+from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
+from protocol.errors import ConfigurationError
+from server_side.config import EvaluationConfig, ServerConfig
+from simulations.clinic import compose_messages
+from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.tiny_models import build_tiny_model
+
+WORLD_FILE = "world.json"
+"""Names what was laid out; written last, so a world without it is laid out again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """What a simulation is made of."""
+
+    clients: tuple[ClientFolder, ...]
+    """One folder a client."""
+    server_folder: Path
+    """Run folder of the server's job, with its settings."""
+    server: ServerConfig
+    """Settings of the server, test file included."""
+    num_overlapping: int
+    """Test rows left out because their prompt stands in training."""
+    num_evaluation: int
+    """Test rows that remain."""
+
+
+def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
+    """Compose or read records, split them, and write every party's folder.
+
+    Args:
+        config: The simulation.
+        run_folder: Where the parties' folders go.
+
+    Returns:
+        The parties. A world that was laid out before is returned as it is.
+
+    Raises:
+        TableError: Records or test records cannot be used.
+        ConfigurationError: A client would have too few records for its settings.
+        ModelFolderError: A model cannot be found.
+    """
+    world_file = run_folder / WORLD_FILE
+    if world_file.is_file():
+        return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
+    config = _with_models(config, run_folder)
+    training, evaluation = _rows(config)
+    parts = split_rows(training, config.num_clients, seed=config.seed)
+    kept, num_overlapping = drop_overlapping(
+        evaluation, training_prompts=(row.prompt for row in training)
+    )
+    # Every client's settings are checked before the first folder is made.
+    configs = [_client_config(config, index, rows) for index, rows in enumerate(parts)]
+    clients = []
+    for client_config, rows in zip(configs, parts, strict=True):
+        folder = make_client_folder(run_folder / "clients" / client_config.name, client_config)
+        write_private_file(folder.path / "records.jsonl", _json_lines(rows))
+        clients.append(folder)
+    server_folder = run_folder / "server"
+    server_folder.mkdir(parents=True, exist_ok=True)
+    server = _server_config(config, clients, server_folder)
+    (server_folder / "evaluation.jsonl").write_bytes(_json_lines(kept))
+    save_settings(server, server_folder / "server_node.yaml")
+    facts = {
+        "clients": [folder.path.name for folder in clients],
+        "num_overlapping": num_overlapping,
+        "num_evaluation": len(kept),
+        "base_model": config.client_side.base_model,
+        "target_model": config.server_side.target_model,
+    }
+    part = world_file.with_suffix(".part")
+    part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    part.replace(world_file)
+    return _reopen(config, run_folder, facts)
+
+
+def _reopen(config: SimulateConfig, run_folder: Path, facts: Mapping[str, object]) -> World:
+    config = _with_models(config, run_folder)
+    names, overlapping, evaluation = (
+        facts["clients"], facts["num_overlapping"], facts["num_evaluation"]
+    )  # fmt: skip
+    assert isinstance(names, list)
+    assert isinstance(overlapping, int)
+    assert isinstance(evaluation, int)
+    clients = tuple(ClientFolder(path=run_folder / "clients" / name) for name in names)
+    return World(
+        clients=clients,
+        server_folder=run_folder / "server",
+        server=_server_config(config, clients, run_folder / "server"),
+        num_overlapping=overlapping,
+        num_evaluation=evaluation,
+    )
+
+
+def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:
+    """Turn model names into folders, once for all parties: they share this machine."""
+    folders = {
+        name: _model_folder(name, run_folder)
+        for name in {config.server_side.base_model, config.server_side.target_model}
+    }
+    base = folders[config.server_side.base_model]
+    target = folders[config.server_side.target_model]
+    return replace(
+        config,
+        client_side=replace(config.client_side, base_model=base),
+        server_side=replace(config.server_side, base_model=base, target_model=target),
+    )
+
+
+def _model_folder(name: str, run_folder: Path) -> str:
+    if name != TINY_MODEL:
+        return str(resolve_base_model(name))
+    folder = run_folder / "models" / TINY_MODEL
+    if not (folder / "model.safetensors").is_file():
+        build_tiny_model(folder)
+    return str(folder)
+
+
+def _rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]:
+    """Return training rows and test rows."""
+    records, evaluation = config.client_side.records, config.server_side.evaluation
+    held_out: Sequence[TextRow]
+    if records.path == SHIPPED_RECORDS:
+        training = _compose(config.num_records, records, seed=config.seed, split="train")
+        held_out = _compose(config.num_evaluation_records, records, seed=config.seed, split="test")
+    else:
+        columns = ColumnMap(
+            prompt=records.prompt_column,
+            response=records.response_column,
+            group=records.group_column,
+        )
+        table = read_table(
+            records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
+        )
+        training, held_out = table.rows, ()
+    if evaluation.path is not None:
+        return training, _read_evaluation(evaluation)
+    if not held_out:
+        # Groups and copies of a prompt stay together, so the test has nobody from the training.
+        num_parts = max(2, round(1 / config.evaluation_fraction))
+        first, *others = split_rows(training, num_parts, seed=config.seed)
+        held_out, training = first, tuple(row for part in others for row in part)
+    return training, held_out
+
+
+def _read_evaluation(config: EvaluationConfig) -> Sequence[TextRow]:
+    assert config.path is not None
+    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
+    return read_table(config.path, columns=columns, split=config.split).rows
+
+
+def _compose(
+    num_records: int, records: RecordsConfig, *, seed: int, split: str
+) -> tuple[TextRow, ...]:
+    keeps_groups = records.group_column is not None
+    try:
+        messages = compose_messages(num_records, seed=seed, split=split)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return tuple(
+        TextRow(
+            prompt=message.prompt,
+            response=message.response,
+            group=message.patient_id if keeps_groups else None,
+        )
+        for message in messages
+    )
+
+
+def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) -> ClientConfig:
+    records = config.client_side.records
+    num_units = _count_units(rows, unit=records.privacy_unit)
+    declared_size = round_to_two_digits(num_units) if config.declare_sizes else None
+    name = f"client-{index + 1}"
+    batch = max(
+        config.client_side.generator.expected_batch_size,
+        config.client_side.reward_proxy.expected_batch_size,
+    )
+    if batch > num_units:
+        raise ConfigurationError(
+            f"Expected at least expected_batch_size={batch} privacy units for {name}, found "
+            f"{num_units}. Supply more records, have fewer clients, or lower "
+            "client_side.generator.expected_batch_size and "
+            "client_side.reward_proxy.expected_batch_size."
+        )
+    return replace(
+        config.client_side,
+        name=name,
+        records=replace(
+            records,
+            path="records.jsonl",
+            split=None,
+            prompt_column="prompt",
+            response_column="response",
+            group_column=None if records.group_column is None else "group",
+            declared_size=declared_size or records.declared_size,
+        ),
+    )
+
+
+def round_to_two_digits(number: int) -> int:
+    """Round down to two significant digits, as an operator would who declares a size.
+
+    >>> round_to_two_digits(1523), round_to_two_digits(87)
+    (1500, 87)
+    """
+    scale = int(10 ** max(0, len(str(number)) - 2))
+    return number // scale * scale
+
+
+def _count_units(rows: Sequence[TextRow], *, unit: Unit) -> int:
+    if unit is Unit.GROUP:
+        return len({row.group for row in rows})
+    return len({(row.prompt, row.response) for row in rows})
+
+
+def _server_config(
+    config: SimulateConfig, clients: Sequence[ClientFolder], server_folder: Path
+) -> ServerConfig:
+    server = config.server_side
+    keys = [
+        load_signing_key(client.path).public_key().public_bytes_raw().hex() for client in clients
+    ]
+    return replace(
+        server,
+        seed=config.seed,
+        admission=replace(server.admission, allowed_public_keys=keys),
+        evaluation=replace(
+            server.evaluation,
+            path=str(server_folder / "evaluation.jsonl"),
+            split=None,
+            prompt_column="prompt",
+            response_column="response",
+        ),
+    )
+
+
+def _json_lines(rows: Sequence[TextRow]) -> bytes:
+    lines = []
+    for row in rows:
+        values = {"prompt": row.prompt, "response": row.response}
+        if row.group is not None:
+            values["group"] = row.group
+        lines.append(json.dumps(values, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in lines).encode()

