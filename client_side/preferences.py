@@ -27,7 +27,7 @@ class PreferencePair:
     """Positions of two responses of a record, the better one first."""
 
     chosen: int
-    """Index of the better response in `RecordPreferences.sequences`."""
+    """Index of the better response in `RecordPreferences.responses`."""
     rejected: int
     """Index of the worse one."""
     weight: float
@@ -42,13 +42,15 @@ class RecordPreferences:
         Private as a whole; no serializer, cannot be pickled, and its repr shows lengths only.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
-    """Whole chats as token ids, each ended by the end-of-turn token."""
+    prefix: tuple[int, ...]
+    """Token ids of everything before a response."""
+    responses: tuple[tuple[int, ...], ...]
+    """Token ids of each response, ended by the end-of-turn token."""
     pairs: tuple[PreferencePair, ...]
     """Which of them is better than which."""
 
     def __repr__(self) -> str:
-        return f"RecordPreferences(<{len(self.sequences)} responses, {len(self.pairs)} pairs>)"
+        return f"RecordPreferences(<{len(self.responses)} responses, {len(self.pairs)} pairs>)"
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError("Expected preferences to stay in this process, got a request to copy them.")
@@ -139,12 +141,10 @@ def build_preferences(
     )
     return tuple(
         RecordPreferences(
+            prefix=chat.response_prefix,
             # A response is ended also where it was cut: whether it ended by itself is not what
             # the reward is to learn.
-            sequences=tuple(
-                chat.response_prefix + responses[name][index] + chat.middle_ids[:1]
-                for name in order
-            ),
+            responses=tuple(responses[name][index] + chat.middle_ids[:1] for name in order),
             pairs=pairs,
         )
         for index, chat in enumerate(prefixes)

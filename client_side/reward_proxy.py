@@ -25,6 +25,7 @@ from client_side.records import PrivateRecord
 from client_side.units import group_into_units
 from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, merge_adapter
 from lm.loading import load_tokenizer
+from lm.packing import PackedRow
 from lm.reward_head import RewardModel, build_reward_model, rewards_of
 from lm.sampling import Sampler, SamplingEngine, open_sampler
 from protocol.artifacts import AdapterWeights, LoraShape
@@ -115,26 +116,24 @@ class PairwiseLoss:
     ) -> tuple[torch.Tensor, list[int]]:
         """Return the loss of each unit and the unit of each sequence."""
         assert isinstance(model, RewardModel)
-        sequences: list[tuple[int, ...]] = []
-        unit_of_row: list[int] = []
-        chosen, rejected, unit_of_pair = [], [], []
-        weights: list[float] = []
-        for u, unit in enumerate(units):
-            for record in unit:
-                offset = len(sequences)
-                sequences.extend(record.sequences)
-                unit_of_row.extend([u] * len(record.sequences))
-                for pair in record.pairs:
-                    chosen.append(offset + pair.chosen)
-                    rejected.append(offset + pair.rejected)
-                    weights.append(pair.weight)
-                    unit_of_pair.append(u)
-        rewards = rewards_of(model, sequences)  # (R,)
-        device = rewards.device
-        margins = rewards[chosen] - rewards[rejected]
-        losses = functional.softplus(-margins) * torch.tensor(weights, device=device)
-        unit_index = torch.tensor(unit_of_pair, device=device)
-        return torch.zeros(len(units), device=device).index_add(0, unit_index, losses), unit_of_row
+        records = [record for unit in units for record in unit]
+        unit_of_row = [u for u, unit in enumerate(units) for _ in unit]
+        rewards = rewards_of(model, [record_row(record) for record in records])  # (R, N)
+        # Every record has the same pairs, as the configuration weighs them.
+        losses = torch.zeros(len(records), device=rewards.device)
+        for pair in records[0].pairs:
+            margins = rewards[:, pair.chosen] - rewards[:, pair.rejected]
+            losses = losses + pair.weight * functional.softplus(-margins)
+        units_of = torch.tensor(unit_of_row, device=rewards.device)
+        return torch.zeros(len(units), device=rewards.device).index_add(
+            0, units_of, losses
+        ), unit_of_row
+
+
+def record_row(record: RecordPreferences) -> PackedRow:
+    """Return a record's responses as one row, so that its prompt is read once for all of them."""
+    members = tuple(range(len(record.responses)))
+    return PackedRow(prefix=record.prefix, tails=record.responses, members=members)
 
 
 def _preferences_of(
@@ -193,5 +192,4 @@ def _preferences_of(
 
 
 def _unit_size(unit: Sequence[RecordPreferences]) -> tuple[int, int]:
-    lengths = [len(ids) for record in unit for ids in record.sequences]
-    return len(lengths), max(lengths, default=0)
+    return len(unit), max((record_row(record).length for record in unit), default=0)

@@ -64,13 +64,19 @@ class PackedBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
+class PackedRow:
+    """A prefix with the responses to it, before it becomes part of a batch."""
+
     prefix: tuple[int, ...]
-    members: tuple[int, ...]
+    """What all responses answer."""
     tails: tuple[tuple[int, ...], ...]
+    """The responses, each with the token that ends it."""
+    members: tuple[int, ...]
+    """For each response the position of its chat among those that were packed."""
 
     @property
     def length(self) -> int:
+        """Tokens of the row."""
         return len(self.prefix) + sum(map(len, self.tails))
 
 
@@ -86,32 +92,11 @@ def pack_chats(chats: Sequence[EncodedChat], max_batch_tokens: int) -> Iterator[
     """
     rows = list(_rows(chats, max_batch_tokens))
     for batch in batches_by_length([row.length for row in rows], max_batch_tokens):
-        yield _to_tensors([rows[i] for i in batch])
+        yield pack_rows([rows[i] for i in batch])
 
 
-def _rows(chats: Sequence[EncodedChat], max_row_tokens: int) -> Iterator[_Row]:
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, chat in enumerate(chats):
-        groups.setdefault(chat.response_prefix, []).append(index)
-    for prefix, members in groups.items():
-        taken: list[int] = []
-        length = len(prefix)
-        for index in members:
-            tail = len(chats[index].response_ids) + len(chats[index].end_ids)
-            if taken and length + tail > max_row_tokens:
-                yield _row(chats, prefix, taken)
-                taken, length = [], len(prefix)
-            taken.append(index)
-            length += tail
-        yield _row(chats, prefix, taken)
-
-
-def _row(chats: Sequence[EncodedChat], prefix: tuple[int, ...], members: list[int]) -> _Row:
-    tails = tuple(chats[i].response_ids + chats[i].end_ids for i in members)
-    return _Row(prefix=prefix, members=tuple(members), tails=tails)
-
-
-def _to_tensors(rows: Sequence[_Row]) -> PackedBatch:
+def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
+    """Make one batch of rows, in their order."""
     width = max(row.length for row in rows)
     positions = torch.zeros(len(rows), width, dtype=torch.int64)
     # Block 0 is the prefix, k is the k-th response; padding is a block of its own.
@@ -140,3 +125,25 @@ def _to_tensors(rows: Sequence[_Row]) -> PackedBatch:
         attention_mask=(causal & (same_block | sees_prefix))[:, None],
         chats=tuple(packed),
     )
+
+
+def _rows(chats: Sequence[EncodedChat], max_row_tokens: int) -> Iterator[PackedRow]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, chat in enumerate(chats):
+        groups.setdefault(chat.response_prefix, []).append(index)
+    for prefix, members in groups.items():
+        taken: list[int] = []
+        length = len(prefix)
+        for index in members:
+            tail = len(chats[index].response_ids) + len(chats[index].end_ids)
+            if taken and length + tail > max_row_tokens:
+                yield _row(chats, prefix, taken)
+                taken, length = [], len(prefix)
+            taken.append(index)
+            length += tail
+        yield _row(chats, prefix, taken)
+
+
+def _row(chats: Sequence[EncodedChat], prefix: tuple[int, ...], members: list[int]) -> PackedRow:
+    tails = tuple(chats[i].response_ids + chats[i].end_ids for i in members)
+    return PackedRow(prefix=prefix, members=tuple(members), tails=tails)

@@ -3,7 +3,7 @@
 The reward of a chat is a linear function of the decoder's state at the chat's last token. Adapter
 and head are float32; the frozen decoder may be bfloat16.
 
-Shapes: `B` sequences, `T` tokens, `H` hidden size.
+Shapes: `B` rows, `N` responses in a row, `T` tokens, `H` hidden size.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from peft import PeftModel
 from torch import nn
 
 from lm.adapters import REWARD_HEAD, LoraSpec, Tensors, attach_lora, load_adapter_tensors
-from lm.encoding import EncodedChat, pad_right
+from lm.encoding import EncodedChat
 from lm.errors import ScoringError
 from lm.loading import load_causal_lm
-from lm.packing import pack_chats
+from lm.packing import PackedBatch, PackedRow, pack_chats, pack_rows
 
 
 class RewardModel(nn.Module):
@@ -43,19 +43,21 @@ class RewardModel(nn.Module):
         decoder: nn.Module = self.adapted.get_base_model().get_decoder()
         return decoder
 
-    def forward(self, input_ids: torch.Tensor, last_positions: torch.Tensor) -> torch.Tensor:
-        """Return the reward of each sequence.
+    def forward(self, batch: PackedBatch, last: torch.Tensor) -> torch.Tensor:
+        """Return the reward of every response of every row.
 
         Args:
-            input_ids: Ids padded on the right, (B, T).
-            last_positions: Position of each sequence's last real token, (B,).
+            batch: Rows of N responses each.
+            last: Column of each response's last token, (B, N).
 
         Returns:
-            Rewards, (B,) float32.
+            Rewards, (B, N) float32.
         """
-        hidden = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
-        last = hidden[torch.arange(len(input_ids), device=hidden.device), last_positions]  # (B, H)
-        rewards: torch.Tensor = self.reward_head(last.float())[:, 0]  # (B,)
+        hidden = batch.hidden_states(self.decoder)  # (B, T, H)
+        rows = torch.arange(len(last), device=hidden.device)[:, None]
+        # The head sees rows as rows, so that whoever takes gradients by row gets a row's own.
+        states = hidden[rows, last.to(hidden.device)]  # (B, N, H)
+        rewards: torch.Tensor = self.reward_head(states.float())[..., 0]  # (B, N)
         return rewards
 
 
@@ -127,9 +129,17 @@ def score_chats(
     return rewards
 
 
-def rewards_of(model: RewardModel, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the reward of each sequence of ids, (B,), with gradients where they are enabled."""
-    device = model.reward_head.weight.device
-    last = torch.tensor([len(ids) - 1 for ids in sequences], device=device)
-    rewards: torch.Tensor = model(pad_right(sequences, pad_id=0).to(device), last)
+def rewards_of(model: RewardModel, rows: Sequence[PackedRow]) -> torch.Tensor:
+    """Return the rewards of rows that have N responses each.
+
+    Args:
+        model: A reward model.
+        rows: Prefixes with their responses, B of them.
+
+    Returns:
+        Rewards, (B, N), with gradients where they are enabled.
+    """
+    batch = pack_rows(rows)
+    last = torch.tensor([chat.stop - 1 for chat in batch.chats]).view(len(rows), -1)
+    rewards: torch.Tensor = model(batch, last)
     return rewards

@@ -187,6 +187,11 @@ def _build(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any c
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         prefix = f"{path}." if path else ""
+        unknown = [name for name in value if name not in hints]
+        if unknown:
+            raise SettingsError(
+                f"Expected a known setting, got {prefix}{unknown[0]}. Change or remove it."
+            )
         return hint(
             **{name: _build(hints[name], item, path=prefix + name) for name, item in value.items()}
         )

@@ -381,7 +381,7 @@ def test_append_cut_off_at_any_byte_leaves_the_state_before_it(
     file = LedgerFile(path, key=b"k" * 32)
     file.append({"kind": "first"})
     whole = len(path.read_bytes())
-    file.append({"kind": "second"})
+    file.append({"kind": "second", "padding": "longer than what comes next " * 5})
     data = path.read_bytes()
     cut = whole + int(fraction * (len(data) - whole - 1))
     path.write_bytes(data[:cut])

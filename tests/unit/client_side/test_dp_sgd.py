@@ -75,9 +75,8 @@ def _reward_task(folder: Path, *, records_per_unit: int) -> DpSgdTask[Any]:
     )
     records = [
         RecordPreferences(
-            sequences=tuple(
-                tuple(tokenizer(f"{i} {text}")["input_ids"]) for text in ("own", "other one", "x")
-            ),
+            prefix=tuple(tokenizer(f"question {'x' * i}")["input_ids"]),
+            responses=tuple(tuple(tokenizer(text)["input_ids"]) for text in ("own", "other", "x")),
             pairs=pairs,
         )
         for i in range(6)
@@ -89,7 +88,7 @@ def _reward_task(folder: Path, *, records_per_unit: int) -> DpSgdTask[Any]:
         model=model,
         units=units,
         unit_loss=PairwiseLoss(),
-        unit_size=lambda unit: (3 * len(unit), 12),
+        unit_size=lambda unit: (len(unit), 30),
     )
 
 

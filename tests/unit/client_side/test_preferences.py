@@ -32,8 +32,8 @@ def _build(folder: Path, config: PreferencesConfig) -> tuple[RecordPreferences, 
 
 def _responses(folder: Path, preferences: RecordPreferences) -> list[str]:
     tokenizer = load_tokenizer(folder)
-    texts = [tokenizer.decode(ids) for ids in preferences.sequences]
-    return [text.rpartition("<|im_start|>assistant\n")[2] for text in texts]
+    assert tokenizer.decode(preferences.prefix).endswith("<|im_start|>assistant\n")
+    return [tokenizer.decode(ids) for ids in preferences.responses]
 
 
 def test_a_record_gives_every_pair_that_has_weight(tiny_llama: Path) -> None:
@@ -51,8 +51,8 @@ def test_a_record_gives_every_pair_that_has_weight(tiny_llama: Path) -> None:
         (0, 2, 0.25),
         (1, 2, 0.25),
     ]
-    assert first.sequences[1][-2:] == (200, first.sequences[0][-1])
-    assert first.sequences[2][-3:-1] == (100, 101)
+    assert first.responses[1][:-1] == (200,)
+    assert first.responses[2][:-1] == (100, 101)
 
 
 def test_pairs_without_weight_are_not_sampled(tiny_llama: Path) -> None:
@@ -69,7 +69,7 @@ def test_pairs_without_weight_are_not_sampled(tiny_llama: Path) -> None:
     )
 
     assert generator.asked == []
-    assert all(len(p.sequences) == 2 and len(p.pairs) == 1 for p in preferences)
+    assert all(len(p.responses) == 2 and len(p.pairs) == 1 for p in preferences)
 
 
 def test_samplers_are_asked_with_the_records_prompt_only(tiny_llama: Path) -> None:

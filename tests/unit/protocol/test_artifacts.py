@@ -82,6 +82,14 @@ def _as_float64() -> bytes:
     return bytes(safetensors.numpy.save({"w": np.zeros(2)}))
 
 
+def _with_another_header() -> bytes:
+    data = AdapterWeights(tensors=make_tensors()).to_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].replace(b",", b", ")
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -94,6 +102,7 @@ def _as_float64() -> bytes:
         b"\x93NUMPY\x01\x00",
         _with_metadata(),
         _as_float64(),
+        _with_another_header(),
         AdapterWeights(tensors=make_tensors()).to_bytes() + b"\x00",
         AdapterWeights(tensors=make_tensors()).to_bytes()[:-1],
     ],
@@ -107,6 +116,7 @@ def _as_float64() -> bytes:
         "numpy",
         "metadata",
         "float64",
+        "other-spacing",
         "longer",
         "shorter",
     ],
