@@ -194,5 +194,6 @@ def _report(folder: ClientFolder, error: Exception, code: RefusalCode) -> None:
     _LOGGER.error("Refused with code %s: %s", code.value, reason)
     try:
         folder.write_status({"phase": "refused", "code": code.value, "reason": reason})
-    except OSError:
-        _LOGGER.error("The status file could not be written.")
+    # Privacy: also a failure to report a failure must not get out.
+    except Exception as problem:
+        _LOGGER.error("The status file could not be written: %s.", type(problem).__name__)

@@ -163,13 +163,18 @@ class Children:
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def raise_on_sigterm() -> None:
-    """Turn SIGTERM into an exception, so that every `with` block is left in order."""
+def raise_on_signals() -> None:
+    """Turn signals that end a process into exceptions, so that `with` blocks are left in order."""
 
     def leave(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
+    # A shell starts background jobs with SIGINT ignored; whoever sends it means it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Under `nohup` it is ignored, on purpose.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, leave)
 
 
 def last_lines(file: Path, *, num_lines: int = _NUM_LOG_LINES) -> str:

@@ -82,7 +82,7 @@ def _init(folder: Path) -> None:
 
 
 def _collect(options: argparse.Namespace) -> None:
-    from server_side.children import Children, raise_on_sigterm
+    from server_side.children import Children, raise_on_signals
     from server_side.collecting import Waiting
     from server_side.outcome import read_outcome
     from server_side.submitting import Link, TlsFiles, submit, wait_for_outcome, wait_for_port
@@ -99,7 +99,7 @@ def _collect(options: argparse.Namespace) -> None:
             "Expected --tls-authority, --tls-certificate and --tls-key, got less. Name all "
             "three, or pass --insecure on loopback."
         )
-    raise_on_sigterm()
+    raise_on_signals()
     link = Link(
         run_folder=folder,
         host=options.host,

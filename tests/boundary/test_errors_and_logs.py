@@ -1,0 +1,166 @@
+"""Gate 6: whatever happens inside a client, a bare code comes out and no record text is logged.
+
+Flower forwards the text of an uncaught exception to the server, and tokenizer and JSON errors
+quote their input, so each place where a third party could fail is made to fail with a record.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from client_side.app import answer_bytes, app
+from client_side.folder import FOLDER_KEY, ClientFolder
+from protocol.errors import RefusalCode
+from protocol.ledger import ProxyKind
+from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
+from protocol.wire import decode, decode_bytes, encode, encode_bytes
+from tests.support.clients import CANARY, client_config, make_client, training_request
+
+PLACES = [
+    "client_side.folder.load_settings",
+    "client_side.records.load_records",
+    "client_side.budget.BudgetLedger.reserve",
+    "client_side.generator.train_generator",
+    "client_side.generator.encode_chat",
+    "client_side.generator.load_tokenizer",
+    "client_side.proxy_training.calibrate",
+    "client_side.proxy_training.release",
+    "client_side.folder.ClientFolder.load_config",
+    "client_side.folder.ClientFolder.write_status",
+]
+ERRORS = [
+    ValueError(f"could not read {CANARY}"),
+    KeyError(CANARY),
+    RuntimeError(CANARY),
+    MemoryError(CANARY),
+    UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, "bad byte"),
+    ExceptionGroup(CANARY, [ValueError(CANARY)]),
+]
+
+
+@pytest.fixture
+def client(tmp_path: Path, tiny_llama: Path) -> ClientFolder:
+    return make_client(tmp_path / "client-1", client_config(tiny_llama))
+
+
+@pytest.fixture(autouse=True)
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say who is asking, as Flower does at the start of a task's process."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def send(client: ClientFolder, message_type: str, content: RecordDict) -> Message:
+    """Hand a message to the Flower app as a SuperNode would."""
+    message = Message(content=content, message_type=message_type, dst_node_id=1)
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={FOLDER_KEY: str(client.path)},
+        state=RecordDict(),
+        run_config={},
+    )
+    return app(message=message, context=context)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_that_quotes_a_record_leaves_as_a_bare_code(
+    client: ClientFolder,
+    tiny_llama: Path,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    request = encode_bytes(training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError(f"could not parse {CANARY}")
+
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(place, fail)
+
+    reply = answer_bytes("generator", request, folder=client.path)
+
+    assert CANARY.encode() not in reply
+    captured = capfd.readouterr()
+    assert CANARY not in caplog.text + captured.out + captured.err
+    assert isinstance(decode_bytes(reply, Refusal, ReleaseReply), (Refusal, ReleaseReply))
+    if client.status_file.exists():
+        assert CANARY not in client.status_file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_kind_of_error_is_contained(
+    client: ClientFolder,
+    tiny_llama: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("client_side.records.load_records", fail)
+    caplog.set_level(logging.DEBUG)
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+
+    reply = answer_bytes("generator", encode_bytes(request), folder=client.path)
+
+    assert decode_bytes(reply, Refusal) == Refusal(code=RefusalCode.INTERNAL)
+    assert type(error).__name__ in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_the_flower_handler_answers_a_failure_with_a_message_and_not_an_error(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError(CANARY)
+
+    monkeypatch.setattr("client_side.records.load_records", fail)
+
+    reply = send(
+        client, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))
+    )
+
+    assert not reply.has_error()
+    assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.INTERNAL)
+
+
+def test_a_message_that_is_none_of_ours_is_refused(client: ClientFolder) -> None:
+    reply = send(client, "train.reward", RecordDict({"x": ConfigRecord({"folder": "/etc"})}))
+
+    assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.MALFORMED)
+
+
+def test_nothing_in_a_message_can_name_another_folder(client: ClientFolder) -> None:
+    """The folder comes from the node's configuration, which is on the client's side."""
+    reply = send(client, "query.hello", encode(HelloRequest(protocol_version=1)))
+
+    hello = decode(reply.content, HelloReply)
+    assert hello.client_name == "client-1"
+
+
+def test_no_log_line_of_a_whole_exchange_holds_a_record(
+    client: ClientFolder,
+    tiny_llama: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    sent = []
+
+    for proxy in ProxyKind:
+        request = encode_bytes(training_request(tiny_llama, proxy))
+        sent.append(answer_bytes(proxy.value, request, folder=client.path))
+
+    captured = capfd.readouterr()
+    assert all(isinstance(decode_bytes(data, ReleaseReply), ReleaseReply) for data in sent)
+    assert all(CANARY.encode() not in data for data in sent)
+    assert CANARY not in caplog.text + captured.out + captured.err

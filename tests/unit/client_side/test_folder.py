@@ -1,0 +1,50 @@
+"""A client's folder is readable by its owner alone, and keeps its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from client_side.egress import load_signing_key
+from client_side.folder import make_client_folder
+from tests.support.clients import client_config, make_client
+
+
+def test_folder_and_files_are_for_the_owner_alone(tmp_path: Path) -> None:
+    folder = make_client(tmp_path / "client-1", client_config(tmp_path))
+    folder.write_status({"phase": "records"})
+
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    for file in folder.path.iterdir():
+        assert file.stat().st_mode & 0o077 == 0, file.name
+
+
+def test_made_again_it_keeps_its_key(tmp_path: Path) -> None:
+    config = client_config(tmp_path)
+    make_client_folder(tmp_path / "client-1", config)
+    before = load_signing_key(tmp_path / "client-1").private_bytes_raw()
+
+    make_client_folder(tmp_path / "client-1", config)
+
+    assert load_signing_key(tmp_path / "client-1").private_bytes_raw() == before
+
+
+def test_settings_read_back_as_written(tmp_path: Path) -> None:
+    config = client_config(tmp_path)
+
+    assert make_client_folder(tmp_path / "client-1", config).load_config() == config
+
+
+def test_relative_records_are_meant_from_the_folder(tmp_path: Path) -> None:
+    folder = make_client(tmp_path / "client-1", client_config(tmp_path))
+
+    assert folder.records_path(folder.load_config()) == str(folder.path / "records.jsonl")
+
+
+def test_status_is_always_whole(tmp_path: Path) -> None:
+    folder = make_client_folder(tmp_path / "client-1", client_config(tmp_path))
+
+    folder.write_status({"phase": "training", "done": 1})
+
+    assert json.loads(folder.status_file.read_text(encoding="utf-8"))["done"] == 1
+    assert not list(folder.path.glob("*.part"))

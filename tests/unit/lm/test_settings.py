@@ -1,0 +1,96 @@
+"""Settings: one schema, one conversion, and a clear word about each mistake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from lm.settings import SettingsError, load_settings, save_settings, schema_of, to_settings
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int = 3
+    colour: Colour = Colour.RED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str = "x"
+    rate: float = 0.5
+    limit: int | None = None
+    names: list[str] = field(default_factory=lambda: ["a"])
+    weights: dict[str, float] | None = None
+    inner: Inner = field(default_factory=lambda: Inner(size=7))
+
+
+def compose(values: dict[str, object]) -> DictConfig:
+    return OmegaConf.create(values)
+
+
+def test_nothing_given_yields_the_defaults_and_those_of_nested_settings() -> None:
+    assert to_settings(Outer, compose({})) == Outer()
+
+
+def test_values_arrive_typed_and_enums_by_their_text() -> None:
+    settings = to_settings(
+        Outer, compose({"rate": 2, "limit": "4", "inner": {"colour": "blue"}, "weights": {"a": 1}})
+    )
+
+    expected = Outer(rate=2.0, limit=4, inner=Inner(size=7, colour=Colour.BLUE), weights={"a": 1.0})
+    assert settings == expected
+
+
+def test_a_saved_file_reads_back_equal(tmp_path: Path) -> None:
+    settings = Outer(name="y", names=["b", "c"], inner=Inner(colour=Colour.BLUE))
+
+    save_settings(settings, tmp_path / "settings.yaml")
+
+    assert load_settings(Outer, tmp_path / "settings.yaml") == settings
+
+
+def test_a_dataclass_has_one_twin() -> None:
+    """OmegaConf compares types by identity when it merges."""
+    assert schema_of(Outer) is schema_of(Outer)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"nme": "y"}, "nme"),
+        ({"inner": {"colr": "red"}}, "inner.colr"),
+        ({"inner": {"size": "many"}}, "inner.size"),
+        ({"inner": {"colour": "green"}}, "inner.colour to be one of red, blue"),
+        ({"inner": 3}, "inner"),
+        ({"names": 3}, "names"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(values: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        to_settings(Outer, compose(values))
+
+    assert named.lower() in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1\n- 2\n", b"\xff\xfe"])
+def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content)
+
+    with pytest.raises(SettingsError, match=r"settings\.yaml"):
+        load_settings(Outer, file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.yaml"):
+        load_settings(Outer, tmp_path / "absent.yaml")

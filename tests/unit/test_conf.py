@@ -1,0 +1,116 @@
+"""Every YAML file composes and validates, and the tree mirrors the settings classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+
+import simulations.run  # noqa: F401 - registers the schemas
+from client_side.config import ClientConfig
+from lm.settings import to_settings
+from protocol.errors import ConfigurationError
+from server_side.config import ServerConfig
+from simulations.clinic import INSTRUCTION
+from simulations.config import Runtime, SimulateConfig
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+PARTIES = {"client_side": ClientConfig, "server_side": ServerConfig}
+OPTIONS = sorted(
+    f"{file.parent.relative_to(CONF).as_posix()}={file.stem}"
+    for file in CONF.rglob("*.yaml")
+    if file.parent != CONF
+)
+
+
+def settings(*overrides: str) -> SimulateConfig:
+    with initialize_config_dir(str(CONF), version_base=None):
+        return to_settings(SimulateConfig, compose("simulate", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("party", PARTIES)
+def test_conf_has_a_folder_for_each_settings_class_and_no_other(party: str) -> None:
+    groups = {
+        item.name
+        for item in dataclasses.fields(PARTIES[party])
+        if dataclasses.is_dataclass(getattr(PARTIES[party](), item.name))
+    }
+
+    assert {folder.name for folder in (CONF / party).iterdir()} == groups
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_validates(option: str) -> None:
+    extra = []
+    if "unsafe_non_private" in option:
+        extra = ["server_side.admission.accept_unsafe_non_private=true"]
+
+    settings(option, *extra)
+
+
+@pytest.mark.parametrize("name", ["client_node", "server_node"])
+def test_node_settings_compose(name: str) -> None:
+    party = "client_side" if name == "client_node" else "server_side"
+
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose(name)
+
+    to_settings(PARTIES[party], composed[party])
+
+
+@pytest.mark.parametrize(
+    "file",
+    [*CONF.glob("*.yaml"), *(CONF / "experiment").glob("*.yaml")],
+    ids=lambda file: file.stem,
+)
+def test_primary_and_experiment_files_say_what_they_are_for(file: Path) -> None:
+    head = file.read_text(encoding="utf-8")[:900]
+
+    assert all(f"# {word}:" in head for word in ("Purpose", "Hardware", "Time", "Command"))
+
+
+def test_an_unknown_key_is_an_error() -> None:
+    with pytest.raises(ConfigCompositionException, match="recrods"):
+        settings("client_side.recrods.path=x")
+
+
+def test_the_default_budget_keeps_the_promise() -> None:
+    budget = settings().client_side.budget
+
+    assert budget.target_epsilon <= 8
+    assert budget.target_delta <= 1e-5
+    assert budget.noise_seed is None
+
+
+def test_the_shipped_records_come_with_their_own_instruction() -> None:
+    assert settings().client_side.records.instruction == INSTRUCTION
+
+
+def test_the_smoke_experiment_runs_in_process() -> None:
+    assert settings("experiment=smoke").runtime.kind is Runtime.IN_PROCESS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["client_side/budget=unsafe_non_private"], "accept_unsafe_non_private"),
+        (["client_side.budget.noise_seed=1"], "accept_reproducible_noise"),
+        (
+            ["client_side.budget.target_epsilon=9", "client_side.budget.lifetime_epsilon_cap=9"],
+            "max_epsilon",
+        ),
+        (["client_side.budget.target_delta=1e-3"], "max_delta"),
+        (["server_side.min_clients=3"], "min_clients"),
+        (["server_side.base_model=other"], "base_model"),
+        (["num_clients=0"], "num_clients"),
+        (["runtime.poll_seconds=0"], "runtime.poll_seconds"),
+    ],
+)
+def test_what_admission_would_refuse_later_is_refused_at_once(
+    overrides: list[str], named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        settings(*overrides)
