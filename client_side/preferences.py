@@ -11,6 +11,7 @@ Reference: RewardDS (arXiv 2502.18517), section 3.3, where a third, non-private 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NoReturn, SupportsIndex
 
@@ -60,8 +61,8 @@ def build_preferences(
     records: Sequence[PrivateRecord],
     *,
     tokenizer: PreTrainedTokenizerBase,
-    base_sampler: Sampler | None,
-    generator_sampler: Sampler | None,
+    open_base: Callable[[], Sampler],
+    open_generator: Callable[[], Sampler],
     config: PreferencesConfig,
     records_config: RecordsConfig,
     seed: int,
@@ -72,8 +73,9 @@ def build_preferences(
     Args:
         records: Private records, those that sampling drew.
         tokenizer: Tokenizer of the base model.
-        base_sampler: The public base model; needed where its pairs have weight.
-        generator_sampler: The released DP generator; needed where its pairs have weight.
+        open_base: Opens the public base model, where its pairs have weight.
+        open_generator: Opens the released DP generator, where its pairs have weight. One of the
+            two is closed before the other is opened, so that memory holds one.
         config: Which pairs, and how to sample.
         records_config: Instruction and lengths.
         seed: Seed of the samplers.
@@ -102,7 +104,7 @@ def build_preferences(
     }
     weights = {pair: weight for pair, weight in weights.items() if weight > 0}
     needed = {name for pair in weights for name in pair}
-    samplers = {"base": base_sampler, "generator": generator_sampler}
+    openers = {"base": open_base, "generator": open_generator}
     writers = [name for name in ("generator", "base") if name in needed]
     params = SamplingParams(
         temperature=config.temperature,
@@ -124,14 +126,13 @@ def build_preferences(
         ]
     }
     for number, writer in enumerate(writers):
-        sampler = samplers[writer]
-        assert sampler is not None, f"pairs with the {writer} have weight but nobody samples it"
-        completions = sampler.sample(
-            [chat.response_prefix for chat in prefixes],
-            params,
-            seed=seed + number,
-            on_progress=_shifted(on_progress, number * len(records), total),
-        )
+        with closing(openers[writer]()) as sampler:
+            completions = sampler.sample(
+                [chat.response_prefix for chat in prefixes],
+                params,
+                seed=seed + number,
+                on_progress=_shifted(on_progress, number * len(records), total),
+            )
         responses[writer] = [tuple(row[0].token_ids) for row in completions]
     order = [name for name in ("own", *writers) if name in needed]
     scale = sum(weights.values())

@@ -162,29 +162,22 @@ def _preferences_of(
         out_folder=work_folder / f"generator-{digest}",
     )
     engine = SamplingEngine(preferences_config.engine)
-    samplers: dict[str, Sampler] = {}
-    try:
-        if preferences_config.chosen_over_base or preferences_config.generator_over_base:
-            samplers["base"] = open_sampler(
-                base_folder, engine=engine, num_threads=num_threads, cache_folder=None
-            )
-        if preferences_config.chosen_over_generator or preferences_config.generator_over_base:
-            samplers["generator"] = open_sampler(
-                generator_folder, engine=engine, num_threads=num_threads, cache_folder=work_folder
-            )
-        flat = build_preferences(
-            [record for u in drawn for record in units[int(u)]],
-            tokenizer=load_tokenizer(base_folder),
-            base_sampler=samplers.get("base"),
-            generator_sampler=samplers.get("generator"),
-            config=preferences_config,
-            records_config=records_config,
-            seed=seed,
-            on_progress=on_progress,
+
+    def opener(folder: Path, cache_folder: Path | None) -> Callable[[], Sampler]:
+        return lambda: open_sampler(
+            folder, engine=engine, num_threads=num_threads, cache_folder=cache_folder
         )
-    finally:
-        for sampler in samplers.values():
-            sampler.close()
+
+    flat = build_preferences(
+        [record for u in drawn for record in units[int(u)]],
+        tokenizer=load_tokenizer(base_folder),
+        open_base=opener(base_folder, None),
+        open_generator=opener(generator_folder, work_folder),
+        config=preferences_config,
+        records_config=records_config,
+        seed=seed,
+        on_progress=on_progress,
+    )
     rest = iter(flat)
     for u in drawn:
         prepared[int(u)] = tuple(next(rest) for _ in units[int(u)])

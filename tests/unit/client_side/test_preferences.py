@@ -22,12 +22,16 @@ def _build(folder: Path, config: PreferencesConfig) -> tuple[RecordPreferences, 
     return build_preferences(
         RECORDS,
         tokenizer=load_tokenizer(folder),
-        base_sampler=FakeSampler(lambda prefix, n: (100, 101)),
-        generator_sampler=FakeSampler(lambda prefix, n: (200,)),
+        open_base=lambda: FakeSampler(lambda prefix, n: (100, 101)),
+        open_generator=lambda: FakeSampler(lambda prefix, n: (200,)),
         config=config,
         records_config=SETTINGS,
         seed=0,
     )
+
+
+def _never() -> FakeSampler:
+    raise AssertionError("a writer without weight was opened")
 
 
 def _responses(folder: Path, preferences: RecordPreferences) -> list[str]:
@@ -56,19 +60,16 @@ def test_a_record_gives_every_pair_that_has_weight(tiny_llama: Path) -> None:
 
 
 def test_pairs_without_weight_are_not_sampled(tiny_llama: Path) -> None:
-    generator = FakeSampler(lambda prefix, n: (200,))
-
     preferences = build_preferences(
         RECORDS,
         tokenizer=load_tokenizer(tiny_llama),
-        base_sampler=FakeSampler(lambda prefix, n: (100,)),
-        generator_sampler=generator,
+        open_base=lambda: FakeSampler(lambda prefix, n: (100,)),
+        open_generator=_never,
         config=PreferencesConfig(chosen_over_generator=0.0, chosen_over_base=3.0),
         records_config=SETTINGS,
         seed=0,
     )
 
-    assert generator.asked == []
     assert all(len(p.responses) == 2 and len(p.pairs) == 1 for p in preferences)
 
 
@@ -80,8 +81,8 @@ def test_samplers_are_asked_with_the_records_prompt_only(tiny_llama: Path) -> No
     build_preferences(
         RECORDS,
         tokenizer=tokenizer,
-        base_sampler=base,
-        generator_sampler=None,
+        open_base=lambda: base,
+        open_generator=_never,
         config=PreferencesConfig(chosen_over_generator=0.0),
         records_config=SETTINGS,
         seed=0,
@@ -92,6 +93,29 @@ def test_samplers_are_asked_with_the_records_prompt_only(tiny_llama: Path) -> No
     assert "why" in asked[0]
 
 
+def test_one_writer_is_closed_before_the_other_is_opened(tiny_llama: Path) -> None:
+    """Two models in memory at once would double what a client needs."""
+    opened: list[FakeSampler] = []
+
+    def open_next() -> FakeSampler:
+        assert all(sampler.is_closed for sampler in opened)
+        opened.append(FakeSampler(lambda prefix, n: (100,)))
+        return opened[-1]
+
+    build_preferences(
+        RECORDS,
+        tokenizer=load_tokenizer(tiny_llama),
+        open_base=open_next,
+        open_generator=open_next,
+        config=PreferencesConfig(),
+        records_config=SETTINGS,
+        seed=0,
+    )
+
+    assert len(opened) == 2
+    assert all(sampler.is_closed for sampler in opened)
+
+
 def test_a_cut_response_is_ended_like_any_other(tiny_llama: Path) -> None:
     """Whether a response ended by itself is not what the reward is to learn."""
     tokenizer = load_tokenizer(tiny_llama)
@@ -100,8 +124,8 @@ def test_a_cut_response_is_ended_like_any_other(tiny_llama: Path) -> None:
     (preferences, _) = build_preferences(
         RECORDS,
         tokenizer=tokenizer,
-        base_sampler=FakeSampler(lambda prefix, n: (100,)),
-        generator_sampler=None,
+        open_base=lambda: FakeSampler(lambda prefix, n: (100,)),
+        open_generator=_never,
         config=PreferencesConfig(chosen_over_generator=0.0),
         records_config=settings,
         seed=0,

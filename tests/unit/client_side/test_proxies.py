@@ -41,9 +41,7 @@ def _generator(folder: Path, *, seed: int = 0, noise_multiplier: float = 0.0) ->
     return train_generator(
         RECORDS,
         base_folder=folder,
-        config=GeneratorConfig(
-            lora=LORA, steps=8, learning_rate=3e-2, precision=Precision.FLOAT32
-        ),
+        config=GeneratorConfig(lora=LORA, steps=8, learning_rate=3e-2, precision=Precision.FLOAT32),
         records_config=SETTINGS,
         plan=DpSgdPlan(
             noise_multiplier=noise_multiplier,
