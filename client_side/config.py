@@ -122,6 +122,8 @@ class LoraConfig:
     """Adapt only the last so many blocks, which saves their share of the backward pass."""
     use_rslora: bool = False
     """Scale by alpha ÷ √rank (rank-stabilised LoRA) in place of alpha ÷ rank."""
+    freeze_a: bool = True
+    """Train B alone: A, random and public, has no gradient at first and would only add noise."""
 
     def __post_init__(self) -> None:
         _require_positive("lora.rank", self.rank)

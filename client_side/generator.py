@@ -20,7 +20,7 @@ from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
 from client_side.units import group_into_units
-from lm.adapters import adapter_tensors, attach_lora
+from lm.adapters import adapter_tensors, attach_lora, freeze_a
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
 from lm.loading import load_causal_lm, load_tokenizer
@@ -93,6 +93,8 @@ def train_generator(
     lora = lora_shape(config)
     base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision))
     model = attach_lora(base, lora, seed=ADAPTER_SEED)
+    if config.lora.freeze_a:
+        freeze_a(model)
     losses = train_dp_sgd(
         DpSgdTask(
             model=model,

@@ -23,7 +23,7 @@ from client_side.preferences import RecordPreferences, build_preferences
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
 from client_side.units import group_into_units
-from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, merge_adapter
+from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, freeze_a, merge_adapter
 from lm.loading import load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import RewardModel, build_reward_model, rewards_of
@@ -94,6 +94,8 @@ def train_reward_proxy(
     model = build_reward_model(
         base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
     )
+    if config.lora.freeze_a:
+        freeze_a(model.adapted)
     losses = train_dp_sgd(
         DpSgdTask(model=model, units=prepared, unit_loss=PairwiseLoss(), unit_size=_unit_size),
         plan=plan,

@@ -75,6 +75,19 @@ def attach_lora(model: PreTrainedModel, lora: LoraSpec, *, seed: int) -> PeftMod
             return get_peft_model(model, _peft_config(lora, model.config.num_hidden_layers))
 
 
+def freeze_a(model: PeftModel) -> None:
+    """Leave every A as it was drawn, so that B alone is trained.
+
+    The update is then linear in what is trained, and fewer weights means less noise under DP.
+
+    Reference:
+        FFA-LoRA: Sun et al., "Improving LoRA in Privacy-preserving Federated Learning" (ICLR 2024).
+    """
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            parameter.requires_grad_(False)
+
+
 def adapter_tensors(model: PeftModel) -> dict[str, npt.NDArray[np.float32]]:
     """Return an adapter's weights by name, as float32 arrays, sorted by name."""
     return {

@@ -135,7 +135,14 @@ class Children:
             if child.process.poll() is None:
                 with suppress(ProcessLookupError):
                     child.process.terminate()
-        self._children.clear()
+        try:
+            self._end_all()
+        finally:
+            for child in self._children:
+                child.process.poll()  # lets the system forget it
+            self._children.clear()
+
+    def _end_all(self) -> None:
         seconds = _GRACE_SECONDS
         # Killing a process can hand its children over to this one: look again until none is left.
         for _ in range(5):

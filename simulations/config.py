@@ -36,7 +36,7 @@ class RuntimeConfig:
     """How long SuperLink and SuperNodes may take until they answer."""
     poll_seconds: float = 1.0
     """How often progress is looked at."""
-    cpus_per_client: float = 1.0
+    cpus_per_client: int = 1
     """Ray only: CPUs that one client occupies, which decides how many train side by side."""
 
     def __post_init__(self) -> None:
@@ -94,9 +94,33 @@ class SimulateConfig:
                 f"Expected server_side.min_clients <= num_clients, got "
                 f"{self.server_side.min_clients} > {self.num_clients}. Add clients or lower it."
             )
+        self._check_admissible()
         if self.client_side.base_model != self.server_side.base_model:
             raise ConfigurationError(
                 "Expected client_side.base_model and server_side.base_model to be the same, got "
                 f"{self.client_side.base_model!r} and {self.server_side.base_model!r}. Proxies "
                 "can only be used on the model that they were trained on."
             )
+
+    def _check_admissible(self) -> None:
+        """Refuse at once what the server would refuse after all training is done."""
+        budget, admission = self.client_side.budget, self.server_side.admission
+        if budget.unsafe_non_private and not admission.accept_unsafe_non_private:
+            raise ConfigurationError(
+                "Expected server_side.admission.accept_unsafe_non_private=true, because "
+                "client_side.budget.unsafe_non_private=true, got false. Set it for a baseline on "
+                "public or fictional records."
+            )
+        if budget.noise_seed is not None and not admission.accept_reproducible_noise:
+            raise ConfigurationError(
+                "Expected server_side.admission.accept_reproducible_noise=true, because "
+                "client_side.budget.noise_seed is set, got false. Remove the seed, or accept that "
+                "such noise protects nobody."
+            )
+        for name, limit in (("epsilon", admission.max_epsilon), ("delta", admission.max_delta)):
+            target = getattr(budget, f"target_{name}")
+            if target > limit and not budget.unsafe_non_private:
+                raise ConfigurationError(
+                    f"Expected client_side.budget.target_{name} <= server_side.admission."
+                    f"max_{name}={limit:g}, got {target:g}. Ask for less, or accept more."
+                )

@@ -5,6 +5,7 @@ For tests and quick looks. One client answers after the other, through the same 
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from client_side.app import answer_bytes
@@ -23,6 +24,26 @@ def run_exchange(world: World, *, run_id: str) -> None:
     Raises:
         ExchangeError: Too few clients gave both proxies.
     """
+    # What clients and server log belongs to the run; the console shows what matters of it.
+    log = logging.FileHandler(world.server_folder.parent / "exchange.log", encoding="utf-8")
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("client_side", "server_side")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(log)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        _collect(world, run_id=run_id)
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(log)
+            logger.setLevel(level)
+            logger.propagate = propagate
+        log.close()
+
+
+def _collect(world: World, *, run_id: str) -> None:
     channel = BytesChannel(
         {
             number: partial(answer_bytes, folder=client.path)

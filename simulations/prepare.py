@@ -14,7 +14,7 @@ from pathlib import Path
 from client_side.config import ClientConfig, RecordsConfig, Unit
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
-from client_side.records import SHIPPED_RECORDS
+from client_side.records import SHIPPED_RECORDS, check_declared_size
 from lm.loading import resolve_base_model
 from lm.settings import save_settings
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
@@ -91,6 +91,27 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     part.replace(world_file)
     return _reopen(config, run_folder, facts)
+
+
+def delta_warnings(world: World) -> list[str]:
+    """Say where δ is so large that the claim means little.
+
+    Args:
+        world: The parties.
+
+    Returns:
+        One sentence for each client whose δ is not below one in its number of units.
+    """
+    found = []
+    for client in world.clients:
+        config = client.load_config()
+        size, delta = config.records.declared_size, config.budget.target_delta
+        if delta >= 1 / size:
+            found.append(
+                f"{config.name} has target_delta={delta:g} for {size} units. Choose one well "
+                f"below {1 / size:.1g}: a mechanism may publish a δ share of the records outright."
+            )
+    return found
 
 
 def _reopen(config: SimulateConfig, run_folder: Path, facts: Mapping[str, object]) -> World:
@@ -189,7 +210,11 @@ def _compose(
 def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) -> ClientConfig:
     records = config.client_side.records
     num_units = _count_units(rows, unit=records.privacy_unit)
-    declared_size = round_to_two_digits(num_units) if config.declare_sizes else None
+    declared_size = records.declared_size
+    if config.declare_sizes:
+        declared_size = round_to_two_digits(num_units)
+    # The client checks this as well, but its refusal would come late and say little.
+    check_declared_size(num_units, declared_size=declared_size)
     name = f"client-{index + 1}"
     batch = max(
         config.client_side.generator.expected_batch_size,
@@ -212,7 +237,7 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
             prompt_column="prompt",
             response_column="response",
             group_column=None if records.group_column is None else "group",
-            declared_size=declared_size or records.declared_size,
+            declared_size=declared_size,
         ),
     )
 

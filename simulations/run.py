@@ -11,13 +11,15 @@ import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -27,16 +29,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from client_side.config import ClientConfig
 from lm.errors import LmError
 from lm.settings import load_settings, save_settings, schema_of, to_settings
 from lm.telemetry import switch_off_telemetry
 from protocol import SOFTWARE_VERSION
 from protocol.errors import ConfigurationError, ExchangeError, RewardDSError
+from server_side.config import ServerConfig
 from simulations.config import Runtime, SimulateConfig
+
+if TYPE_CHECKING:
+    from simulations.prepare import World
 
 SETTINGS_FILE: Final = "simulate.yaml"
 """The resolved settings of a run, in its folder."""
 
+PROVENANCE_FILE: Final = "provenance.json"
+"""Command and versions of a run, in its folder."""
+
+# Absolute: a relative one would be looked for in another way by the installed command.
+_CONF: Final = Path(__file__).resolve().parent.parent / "conf"
 _RUNS: Final = Path("runs")
 _LATEST: Final = "latest"
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
@@ -44,7 +56,11 @@ _LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "flwr", "dp-acco
 
 _failures: list[Exception] = []
 
-ConfigStore.instance().store(name="simulate_schema", node=schema_of(SimulateConfig))
+_STORE: Final = ConfigStore.instance()
+_STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
+# The nodes' own files hold one party each; `rewardds-client init` and its like write from them.
+_STORE.store(name="client_node_schema", node={"client_side": schema_of(ClientConfig)})
+_STORE.store(name="server_node_schema", node={"server_side": schema_of(ServerConfig)})
 
 
 def main() -> None:
@@ -67,17 +83,19 @@ def main() -> None:
         sys.exit(130)
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="simulate")
+@hydra.main(version_base=None, config_path=str(_CONF), config_name="simulate")
 def _compose_and_run(values: DictConfig) -> None:
-    from server_side.children import raise_on_sigterm
+    from server_side.children import raise_on_signals
 
-    raise_on_sigterm()
+    raise_on_signals()
     try:
         config, run_folder = _settle(values)
         simulate(config, run_folder)
     except Exception as error:
         # Raised here, Hydra would add lines of its own, and a sweep would end at this point.
         _failures.append(error)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            print(f"Error: {_one_line(error)}", file=sys.stderr)
 
 
 def simulate(config: SimulateConfig, run_folder: Path) -> None:
@@ -97,7 +115,7 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     from server_side.metrics import read_metrics
     from server_side.pipeline import run_pipeline
     from simulations.console import SimulationConsole
-    from simulations.prepare import prepare_world
+    from simulations.prepare import delta_warnings
 
     quiet_transformers()
     started = time.monotonic()
@@ -105,7 +123,9 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     run_id = run_folder.name
     with _alone_in(run_folder), SimulationConsole() as console:
         console.say(f"Run folder: {shown}")
-        world = prepare_world(config, run_folder)
+        world = _prepared(config, run_folder)
+        for text in delta_warnings(world):
+            console.say(f"Warning: {text}")
         console.say(
             f"{len(world.clients)} clients, {world.num_evaluation} test records "
             f"({world.num_overlapping} left out, their prompts stand in training)."
@@ -126,14 +146,27 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     console.say(f"Took {seconds / 60:.1f} min in all.")
 
 
+def _prepared(config: SimulateConfig, run_folder: Path) -> World:
+    from simulations.prepare import WORLD_FILE, prepare_world
+
+    is_new = not (run_folder / WORLD_FILE).exists()
+    try:
+        world = prepare_world(config, run_folder)
+    except BaseException:
+        # Nothing was trained yet: a folder of a run that never began would only be in the way.
+        if is_new and (run_folder / PROVENANCE_FILE).exists():
+            shutil.rmtree(run_folder, ignore_errors=True)
+        raise
+    _point_latest_at(run_folder)
+    return world
+
+
 def _exchange(
-    config: SimulateConfig, world: object, *, run_id: str, on_poll: Callable[[], None]
+    config: SimulateConfig, world: World, *, run_id: str, on_poll: Callable[[], None]
 ) -> None:
     from server_side.outcome import read_outcome
     from simulations.console import refusals
-    from simulations.prepare import World
 
-    assert isinstance(world, World)
     outcome = read_outcome(world.server_folder)
     if outcome is not None and outcome["error"] is None:
         return  # An earlier start of this run went through it; its releases are stored.
@@ -187,7 +220,6 @@ def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
         save_settings(config, part)
         part.replace(settings_file)
         _write_provenance(folder)
-    _point_latest_at(folder)
     return config, folder
 
 
@@ -233,7 +265,7 @@ def _write_provenance(folder: Path) -> None:
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }
-    (folder / "provenance.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / PROVENANCE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -253,10 +285,20 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, (RewardDSError, LmError)):
         return str(error)
     causes = [error, error.__cause__]
-    lines = [line.strip() for cause in causes if cause for line in str(cause).splitlines()]
-    # Hydra adds where the key would go and OmegaConf the type; the first lines say it all.
-    kept = [line for line in lines if line and not line.startswith(("full_key", "object_type"))]
-    return "; ".join(dict.fromkeys(kept))
+    text = "\n".join(str(cause) for cause in causes if cause is not None)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return (
+            f"Expected a known setting, got {match[1]}. "
+            "See all settings with `rewardds-simulate --cfg job`."
+        )
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        options = re.search(r"Available options in .*?:\n((?:\t.*\n?)*)", text)
+        listing = ", ".join(options[1].split()) if options else "another"
+        return f"Expected {match[1]} to be one of {listing}, got {match[2]!r}. Choose one."
+    # OmegaConf adds the type of the node in lines of their own; the others say it all.
+    lines = [line.strip().rstrip(".") for line in text.splitlines()]
+    shown = [line for line in lines if line and not re.match(r"\w+_(key|type)[=:]", line)]
+    return f"{'. '.join(dict.fromkeys(shown))}."
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""The whole journey by its own command, on tiny models, as a user would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server_side.metrics import read_metrics
+from server_side.outcome import read_outcome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "simulations.run", "experiment=smoke", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def simulate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def processes_about(folder: Path) -> list[str]:
+    """Return the command lines of living processes that work for this run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status", "cwd"]):
+        about = " ".join([*(process.info["cmdline"] or []), process.info["cwd"] or ""])
+        if str(folder) in about and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(about)
+    return found
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 240.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.2)
+
+
+def test_in_one_process(tmp_path: Path) -> None:
+    done = simulate(tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    latest = tmp_path / "runs" / "latest"
+    metrics = read_metrics(latest / "metrics.json")
+    assert set(metrics["privacy"]) == {"client-1", "client-2"}
+    assert all(0 < ledger["epsilon"] <= 8 for ledger in metrics["privacy"].values())
+    assert (latest / "report.html").is_file()
+    assert "client-2" in done.stdout
+    assert "rougeL" in done.stdout
+    assert done.stderr == ""
+
+
+def test_in_processes_of_their_own(tmp_path: Path) -> None:
+    done = simulate(tmp_path, "runtime=processes")
+
+    assert done.returncode == 0, done.stderr
+    latest = tmp_path / "runs" / "latest"
+    outcome = read_outcome(latest / "server")
+    assert outcome is not None
+    assert outcome["error"] is None
+    read_metrics(latest / "metrics.json")
+    assert "client-1: " in done.stdout
+    assert not processes_about(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_all_processes_end_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            command("runtime=processes", "run_folder=run"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        logs = tmp_path / "run" / "logs"
+        wait_until(lambda: (logs / "client-2.log").exists() or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "output").read_text()
+
+        process.send_signal(number)
+
+        assert process.wait(120) != 0
+        # Killed, it can stop nobody: the kernel tells its children, and those theirs.
+        wait_until(lambda: not processes_about(tmp_path))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_pool(tmp_path: Path) -> None:
+    whole = simulate(tmp_path, "run_folder=whole")
+    assert whole.returncode == 0, whole.stderr
+    # As a killed run leaves it: the exchange and some stages are whole, the rest is not there.
+    server = tmp_path / "whole" / "server"
+    manifest = json.loads((server / "manifest.json").read_text(encoding="utf-8"))
+    stages = list(manifest["stages"])
+    keep = stages[: stages.index("11_target_r1")]
+    pool = (server / "10_pool_r2.jsonl").read_text(encoding="utf-8")
+    releases = {file.name: file.read_bytes() for file in (server / "releases").glob("*.release")}
+    manifest["stages"] = {name: manifest["stages"][name] for name in keep}
+    (server / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (tmp_path / "whole" / "metrics.json").unlink()
+
+    again = simulate_resume(tmp_path, "whole")
+
+    assert again.returncode == 0, again.stderr
+    assert (server / "10_pool_r2.jsonl").read_text(encoding="utf-8") == pool
+    assert "from an earlier start" in again.stdout
+    assert releases == {
+        file.name: file.read_bytes() for file in (server / "releases").glob("*.release")
+    }
+    read_metrics(tmp_path / "whole" / "metrics.json")
+
+
+def simulate_resume(folder: Path, run: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulations.run", f"resume={run}"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )

@@ -1,0 +1,123 @@
+"""The console: plain and sparing where there is no terminal, and a table that fits 80 columns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from client_side.folder import ClientFolder
+from server_side.config import ServerConfig
+from simulations.console import SimulationConsole, describe_client, describe_stage, refusals
+from simulations.prepare import World
+
+
+def plain() -> tuple[SimulationConsole, io.StringIO]:
+    output = io.StringIO()
+    return SimulationConsole(console=Console(file=output, width=80)), output
+
+
+def world(tmp_path: Path) -> World:
+    (tmp_path / "client-1").mkdir()
+    return World(
+        clients=(ClientFolder(path=tmp_path / "client-1"),),
+        server_folder=tmp_path,
+        server=ServerConfig(),
+        num_overlapping=0,
+        num_evaluation=1,
+    )
+
+
+def arm(mean: float) -> dict[str, dict[str, float]]:
+    value = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+    return dict.fromkeys(("rouge1", "rouge2", "rougeL", "bleu", "perplexity"), value)
+
+
+def test_progress_of_one_stage_is_not_repeated_at_every_step() -> None:
+    console, output = plain()
+
+    with console:
+        console.start("07_queries")
+        for done in range(100):
+            console.advance(done, 100)
+        console.end("07_queries", seconds=1.0, was_whole=False)
+
+    assert len(output.getvalue().splitlines()) <= 3
+
+
+def test_output_without_a_terminal_has_no_control_characters(tmp_path: Path) -> None:
+    console, output = plain()
+    here = world(tmp_path)
+    here.clients[0].write_status({"proxy": "reward", "phase": "training", "done": 1, "total": 4})
+
+    with console:
+        console.look_at_clients(here)
+        console.start("08_candidates_r2")
+        console.advance(1, 2)
+
+    assert "\x1b" not in output.getvalue()
+    assert "client-1: reward proxy, training 1/4" in output.getvalue()
+
+
+def test_results_fit_80_columns_and_name_what_counts(tmp_path: Path) -> None:
+    console, output = plain()
+    metrics = {
+        "untuned": arm(0.1),
+        "tuned": arm(0.2),
+        "privacy": {"client-1": {"epsilon": 7.99, "delta": 1e-5}},
+    }
+
+    console.show_results(metrics, run_folder=tmp_path)
+
+    lines = output.getvalue().splitlines()
+    assert max(len(line) for line in lines if "report" not in line and "metrics" not in line) <= 80
+    assert "7.99" in output.getvalue()
+    assert str(tmp_path / "report.html") in output.getvalue()
+
+
+def test_better_means_outside_of_both_intervals_and_lower_for_perplexity(tmp_path: Path) -> None:
+    console, output = plain()
+    metrics = {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}}
+
+    console.show_results(metrics, run_folder=tmp_path)
+
+    verdicts = {line.split()[1]: line for line in output.getvalue().splitlines() if "0.1" in line}
+    assert "yes" in verdicts["rougeL"]
+    assert " no " in verdicts["perplexity"]
+
+
+def test_a_half_written_status_is_passed_over(tmp_path: Path) -> None:
+    console, output = plain()
+    here = world(tmp_path)
+    here.clients[0].status_file.write_text('{"phase": "tr', encoding="utf-8")
+
+    console.look_at_clients(here)
+
+    assert output.getvalue() == ""
+
+
+def test_a_refusal_is_shown_with_its_reason(tmp_path: Path) -> None:
+    here = world(tmp_path)
+    here.clients[0].write_status({"phase": "refused", "code": "internal", "reason": "No file."})
+
+    assert refusals(here) == ["client-1: No file."]
+
+
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [
+        ("07_queries", "prompts from the generators"),
+        ("11_target_r2", "round 2, tuning the target"),
+        ("99_other", "99_other"),
+    ],
+)
+def test_stages_are_named_for_people(stage: str, text: str) -> None:
+    assert describe_stage(stage) == text
+
+
+def test_a_client_is_described_by_proxy_phase_progress_and_price() -> None:
+    status = {"proxy": "generator", "phase": "sampling", "done": 3, "total": 9, "epsilon": 1.234}
+
+    assert describe_client(status) == "generator proxy, sampling negatives 3/9, ε spent 1.23"

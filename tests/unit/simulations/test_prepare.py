@@ -1,0 +1,191 @@
+"""The simulated world: who owns which records, and what the test may not share with training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, RewardProxyConfig, Unit
+from lm.tables import normalise_prompt
+from protocol.errors import ConfigurationError, RecordsError
+from server_side.config import EvaluationConfig, ServerConfig
+from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.prepare import World, delta_warnings, prepare_world
+
+
+def config(**changes: object) -> SimulateConfig:
+    client = ClientConfig(
+        base_model=TINY_MODEL,
+        records=RecordsConfig(),
+        generator=GeneratorConfig(expected_batch_size=4),
+        reward_proxy=RewardProxyConfig(expected_batch_size=4),
+    )
+    server = ServerConfig(base_model=TINY_MODEL, target_model=TINY_MODEL)
+    start = SimulateConfig(
+        num_records=60, num_evaluation_records=10, client_side=client, server_side=server
+    )
+    return replace(start, **changes)  # type: ignore[arg-type]  # names checked by replace
+
+
+def with_records(start: SimulateConfig, **changes: object) -> SimulateConfig:
+    records = replace(start.client_side.records, **changes)  # type: ignore[arg-type]
+    return replace(start, client_side=replace(start.client_side, records=records))
+
+
+def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def rows_of(world: World) -> list[list[dict[str, str]]]:
+    return [
+        [
+            json.loads(line)
+            for line in (client.path / "records.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        for client in world.clients
+    ]
+
+
+def test_the_shipped_records_are_split_and_share_no_prompt_with_the_test(tmp_path: Path) -> None:
+    world = prepare_world(config(), tmp_path)
+
+    first, second = rows_of(world)
+    test_file = (world.server_folder / "evaluation.jsonl").read_text(encoding="utf-8")
+    prompts = [
+        {normalise_prompt(row["prompt"]) for row in rows}
+        for rows in (first, second, [json.loads(line) for line in test_file.splitlines()])
+    ]
+    assert (len(first), len(second)) == (30, 30)
+    assert not prompts[0] & prompts[1]
+    assert not (prompts[0] | prompts[1]) & prompts[2]
+    assert world.num_evaluation == 10
+
+
+def test_another_seed_gives_other_records(tmp_path: Path) -> None:
+    first = rows_of(prepare_world(config(), tmp_path / "a"))
+    again = rows_of(prepare_world(config(), tmp_path / "b"))
+    other = rows_of(prepare_world(config(seed=2), tmp_path / "c"))
+
+    assert first == again
+    assert first != other
+
+
+def test_copies_of_a_prompt_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {number // 3}", "response": f"Answer {number}"}
+        for number in range(90)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+
+    world = prepare_world(with_records(config(), path=path), tmp_path / "run")
+
+    first, second = ({row["prompt"] for row in rows} for rows in rows_of(world))
+    assert not first & second
+
+
+def test_records_of_one_person_stay_on_one_side_and_count_as_one(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {number}", "response": "Answer", "who": f"person {number // 4}"}
+        for number in range(160)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    start = with_records(
+        config(), path=path, group_column="who", privacy_unit=Unit.GROUP, max_records_per_unit=4
+    )
+
+    world = prepare_world(start, tmp_path / "run")
+
+    first, second = ({row["group"] for row in rows} for rows in rows_of(world))
+    assert not first & second
+    assert world.clients[0].load_config().records.declared_size == len(first)
+
+
+def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(40)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    test_rows = [*rows[:3], {"prompt": "Something else", "response": "Answer"}]
+    test_path = write_rows(tmp_path / "test.jsonl", test_rows)
+    start = with_records(config(), path=path)
+    evaluation = EvaluationConfig(path=test_path)
+
+    world = prepare_world(
+        replace(start, server_side=replace(start.server_side, evaluation=evaluation)),
+        tmp_path / "run",
+    )
+
+    assert (world.num_overlapping, world.num_evaluation) == (3, 1)
+
+
+def test_without_a_test_file_some_records_are_kept_for_the_test(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(100)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+
+    world = prepare_world(with_records(config(), path=path), tmp_path / "run")
+
+    assert world.num_evaluation == 10
+    assert sum(map(len, rows_of(world))) == 90
+
+
+def test_each_party_knows_its_own_only(tmp_path: Path) -> None:
+    world = prepare_world(config(), tmp_path)
+
+    first, second = (client.load_config() for client in world.clients)
+    assert (first.name, second.name) == ("client-1", "client-2")
+    assert first.records.path == "records.jsonl"
+    assert len(set(world.server.admission.allowed_public_keys or ())) == 2
+
+
+def test_a_world_is_laid_out_once(tmp_path: Path) -> None:
+    prepare_world(config(), tmp_path)
+    records = tmp_path / "clients" / "client-1" / "records.jsonl"
+    before = records.stat().st_mtime_ns
+
+    world = prepare_world(config(), tmp_path)
+
+    assert records.stat().st_mtime_ns == before
+    assert world == prepare_world(config(), tmp_path)
+
+
+def test_a_world_cut_off_is_laid_out_again(tmp_path: Path) -> None:
+    whole = prepare_world(config(), tmp_path / "a")
+    prepare_world(config(), tmp_path / "b")
+    (tmp_path / "b" / "world.json").unlink()
+    (tmp_path / "b" / "clients" / "client-2" / "records.jsonl").write_text("{", encoding="utf-8")
+
+    again = prepare_world(config(), tmp_path / "b")
+
+    assert rows_of(again) == rows_of(whole)
+
+
+def test_too_few_records_for_a_batch_is_said_before_any_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="expected_batch_size=4"):
+        prepare_world(config(num_records=6), tmp_path)
+
+    assert not (tmp_path / "clients").exists()
+
+
+def test_a_wrong_declared_size_is_said_before_any_folder_is_made(tmp_path: Path) -> None:
+    start = with_records(config(declare_sizes=False), declared_size=500)
+
+    with pytest.raises(RecordsError, match="declared_size=500"):
+        prepare_world(start, tmp_path)
+
+    assert not (tmp_path / "clients").exists()
+
+
+def test_a_delta_that_promises_little_is_warned_about(tmp_path: Path) -> None:
+    start = config()
+    budget = replace(start.client_side.budget, target_delta=0.1)
+    server = replace(
+        start.server_side, admission=replace(start.server_side.admission, max_delta=0.2)
+    )
+    world = prepare_world(
+        replace(start, client_side=replace(start.client_side, budget=budget), server_side=server),
+        tmp_path,
+    )
+
+    assert len(delta_warnings(world)) == 2

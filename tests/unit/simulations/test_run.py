@@ -1,0 +1,134 @@
+"""`rewardds-simulate`: one clear line for each mistake, and a folder for each run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulations import run
+from simulations.config import SimulateConfig
+from simulations.run import main
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REWARDDS_TRACEBACK", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both are set for the whole process, which is a command line's own.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(run, "_failures", [])
+    monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
+    monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
+    main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["foo=1"], "foo"),
+        (["client_side.records.pth=x"], "client_side.records.pth"),
+        (["+client_side.records.pth=x"], "client_side.records.pth"),
+        (["experiment=nope"], "smoke"),
+        (["client_side/budget=eps_3"], "eps_4"),
+        (["client_side.generator.steps=many"], "many"),
+        (["client_side.budget.target_epsilon=0"], "target_epsilon"),
+        (["client_side.budget.lifetime_epsilon_cap=2"], "lifetime_epsilon_cap"),
+        (["client_side.records.privacy_unit=person"], "record, group"),
+        (["resume=runs/absent"], "runs/absent"),
+        (["resume=runs/latest", "seed=2"], "seed=2"),
+        (["experiment=smoke", "client_side.records.path=absent.jsonl"], "absent.jsonl"),
+        (["experiment=smoke", "server_side.evaluation.path=absent.csv"], "absent.csv"),
+        (["experiment=smoke", "client_side.base_model=absent"], "absent"),
+        (["experiment=smoke", "num_records=10000000"], "records"),
+        (["foo bar"], "foo bar"),
+    ],
+)
+def test_a_mistake_is_one_line_without_traceback_and_leaves_no_run(
+    arguments: list[str],
+    named: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        call(*arguments, monkeypatch=monkeypatch)
+
+    error = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert error.startswith("Error: ")
+    assert named in error
+    assert len(error.splitlines()) == 1
+    assert not list((here / "runs").glob("*"))
+
+
+def test_a_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REWARDDS_TRACEBACK", "1")
+
+    with pytest.raises(Exception, match="foo"):
+        call("foo=1", monkeypatch=monkeypatch)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SimulateConfig, Path]]:
+    calls: list[tuple[SimulateConfig, Path]] = []
+    monkeypatch.setattr(run, "simulate", lambda config, folder: calls.append((config, folder)))
+    return calls
+
+
+def test_two_runs_in_one_second_get_folders_of_their_own(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        call("experiment=smoke", monkeypatch=monkeypatch)
+
+    assert len({folder for _, folder in started}) == 3
+
+
+def test_a_run_keeps_settings_command_and_versions(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("experiment=smoke", "seed=7", "run_folder=mine", monkeypatch=monkeypatch)
+
+    provenance = json.loads(Path("mine/provenance.json").read_text(encoding="utf-8"))
+    assert provenance["command"][1:] == ["experiment=smoke", "seed=7", "run_folder=mine"]
+    assert "torch" in provenance["libraries"]
+    assert "seed: 7" in Path("mine/simulate.yaml").read_text(encoding="utf-8")
+
+
+def test_resume_takes_the_settings_of_the_run(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("experiment=smoke", "seed=7", "run_folder=mine", monkeypatch=monkeypatch)
+
+    call("resume=mine", monkeypatch=monkeypatch)
+
+    assert started[1][0] == started[0][0]
+    assert started[1][1].resolve() == started[0][1].resolve()
+
+
+def test_the_same_folder_with_the_same_settings_goes_on(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        call("experiment=smoke", "run_folder=mine", monkeypatch=monkeypatch)
+
+    assert len(started) == 2
+
+
+def test_the_same_folder_with_other_settings_is_an_error(
+    started: list[tuple[SimulateConfig, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call("experiment=smoke", "run_folder=mine", monkeypatch=monkeypatch)
+
+    with pytest.raises(SystemExit):
+        call("experiment=smoke", "seed=9", "run_folder=mine", monkeypatch=monkeypatch)
+
+    assert "resume=mine" in capsys.readouterr().err
