@@ -18,7 +18,7 @@ from server_side.inputs import JobInputs
 from server_side.metrics import build_metrics, write_metrics
 from server_side.proxies import ModelWriter
 from server_side.report import ReportInputs, write_report
-from server_side.run_store import RunStore, clear_disk_errors, copy_folder
+from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
 from server_side.samples import (
     CuratedSample,
     Feedback,
@@ -30,6 +30,8 @@ from server_side.samples import (
 from server_side.seeds import derive_seed
 from server_side.target_adapter import merge_target
 
+EXCHANGE_STAGE = "06_exchange"
+"""Under what name the cost of the exchange stands beside the job's stages."""
 _REPORTED_LIBRARIES = ("torch", "transformers", "peft", "trl", "flwr", "dp-accounting")
 
 
@@ -111,6 +113,7 @@ def write_outputs(
     untuned: ArmScores,
     tuned: ArmScores,
     config: ServerConfig,
+    exchange: StageRecord | None,
     output_folder: Path,
 ) -> None:
     """Write metrics, data set, adapter and report from a run whose stages are whole.
@@ -122,6 +125,7 @@ def write_outputs(
         untuned: Scores of the target as it is.
         tuned: Scores of the tuned target.
         config: The server's settings.
+        exchange: What it cost to get the releases; None where nobody measured it.
         output_folder: Where a user looks for results; what is there is replaced.
 
     Raises:
@@ -132,7 +136,7 @@ def write_outputs(
     difference = compare_arms(
         untuned, tuned, config=config.evaluation, seed=_evaluation_seed(config)
     )
-    stages = store.stages
+    stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
         seed=config.seed,

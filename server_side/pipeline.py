@@ -27,7 +27,7 @@ from server_side.refinement import (
     samples_to_refine,
     write_feedback,
 )
-from server_side.run_store import RunStore
+from server_side.run_store import RunStore, StageRecord
 from server_side.samples import (
     Candidate,
     CuratedSample,
@@ -51,6 +51,7 @@ def run_pipeline(
     config: ServerConfig,
     run_folder: Path,
     output_folder: Path | None = None,
+    exchange: StageRecord | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Turn admitted releases into a tuned target, a synthetic data set and a report.
@@ -60,6 +61,7 @@ def run_pipeline(
         config: The server's settings.
         run_folder: Where every stage is kept; may hold an earlier start of the same job.
         output_folder: Where metrics, report, adapter and data set go; None takes `run_folder`.
+        exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
 
     Raises:
@@ -139,6 +141,7 @@ def run_pipeline(
             untuned=untuned,
             tuned=tuned,
             config=config,
+            exchange=exchange,
             output_folder=output_folder or run_folder,
         )
         shutil.rmtree(job.work_folder, ignore_errors=True)

@@ -115,6 +115,7 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     from server_side.metrics import read_metrics
     from server_side.pipeline import run_pipeline
     from simulations.console import SimulationConsole
+    from simulations.costs import read_exchange_cost
     from simulations.prepare import delta_warnings
 
     quiet_transformers()
@@ -131,7 +132,12 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
         console.say("Exchange: every client trains its two proxies under differential privacy.")
-        _exchange(config, world, run_id=run_id, on_poll=lambda: console.look_at_clients(world))
+        _exchange(
+            config,
+            world,
+            run_folder=run_folder,
+            on_poll=lambda: console.look_at_clients(world),
+        )
         console.say("The server's job: from releases to the tuned target.")
         admitted = load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
         run_pipeline(
@@ -139,6 +145,7 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
             config=world.server,
             run_folder=world.server_folder,
             output_folder=run_folder,
+            exchange=read_exchange_cost(run_folder),
             progress=console,
         )
         seconds = time.monotonic() - started
@@ -162,32 +169,35 @@ def _prepared(config: SimulateConfig, run_folder: Path) -> World:
 
 
 def _exchange(
-    config: SimulateConfig, world: World, *, run_id: str, on_poll: Callable[[], None]
+    config: SimulateConfig, world: World, *, run_folder: Path, on_poll: Callable[[], None]
 ) -> None:
     from server_side.outcome import read_outcome
     from simulations.console import refusals
+    from simulations.costs import measured_exchange
 
     outcome = read_outcome(world.server_folder)
     if outcome is not None and outcome["error"] is None:
         return  # An earlier start of this run went through it; its releases are stored.
+    run_id = run_folder.name
     try:
-        match config.runtime.kind:
-            case Runtime.IN_PROCESS:
-                from simulations import in_process
+        with measured_exchange(run_folder):
+            match config.runtime.kind:
+                case Runtime.IN_PROCESS:
+                    from simulations import in_process
 
-                in_process.run_exchange(world, run_id=run_id)
-            case Runtime.PROCESSES:
-                from simulations import processes
+                    in_process.run_exchange(world, run_id=run_id)
+                case Runtime.PROCESSES:
+                    from simulations import processes
 
-                processes.run_exchange(
-                    world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                )
-            case Runtime.RAY:
-                from simulations import ray_engine
+                    processes.run_exchange(
+                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
+                    )
+                case Runtime.RAY:
+                    from simulations import ray_engine
 
-                ray_engine.run_exchange(
-                    world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                )
+                    ray_engine.run_exchange(
+                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
+                    )
     except ExchangeError as error:
         # In a deployment each operator reads his own reason; here one person owns them all.
         reasons = " ".join(refusals(world))

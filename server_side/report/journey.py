@@ -12,6 +12,7 @@ from server_side.report.inputs import ReportInputs
 from server_side.run_store import StageRecord
 
 _TITLES: Final = {
+    "06_exchange": "Exchange with the clients",
     "07_queries": "Synthetic prompts",
     "08_candidates": "Candidate responses",
     "09_scored": "Scoring",
