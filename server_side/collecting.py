@@ -124,12 +124,14 @@ def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPoli
     """
     folder = resolve_base_model(config.base_model)
     keys = config.admission.allowed_public_keys
+    codes = config.admission.allowed_code_digests
     policy = AdmissionPolicy(
         run_id=run_id,
         base_model_digest=base_model_digest(folder),
         max_epsilon=config.admission.max_epsilon,
         max_delta=config.admission.max_delta,
         allowed_public_keys=None if keys is None else tuple(keys),
+        allowed_code_digests=None if codes is None else tuple(codes),
         accept_reproducible_noise=config.admission.accept_reproducible_noise,
         accept_unsafe_non_private=config.admission.accept_unsafe_non_private,
         max_release_bytes=config.admission.max_release_bytes,
