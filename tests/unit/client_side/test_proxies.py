@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from client_side.config import (
     RewardProxyConfig,
 )
 from client_side.dp_sgd import DpSgdPlan
-from client_side.generator import TrainedProxy, train_generator
+from client_side.generator import ADAPTER_SEED, TrainedProxy, train_generator
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
 from client_side.reward_proxy import train_reward_proxy
-from lm.adapters import expected_adapter_shapes
+from lm.adapters import adapter_tensors, attach_lora, expected_adapter_shapes
 from lm.encoding import encode_chat
-from lm.loading import load_tokenizer
+from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
 from tests.support.samplers import FakeSampler
 
@@ -60,6 +61,28 @@ def test_generator_learns_where_there_is_no_noise(tiny_model: Path) -> None:
     assert trained.private_losses[-1] < trained.private_losses[0]
     shapes = expected_adapter_shapes(tiny_model, trained.lora, has_reward_head=False)
     assert {name: t.shape for name, t in trained.tensors.items()} == shapes
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_moves_only_where_it_is_not_frozen(tiny_llama: Path, is_frozen: bool) -> None:
+    """A frozen A takes no noise; it is released as it was drawn, from a public seed."""
+    lora = LoraConfig(rank=2, alpha=4.0, freeze_a=is_frozen)
+
+    trained = train_generator(
+        RECORDS,
+        base_folder=tiny_llama,
+        config=GeneratorConfig(lora=lora, steps=8, precision=Precision.FLOAT32),
+        records_config=SETTINGS,
+        plan=replace(PLAN, noise_multiplier=1.0),
+        randomness=Randomness(seed=0),
+    )
+
+    start = adapter_tensors(
+        attach_lora(load_causal_lm(tiny_llama), trained.lora, seed=ADAPTER_SEED)
+    )
+    for name, tensor in trained.tensors.items():
+        stayed = np.array_equal(tensor, start[name])
+        assert stayed == (is_frozen and ".lora_A." in name)
 
 
 def test_a_seed_repeats_the_generator_exactly(tiny_llama: Path) -> None:

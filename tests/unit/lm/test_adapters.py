@@ -12,6 +12,7 @@ from lm.adapters import (
     adapter_tensors,
     attach_lora,
     expected_adapter_shapes,
+    freeze_a,
     load_adapter,
     merge_adapter,
 )
@@ -113,3 +114,13 @@ def test_a_merged_folder_computes_what_base_and_adapter_do(
         load_causal_lm(folder)(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5
     )
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+def test_freezing_a_leaves_b_alone_trainable(tiny_llama: Path) -> None:
+    adapted = attach_lora(load_causal_lm(tiny_llama), LORA, seed=0)
+
+    freeze_a(adapted)
+
+    trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all(".lora_B." in name for name in trainable)
