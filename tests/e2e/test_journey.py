@@ -88,6 +88,9 @@ def test_in_processes_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_all_processes_end_when_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    # A shell's background job ignores Ctrl-C and so would its children; a handler does not survive
+    # exec, so with one in place here the child starts as it would from a terminal.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(
             command("runtime=processes", "run_folder=run"),
@@ -107,6 +110,7 @@ def test_all_processes_end_when_it_is_stopped(tmp_path: Path, number: signal.Sig
         # Killed, it can stop nobody: the kernel tells its children, and those theirs.
         wait_until(lambda: not processes_about(tmp_path))
     finally:
+        signal.signal(signal.SIGINT, earlier)
         process.kill()
         process.wait()
 
