@@ -30,6 +30,7 @@ from client_side.proxy_training import (
     resolve_base,
 )
 from lm.errors import LmError
+from lm.threads import torch_threads
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.errors import (
     BudgetExceededError,
@@ -124,7 +125,7 @@ def answer_training(
     """
     _check_version(request.protocol_version)
     config = folder.load_config()
-    with _one_at_a_time(folder), _threads(config.num_threads):
+    with _one_at_a_time(folder), torch_threads(config.num_threads):
         training = ProxyTraining(request=request, proxy=proxy, folder=folder, config=config)
         ledger = BudgetLedger(folder.ledger_folder)
         stored = ledger.find_release(request.digest())
@@ -156,19 +157,6 @@ def _one_at_a_time(folder: ClientFolder) -> Iterator[None]:
                 RefusalCode.BUSY, "Expected to answer one request at a time, found another."
             ) from None
         yield
-
-
-@contextmanager
-def _threads(num_threads: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _code_of(error: Exception) -> RefusalCode:

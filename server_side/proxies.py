@@ -25,6 +25,7 @@ from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
 from lm.sampling import Sampler, SamplingEngine, SamplingParams, open_sampler
+from lm.threads import torch_threads
 from protocol.prompts import Chat
 from server_side.config import SamplingConfig
 from server_side.samples import OnProgress
@@ -250,7 +251,7 @@ class ClientProxies:
             )
             for prompt, response in pairs
         ]
-        with _threads(self._num_threads):
+        with torch_threads(self._num_threads):
             return question(chats)
 
 
@@ -274,14 +275,3 @@ def _writable(
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextmanager
-def _threads(num_threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
