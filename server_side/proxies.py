@@ -8,14 +8,12 @@ question and then let go, so memory is that of one model however many clients th
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -194,7 +192,7 @@ class ClientProxies:
         merge = partial(
             merge_adapter,
             self._base_folder,
-            _writable(self._generator.weights),
+            self._generator.weights,
             self._generator.lora,
             out_folder=self._work_folder / f"generator-{digest}",
         )
@@ -209,7 +207,7 @@ class ClientProxies:
     ) -> list[float]:
         """Return each response's perplexity after its prompt, under the generator."""
         base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=_device())
-        model = load_adapter(base, _writable(self._generator.weights), self._generator.lora)
+        model = load_adapter(base, self._generator.weights, self._generator.lora)
         return self._ask(
             lambda chats: response_perplexities(
                 model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
@@ -222,7 +220,7 @@ class ClientProxies:
     ) -> list[float]:
         """Return each response's reward after its prompt, under the client's own instruction."""
         model = load_reward_model(
-            self._base_folder, _writable(self._reward.weights), self._reward.lora, device=_device()
+            self._base_folder, self._reward.weights, self._reward.lora, device=_device()
         )
         return self._ask(
             lambda chats: score_chats(
@@ -264,13 +262,6 @@ def sampling_params(config: SamplingConfig, *, num_candidates: int = 1) -> Sampl
         top_p=config.top_p,
         repetition_penalty=config.repetition_penalty,
     )
-
-
-def _writable(
-    weights: Mapping[str, npt.NDArray[np.float32]],
-) -> dict[str, npt.NDArray[np.float32]]:
-    # Admitted weights are read-only, and torch takes no array that it could not write to.
-    return {name: tensor.copy() for name, tensor in weights.items()}
 
 
 def _device() -> str:

@@ -124,3 +124,15 @@ def test_freezing_a_leaves_b_alone_trainable(tiny_llama: Path) -> None:
     trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trainable
     assert all(".lora_B." in name for name in trainable)
+
+
+def test_read_only_weights_are_loaded_as_they_are(tiny_llama: Path) -> None:
+    """What admission hands on is read-only, and torch warns of arrays that it cannot write to."""
+    tensors = _random_tensors(tiny_llama, LORA)
+    for tensor in tensors.values():
+        tensor.flags.writeable = False
+
+    adapted = load_adapter(load_causal_lm(tiny_llama), tensors, LORA)
+
+    found = adapter_tensors(adapted)
+    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
