@@ -59,7 +59,7 @@ def guarded(
 
     Privacy:
         Flower sends the text of an uncaught exception to the server, and errors of tokenizers and
-        JSON readers quote their input. So all are caught here; the code tells one of nine things.
+        JSON readers quote their input. So all are caught here; the code tells one of eight things.
     """
     try:
         return answer()
