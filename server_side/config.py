@@ -3,11 +3,8 @@
 Each group `conf/server_side/<module>/` fills `<Module>Config`; a stage takes its own config and no
 other. Values are checked when a dataclass is made, before any model is loaded.
 
-For the entry points, which alone know Hydra and OmegaConf: `OmegaConf.structured` marks a frozen
-dataclass read-only, node by node, so a schema can only be merged into after
-`OmegaConf.set_readonly(node, None)` on the schema and on each group in it; `OmegaConf.to_object`
-then gives the frozen dataclasses below, validated. Choices are plain text checked against the enum
-that names them, because OmegaConf knows enum members by their Python names only.
+`lm/settings.py` turns composed values into these dataclasses. Choices are plain text checked against
+the enum that names them.
 """
 
 from __future__ import annotations

@@ -264,10 +264,11 @@ def _distinct_prompts(
     max_sampled = math.ceil(config.max_attempts_factor * quota)
     num_kept = num_sampled = num_batches = 0
     while num_kept < quota and num_sampled < max_sampled:
-        # As many as are wanted at the yield seen so far, so that few are sampled in vain.
+        # As many as are wanted at the yield seen so far, so that few are sampled in vain; and never
+        # more than doubling what was sampled, because a small first batch says little of the yield.
         seen_yield = num_kept / num_sampled if num_sampled else 1.0
         wanted = math.ceil((quota - num_kept) / max(seen_yield, 1 / config.max_attempts_factor))
-        size = min(wanted, max_sampled - num_sampled)
+        size = min(wanted, max_sampled - num_sampled, max(quota, num_sampled))
         before = counts["num_sampled"]
         total = before + size + num_awaited
         completions = sampler.sample(

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError
+from omegaconf import OmegaConf
 
+from lm.settings import SettingsError, to_settings
 from protocol.errors import ConfigurationError
 from server_side.config import (
     AdmissionConfig,
@@ -23,18 +23,7 @@ from server_side.config import (
 
 def merged(values: dict[str, object]) -> ServerConfig:
     """Do what an entry point does."""
-    schema = OmegaConf.structured(ServerConfig)
-    _clear_readonly(schema)
-    result = OmegaConf.to_object(OmegaConf.merge(schema, values))
-    assert isinstance(result, ServerConfig)
-    return result
-
-
-def _clear_readonly(node: DictConfig) -> None:
-    OmegaConf.set_readonly(node, None)
-    for child in node.values():
-        if isinstance(child, DictConfig):
-            _clear_readonly(child)
+    return to_settings(ServerConfig, OmegaConf.create(values))
 
 
 def test_schema_converts_to_the_frozen_dataclasses() -> None:
@@ -60,7 +49,7 @@ def test_schema_takes_values_of_every_kind() -> None:
 
 
 def test_schema_refuses_an_unknown_key() -> None:
-    with pytest.raises(ConfigKeyError):
+    with pytest.raises(SettingsError):
         merged({"filtering": {"kk": 2}})
 
 
