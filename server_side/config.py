@@ -3,8 +3,8 @@
 Each group `conf/server_side/<module>/` fills `<Module>Config`; a stage takes its own config and no
 other. Values are checked when a dataclass is made, before any model is loaded.
 
-`lm/settings.py` turns composed values into these dataclasses. Choices are plain text checked against
-the enum that names them.
+`lm/settings.py` turns composed values into these dataclasses. Choices are plain text checked
+against the enum that names them.
 """
 
 from __future__ import annotations
