@@ -4,7 +4,8 @@ A message in, a message out; nothing here knows how messages travel. What the se
 request, and every setting comes from the client's own folder.
 
 Order of a training: answer from the store if this was answered before; check the request; read the
-records; reserve the cost on disk; train; let egress check and sign; store; answer.
+records; reserve the cost on disk, or find a training that was cut off and is paid for; train; let
+egress check and sign; store; answer.
 
 Covers: that nothing but a `ReleaseReply`, a `HelloReply` or a bare `Refusal` comes out, whatever
 happens inside, and that no log line quotes what a third-party error says.
@@ -23,12 +24,8 @@ from pathlib import Path
 from client_side.budget import BudgetLedger
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder
-from client_side.proxy_training import (
-    ProxyTraining,
-    ReleaseCodec,
-    RequestRefusedError,
-    resolve_base,
-)
+from client_side.proxy_training import ProxyTraining, ReleaseCodec
+from client_side.request_checks import RequestRefusedError, resolve_base
 from lm.errors import LmError
 from lm.threads import torch_threads
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -103,7 +100,12 @@ def answer_hello(request: HelloRequest, *, folder: ClientFolder) -> HelloReply:
 
 
 def answer_training(
-    request: TrainingRequest, *, proxy: ProxyKind, folder: ClientFolder, codec: ReleaseCodec
+    request: TrainingRequest,
+    *,
+    proxy: ProxyKind,
+    folder: ClientFolder,
+    codec: ReleaseCodec,
+    requested_by: str = "",
 ) -> ReleaseReply:
     """Train one proxy and release it, or release again what this request was answered with.
 
@@ -112,6 +114,7 @@ def answer_training(
         proxy: Which proxy the action is for.
         folder: The client's folder.
         codec: How a release becomes bytes for the store.
+        requested_by: Who asks, as this node's operator named the server; for the ledger.
 
     Returns:
         The release.
@@ -126,7 +129,9 @@ def answer_training(
     _check_version(request.protocol_version)
     config = folder.load_config()
     with _one_at_a_time(folder), torch_threads(config.num_threads):
-        training = ProxyTraining(request=request, proxy=proxy, folder=folder, config=config)
+        training = ProxyTraining(
+            request=request, proxy=proxy, folder=folder, config=config, requested_by=requested_by
+        )
         ledger = BudgetLedger(folder.ledger_folder)
         stored = ledger.find_release(request.digest())
         if stored is None:
@@ -134,6 +139,8 @@ def answer_training(
         else:
             _LOGGER.info("Answering again with the stored %s release.", proxy.value)
             reply = codec.decode(stored)
+        # Only now: a release that is in the store needs no state, also if we are killed right here.
+        training.discard_state()
         training.tell("released", epsilon=reply.release.certificate.privacy.epsilon)
         return reply
 

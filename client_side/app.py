@@ -16,7 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client_side.answering import answer_hello, answer_training, guarded
-from client_side.folder import FOLDER_KEY, ClientFolder
+from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
 from client_side.proxy_training import ReleaseCodec
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
@@ -25,6 +25,9 @@ from protocol.wire import decode, decode_bytes, encode, encode_bytes
 FOLDERS_VARIABLE: Final = "REWARDDS_CLIENT_FOLDERS"
 """Environment variable with the folder of all clients' folders, for Flower's simulation engine,
 whose nodes know their number and nothing else."""
+
+_IN_PROCESS: Final = "in-process simulation"
+_ENGINE: Final = "Flower's simulation engine"
 
 _CODEC: Final = ReleaseCodec(
     encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply)
@@ -45,14 +48,14 @@ def hello(message: Message, context: Context) -> Message:
 @app.train("generator")
 def generator(message: Message, context: Context) -> Message:
     """Train the generator proxy and release it."""
-    train = partial(answer_training, proxy=ProxyKind.GENERATOR, codec=_CODEC)
+    train = _training(ProxyKind.GENERATOR, context)
     return _answer(message, context, TrainingRequest, train)
 
 
 @app.train("reward")
 def reward(message: Message, context: Context) -> Message:
     """Train the reward proxy and release it."""
-    train = partial(answer_training, proxy=ProxyKind.REWARD, codec=_CODEC)
+    train = _training(ProxyKind.REWARD, context)
     return _answer(message, context, TrainingRequest, train)
 
 
@@ -73,9 +76,22 @@ def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
         if action == "hello":
             return answer_hello(decode_bytes(data, HelloRequest), folder=own)
         request = decode_bytes(data, TrainingRequest)
-        return answer_training(request, proxy=ProxyKind(action), folder=own, codec=_CODEC)
+        return answer_training(
+            request,
+            proxy=ProxyKind(action),
+            folder=own,
+            codec=_CODEC,
+            requested_by=_IN_PROCESS,
+        )
 
     return encode_bytes(guarded(own, answer))
+
+
+def _training(proxy: ProxyKind, context: Context) -> Callable[..., ReleaseReply]:
+    """Train for the server that this node's operator connected it to; the message has no say."""
+    default = _ENGINE if FOLDERS_VARIABLE in os.environ else ""
+    requested_by = str(context.node_config.get(SERVER_KEY, default))
+    return partial(answer_training, proxy=proxy, codec=_CODEC, requested_by=requested_by)
 
 
 def _answer(

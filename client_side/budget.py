@@ -80,7 +80,8 @@ class BudgetLedger:
         """Pay for trainings before they begin. All checks come first; a refusal changes nothing.
 
         A request whose reservation exists and was not started gets that one again, so a process
-        that was killed between paying and training does not pay twice.
+        that was killed between paying and training does not pay twice. One that was started is
+        gone on with by `find_reservation(unfinished=…)` and its saved state, or paid for anew here.
 
         Args:
             run_id: The server's run.
@@ -238,12 +239,15 @@ class BudgetLedger:
                 return data
         return None
 
-    def find_reservation(self, run_id: str, *, unit_keys: Iterable[str]) -> Reservation | None:
+    def find_reservation(
+        self, run_id: str, *, unit_keys: Iterable[str], unfinished: ProxyKind | None = None
+    ) -> Reservation | None:
         """Look up what was last reserved for a run on these very records.
 
         Args:
             run_id: The server's run.
             unit_keys: The units, as given to `reserve`.
+            unfinished: Only what pays for a training of this proxy that was begun and not released.
 
         Returns:
             The newest reservation, or None.
@@ -251,7 +255,9 @@ class BudgetLedger:
         data_key = self._name_data(self._hash_units(unit_keys))
         with lock_folder(self._folder):
             for reservation in reversed(self._reservations()):
-                if reservation.run_id == run_id and reservation.data_key == data_key:
+                if reservation.run_id != run_id or reservation.data_key != data_key:
+                    continue
+                if unfinished is None or reservation.is_unfinished(unfinished):
                     return reservation
         return None
 

@@ -1,11 +1,12 @@
 """DP-SGD over privacy units: the only trainer, and the only file that imports Opacus.
 
 Opacus's hooks give the gradient of every sequence; this file adds them up per unit, clips each
-unit once, adds noise and lets Adam step. Sampler, clip, noise and ledger event all come from one
-frozen `DpSgdPlan`, so that they cannot disagree.
+unit once, adds noise and lets `ProxyOptimizer` step. Sampler, clip, noise and ledger event all come
+from one frozen `DpSgdPlan`, so that they cannot disagree.
 
 Covers: one unit one clip, however many sequences a unit has; Poisson sampling with empty batches
-as steps of pure noise; a constant normaliser; gradients that are not finite.
+as steps of pure noise; a constant normaliser; gradients that are not finite; runs that go on from a
+saved state, with as many steps in all and fresh draws and noise.
 Does not cover: what is done with the trained weights; side channels of time and memory.
 
 Reference: Abadi et al., "Deep Learning with Differential Privacy" (CCS 2016), Algorithm 1; we
@@ -29,7 +30,9 @@ from opacus import GradSampleModule
 from torch import nn
 
 from client_side.config import DpTrainingConfig
-from client_side.randomness import Randomness
+from client_side.proxy_optimizer import ProxyOptimizer
+from client_side.randomness import Purpose, Randomness
+from client_side.training_state import TrainingState
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 
@@ -74,23 +77,27 @@ class DpSgdPlan:
         )
 
     def draw_batches(
-        self, num_units: int, *, randomness: Randomness
+        self, num_units: int, *, randomness: Randomness, first_step: int = 0
     ) -> tuple[npt.NDArray[np.int64], ...]:
-        """Draw the units of every step.
+        """Draw the units of every step that is still to be done.
 
         Args:
             num_units: Number of units at hand; private.
             randomness: Source of the draws.
+            first_step: Steps that were done before this training was cut off.
 
         Returns:
             For each step the positions of its units. Private; must not leave the client.
 
         Privacy:
-            The draws are what amplification by sampling keeps secret.
+            The draws are what amplification by sampling keeps secret. Each step's are independent
+            of all others, so those of a step that was lost with a killed process are drawn anew.
         """
         return tuple(
-            randomness.draw_units(num_units, sample_rate=self.sample_rate)
-            for _ in range(self.steps)
+            randomness.child(Purpose.DRAWS, step).draw_units(
+                num_units, sample_rate=self.sample_rate
+            )
+            for step in range(first_step, self.steps)
         )
 
 
@@ -131,6 +138,8 @@ def train_dp_sgd(
     batches: Sequence[npt.NDArray[np.int64]],
     config: DpTrainingConfig,
     randomness: Randomness,
+    state: TrainingState | None = None,
+    save: Callable[[TrainingState], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Train a model's trainable weights under DP.
@@ -138,58 +147,62 @@ def train_dp_sgd(
     Args:
         task: Model, units and loss.
         plan: The run as the ledger knows it.
-        batches: Units of each step, from `plan.draw_batches`.
+        batches: Units of each step that is still to be done, from `plan.draw_batches`.
         config: Step size, its schedule, and the size of physical batches.
         randomness: Source of the noise.
+        state: Where an earlier process left this very run; None begins it.
+        save: Keeps the state after each step; the next step begins when it returns.
         on_progress: Told after each step how many are done, of how many.
 
     Returns:
         Mean loss of each step's units, nan for an empty one. Private; must not leave the client.
 
     Raises:
-        RuntimeError: The per-sequence gradients do not add up to the gradient, or nothing moved.
+        RuntimeError: The per-sequence gradients do not add up to the gradient, nothing moved, or
+            there would be more or fewer steps than planned.
 
     Privacy:
         The trained weights satisfy the guarantee of `plan.event(...)` towards add-or-remove-one
         unit. The returned losses do not: they are for the operator's eyes alone.
     """
-    assert len(batches) == plan.steps
+    state = TrainingState() if state is None else state
+    # Privacy: as many noisy steps stand behind the weights as the ledger's event says.
+    if not state.num_steps + len(batches) == plan.steps == config.steps:
+        raise RuntimeError(
+            f"Expected {plan.steps} steps in all, found {state.num_steps} done, {len(batches)} to "
+            f"do and steps={config.steps}. Draw batches from the step at which the state stands."
+        )
+    optimizer = ProxyOptimizer(task.model, config)
+    if state.num_steps:
+        optimizer.restore(state.arrays, num_steps=state.num_steps)
+    losses = list(state.losses)
+    parameters = optimizer.parameters
+    before = [p.detach().clone() for p in parameters]
     hooked = GradSampleModule(task.model.train(), loss_reduction="sum", strict=False)
-    parameters = [p for p in task.model.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.Adam(
-        _parameter_groups(task.model, config), betas=(config.adam_beta1, config.adam_beta2)
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _step_size(config))
-    average = _IterateAverage(parameters, config)
-    losses = []
     try:
-        for step, drawn in enumerate(batches):
+        for step, drawn in enumerate(batches, start=state.num_steps):
             gradient, loss_sum = _clipped_sum(
                 hooked, task, drawn, parameters, plan=plan, max_batch_tokens=config.max_batch_tokens
             )
-            # Privacy: noise on the whole sum, once a step, also where nobody was drawn.
-            gradient += torch.from_numpy(
-                randomness.gaussian(
-                    gradient.numel(),
-                    standard_deviation=plan.noise_multiplier * plan.max_grad_norm,
-                )
+            # Privacy: noise on the whole sum, once a step, also where nobody was drawn. A stream of
+            # its own: whatever was drawn for a step that a killed process lost does not come back.
+            noise = randomness.child(Purpose.NOISE, step).gaussian(
+                gradient.numel(), standard_deviation=plan.noise_multiplier * plan.max_grad_norm
             )
+            gradient += torch.from_numpy(noise)
             # Privacy: a constant; the number that was drawn is private.
-            _assign(gradient / plan.expected_batch_size, parameters)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-            average.add(step)
+            optimizer.step(gradient / plan.expected_batch_size, number=step)
             losses.append(loss_sum / len(drawn) if len(drawn) else math.nan)
+            if save:
+                save(TrainingState(losses=tuple(losses), arrays=optimizer.snapshot()))
             if on_progress:
                 on_progress(step + 1, plan.steps)
     finally:
         hooked.to_standard_module()
         task.model.zero_grad(set_to_none=True)
-    if all(torch.equal(a, b) for a, b in zip(start, parameters, strict=True)):
+    if batches and all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True)):
         raise RuntimeError("Expected training to move the adapter, but no weight changed.")
-    average.apply()
+    optimizer.finish()
     task.model.eval()
     return losses
 
@@ -279,58 +292,3 @@ def _physical_batches(
         num_rows += rows
     if batch:
         yield batch
-
-
-def _assign(gradient: torch.Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    start = 0
-    for parameter in parameters:
-        stop = start + parameter.numel()
-        piece = gradient[start:stop].view(parameter.shape)
-        parameter.grad = piece.to(device=parameter.device, dtype=parameter.dtype)
-        start = stop
-
-
-def _parameter_groups(model: nn.Module, config: DpTrainingConfig) -> list[dict[str, object]]:
-    ratio = float(getattr(config, "head_learning_rate_ratio", 1.0))
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    head = [p for name, p in named if "reward_head" in name]
-    adapter = [p for name, p in named if "reward_head" not in name]
-    groups: list[dict[str, object]] = [{"params": adapter, "lr": config.learning_rate}]
-    if head:
-        groups.append({"params": head, "lr": config.learning_rate * ratio})
-    return groups
-
-
-def _step_size(config: DpTrainingConfig) -> Callable[[int], float]:
-    warmup = round(config.warmup_fraction * config.steps)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = (step - warmup) / max(1, config.steps - 1 - warmup)
-        return 1 - (1 - config.decay_to_fraction) * min(1.0, progress)
-
-    return factor
-
-
-class _IterateAverage:
-    """Mean of the last iterates; post-processing of what is released anyway, so it is free."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], config: DpTrainingConfig) -> None:
-        self._parameters = parameters
-        count = math.ceil(config.average_last_fraction * config.steps)
-        self._first = config.steps - count
-        self._count = 0
-        self._sums = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
-
-    def add(self, step: int) -> None:
-        if step >= self._first:
-            self._count += 1
-            for total, parameter in zip(self._sums, self._parameters, strict=True):
-                total += parameter.detach()
-
-    def apply(self) -> None:
-        if self._count:
-            with torch.no_grad():
-                for total, parameter in zip(self._sums, self._parameters, strict=True):
-                    parameter.copy_(total / self._count)

@@ -5,7 +5,8 @@ client_node.yaml   settings: the client's policy, from this disk alone
 records.jsonl      private records (or elsewhere, by `records.path`)
 signing_key        Ed25519 private key, 32 raw bytes
 ledger/            lifetime ledger and stored releases
-work/              merged models; can be deleted between runs
+work/              merged models, and in training/ how far an unfinished training is: deleted while
+                   one is cut off, that training is paid for and cannot go on
 status.json        how far the client is, for its operator
 ```
 The folder is readable by its owner only, and so is every file that this module makes.
@@ -29,6 +30,9 @@ SETTINGS_FILE = "client_node.yaml"
 
 FOLDER_KEY: Final = "client-folder"
 """Key of Flower's node configuration that names the client's folder."""
+
+SERVER_KEY: Final = "server-address"
+"""Key of Flower's node configuration that names the server which this node connects to."""
 
 _PRIVATE_FOLDER_MODE = 0o700
 _PRIVATE_FILE_MODE = 0o600

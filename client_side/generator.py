@@ -19,6 +19,7 @@ from client_side.config import DpTrainingConfig, GeneratorConfig, Precision, Rec
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
+from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from lm.adapters import adapter_tensors, attach_lora, freeze_a
 from lm.encoding import EncodedChat, encode_chat
@@ -50,6 +51,8 @@ def train_generator(
     records_config: RecordsConfig,
     plan: DpSgdPlan,
     randomness: Randomness,
+    state: TrainingState | None = None,
+    save: Callable[[TrainingState], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrainedProxy:
     """Tune the generator proxy.
@@ -61,6 +64,8 @@ def train_generator(
         records_config: Instruction and lengths.
         plan: The DP-SGD run, as reserved in the ledger.
         randomness: Source of sampling and noise.
+        state: Where an earlier process left this very run; None begins it.
+        save: Keeps the state after each step.
         on_progress: Told how many steps are done, of how many.
 
     Returns:
@@ -75,7 +80,8 @@ def train_generator(
     """
     tokenizer = load_tokenizer(base_folder)
     units = group_into_units(records)
-    batches = plan.draw_batches(len(units), randomness=randomness)
+    first_step = state.num_steps if state else 0
+    batches = plan.draw_batches(len(units), randomness=randomness, first_step=first_step)
     encoded = [
         [
             encode_chat(
@@ -106,6 +112,8 @@ def train_generator(
         batches=batches,
         config=config,
         randomness=randomness,
+        state=state,
+        save=save,
         on_progress=on_progress,
     )
     return TrainedProxy(tensors=adapter_tensors(model), lora=lora, private_losses=tuple(losses))

@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client_side.config import ClientConfig
-from client_side.folder import FOLDER_KEY, SETTINGS_FILE, ClientFolder, make_client_folder
+from client_side.folder import (
+    FOLDER_KEY,
+    SERVER_KEY,
+    SETTINGS_FILE,
+    ClientFolder,
+    make_client_folder,
+)
 from lm.errors import LmError
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
@@ -68,7 +74,9 @@ def supernode_command(
     """
     command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", superlink]
     command += ["--host", "127.0.0.1", "--port", str(runtime_port)]
-    command += ["--node-config", f'{FOLDER_KEY}="{folder.path.resolve()}"']
+    # The folder, and the address for the ledger's "to whom": both the operator's own words.
+    node_config = f'{FOLDER_KEY}="{folder.path.resolve()}" {SERVER_KEY}="{superlink}"'
+    command += ["--node-config", node_config]
     if insecure:
         command.append("--insecure")
     if root_certificates is not None:

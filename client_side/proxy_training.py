@@ -2,7 +2,8 @@
 
 Stages 1 to 5 in their order. Which checks come before which is what the privacy claim rests on:
 the request against the client's own settings before any record is read, the cost on disk before
-any gradient, and egress last.
+any gradient, and egress last. A training that was paid for and cut off goes on from its saved state
+(docs/decisions/0008).
 """
 
 from __future__ import annotations
@@ -15,18 +16,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
-from client_side.config import ClientConfig, DpTrainingConfig
+from client_side.config import ClientConfig
 from client_side.egress import load_signing_key, release
 from client_side.folder import ClientFolder
-from protocol.accounting import PlannedRun, calibrate
+from client_side.request_checks import (
+    RequestRefusedError,
+    asked_delta,
+    check_request,
+    plan_events,
+    training_settings,
+)
+from client_side.training_state import (
+    Binding,
+    TrainingState,
+    TrainingStateError,
+    TrainingStateFile,
+    bind_training,
+)
 from protocol.artifacts import digest_code
-from protocol.errors import RefusalCode, RewardDSError
+from protocol.errors import ConfigurationError, RefusalCode
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from protocol.messages import ReleaseReply, TrainingRequest
 
 if TYPE_CHECKING:
     # Imported where they are used: torch takes seconds, and a refusal should not wait for it.
-    from client_side.dp_sgd import DpSgdPlan
     from client_side.generator import TrainedProxy
     from client_side.randomness import Randomness
     from client_side.records import PrivateRecord
@@ -35,20 +48,6 @@ _LOGGER = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 0.5
 """Least time between two notes to the operator."""
-
-
-class RequestRefusedError(RewardDSError):
-    """The client declines; the code is all that the server is told."""
-
-    def __init__(self, code: RefusalCode, reason: str) -> None:
-        """Keep the code for the server and the reason for the client's own log.
-
-        Args:
-            code: What the server is told.
-            reason: What the operator is told; settings and names only.
-        """
-        super().__init__(reason)
-        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +72,8 @@ class ProxyTraining:
     """The client's folder."""
     config: ClientConfig
     """The client's settings."""
+    requested_by: str = ""
+    """Who asks, as this node's operator named the server; for the ledger."""
 
     def run(self, ledger: BudgetLedger, codec: ReleaseCodec) -> ReleaseReply:
         """Check, pay, train, release and store.
@@ -95,20 +96,29 @@ class ProxyTraining:
         from client_side.records import load_records
         from lm.adapters import expected_adapter_shapes
 
-        base_folder, digest = self._check_request()
+        base_folder, digest = check_request(self.request, proxy=self.proxy, config=self.config)
         self.tell("records")
         records_config = replace(self.config.records, path=self.folder.records_path(self.config))
         records = load_records(records_config)
         unit_keys = frozenset(record.unit_id for record in records)
-        reservation = self._reserve(ledger, unit_keys)
+        cut_off = self._find_cut_off(ledger, unit_keys, digest)
+        reservation, state = cut_off or (self._reserve(ledger, unit_keys), TrainingState())
+        self._check_noise(reservation)
         statement = ledger.statement(
-            unit=reservation.unit, unit_keys=unit_keys, delta=self._delta()
+            unit=reservation.unit,
+            unit_keys=unit_keys,
+            delta=asked_delta(self.request, config=self.config),
         )
         self._check_price(statement)
-        self.tell("training", epsilon=statement.epsilon)
-        # Privacy: noted before the first gradient; one event pays for one training.
-        ledger.start(reservation.reservation_id, proxy=self.proxy)
-        trained = self._train(records, base_folder, reservation, ledger, codec, statement.epsilon)
+        binding = self._bind(ledger, reservation, digest)
+        if cut_off is None:
+            # Before it counts as begun, so that whatever was begun has a state to go on from.
+            self._state_file().save(state, binding)
+            # Privacy: noted before the first gradient; one event pays for one training.
+            ledger.start(reservation.reservation_id, proxy=self.proxy)
+        trained = self._train(
+            records, base_folder, reservation, ledger, codec, statement.epsilon, state, binding
+        )
         reply = release(
             tensors=trained.tensors,
             expected_shapes=expected_adapter_shapes(
@@ -136,6 +146,10 @@ class ProxyTraining:
         )
         return reply
 
+    def discard_state(self) -> None:
+        """Remove the saved state; the release is in the store."""
+        self._state_file().discard()
+
     def tell(
         self, phase: str, *, done: int = 0, total: int = 0, epsilon: float | None = None
     ) -> None:
@@ -149,41 +163,48 @@ class ProxyTraining:
         }
         self.folder.write_status(status)
 
-    def _check_request(self) -> tuple[Path, str]:
-        """Compare the request with the client's own settings, before any record is read."""
-        request, budget = self.request, self.config.budget
-        if request.proxy is not self.proxy:
-            raise RequestRefusedError(
-                RefusalCode.MALFORMED,
-                f"Expected a request for the {self.proxy.value} proxy, found one for the other.",
-            )
-        limits = {
-            "target_epsilon": (request.target_epsilon, budget.target_epsilon),
-            "target_delta": (request.target_delta, budget.target_delta),
-            "steps": (request.steps, self._training_config(self.proxy).steps),
-        }
-        for name, (asked, own) in limits.items():
-            if asked is not None and asked > own:
-                raise RequestRefusedError(
-                    RefusalCode.POLICY,
-                    f"Expected {name} <= {own:g}, this client's own setting, found a request for "
-                    f"{asked:g}. Nothing was trained.",
-                )
-        base_folder, digest = resolve_base(self.config)
-        if digest != request.base_model_digest:
-            raise RequestRefusedError(
-                RefusalCode.BASE_MODEL,
-                f"Expected a request for the base model {digest[:16]}…, found one for "
-                f"{request.base_model_digest[:16]}…. Agree on one base model.",
-            )
-        return base_folder, digest
+    def _find_cut_off(
+        self, ledger: BudgetLedger, unit_keys: frozenset[str], base_model_digest: str
+    ) -> tuple[Reservation, TrainingState] | None:
+        """Find a training that was paid for, begun and not released, if it can go on."""
+        reservation = ledger.find_reservation(
+            self.request.run_id, unit_keys=unit_keys, unfinished=self.proxy
+        )
+        if reservation is None:
+            return None
+        run = f"The {self.proxy.value} training of run {self.request.run_id}"
+        try:
+            state = self._state_file().load(self._bind(ledger, reservation, base_model_digest))
+        except TrainingStateError as error:
+            _LOGGER.warning("%s was cut off and must be paid for anew. %s", run, error)
+            return None
+        steps = _event(reservation, self.proxy).steps
+        _LOGGER.info("%s, paid for, goes on after step %d of %d.", run, state.num_steps, steps)
+        return reservation, state
+
+    def _bind(
+        self, ledger: BudgetLedger, reservation: Reservation, base_model_digest: str
+    ) -> Binding:
+        is_reward = self.proxy is ProxyKind.REWARD
+        return bind_training(
+            reservation_id=reservation.reservation_id,
+            proxy=self.proxy,
+            event=_event(reservation, self.proxy),
+            config=self.config,
+            base_model_digest=base_model_digest,
+            code_digest=code_digest(),
+            generator_release=_released_generator(ledger, reservation) if is_reward else None,
+        )
+
+    def _state_file(self) -> TrainingStateFile:
+        return TrainingStateFile(self.folder.work_folder, self.request.digest())
 
     def _reserve(self, ledger: BudgetLedger, unit_keys: frozenset[str]) -> Reservation:
         """Pay for what is about to be trained, or find what was paid for already."""
         budget = self.config.budget
         earlier = ledger.find_reservation(self.request.run_id, unit_keys=unit_keys)
         if self.proxy is ProxyKind.GENERATOR:
-            events = self._plan_both()
+            events = plan_events(self.request, config=self.config)
         else:
             if earlier is None or not _released_generator(ledger, earlier):
                 raise RequestRefusedError(
@@ -193,7 +214,7 @@ class ProxyTraining:
                 )
             if self.proxy not in earlier.started:
                 return earlier
-            # An earlier training was cut off. Its cost stays charged; this one is paid anew.
+            # An earlier training was cut off for good. Its cost stays charged; this is paid anew.
             events = tuple(event for event in earlier.events if event.proxy is self.proxy)
         return ledger.reserve(
             run_id=self.request.run_id,
@@ -203,41 +224,20 @@ class ProxyTraining:
             unit_keys=unit_keys,
             policy=BudgetPolicy(
                 lifetime_epsilon_cap=budget.lifetime_epsilon_cap,
-                delta=self._delta(),
+                delta=asked_delta(self.request, config=self.config),
                 unsafe_non_private=budget.unsafe_non_private,
             ),
             reproducible_noise=budget.noise_seed is not None,
+            requested_by=self.requested_by,
         )
 
-    def _plan_both(self) -> tuple[DpSgdEvent, ...]:
-        """Find the noise with which both proxies together cost what was asked for."""
-        budget, size = self.config.budget, self.config.records.declared_size
-        steps = {kind: self._training_config(kind).steps for kind in ProxyKind}
-        if self.request.steps is not None:
-            steps[self.proxy] = self.request.steps
-        ratios = {ProxyKind.GENERATOR: 1.0, ProxyKind.REWARD: budget.reward_noise_ratio}
-        runs = [
-            PlannedRun(
-                proxy=kind,
-                sample_rate=self._training_config(kind).expected_batch_size / size,
-                steps=steps[kind],
-                noise_ratio=ratios[kind],
+    def _check_noise(self, reservation: Reservation) -> None:
+        # Privacy: the ledger's mark was set when this was paid for, and the certificate quotes it.
+        if self.config.budget.noise_seed is not None and not reservation.reproducible_noise:
+            raise ConfigurationError(
+                "Expected budget.noise_seed to be absent, as when this run was paid for, got "
+                f"{self.config.budget.noise_seed}. Remove it, or ask under another run id."
             )
-            for kind in ProxyKind
-        ]
-        if budget.unsafe_non_private:
-            return tuple(
-                DpSgdEvent(
-                    proxy=run.proxy,
-                    noise_multiplier=0.0,
-                    sample_rate=run.sample_rate,
-                    steps=run.steps,
-                )
-                for run in runs
-            )
-        asked = self.request.target_epsilon
-        target = budget.target_epsilon if asked is None else asked
-        return calibrate(runs, target_epsilon=target, target_delta=self._delta()).events
 
     def _check_price(self, statement: PrivacyLedger) -> None:
         asked = self.request.target_epsilon
@@ -256,12 +256,24 @@ class ProxyTraining:
         ledger: BudgetLedger,
         codec: ReleaseCodec,
         epsilon: float,
+        state: TrainingState,
+        binding: Binding,
     ) -> TrainedProxy:
+        from client_side.dp_sgd import DpSgdPlan
         from client_side.generator import train_generator
         from client_side.reward_proxy import train_reward_proxy
 
-        (event,) = (event for event in reservation.events if event.proxy is self.proxy)
-        plan = self._plan(event)
+        event = _event(reservation, self.proxy)
+        settings = training_settings(self.config, self.proxy)
+        plan = DpSgdPlan(
+            noise_multiplier=event.noise_multiplier,
+            sample_rate=event.sample_rate,
+            expected_batch_size=settings.expected_batch_size,
+            steps=event.steps,
+            max_grad_norm=settings.max_grad_norm,
+        )
+        self.tell("training", done=state.num_steps, total=plan.steps, epsilon=epsilon)
+        file = self._state_file()
         on_training = self._progress("training", epsilon)
         if self.proxy is ProxyKind.GENERATOR:
             return train_generator(
@@ -271,6 +283,8 @@ class ProxyTraining:
                 records_config=self.config.records,
                 plan=plan,
                 randomness=self._randomness(),
+                state=state,
+                save=lambda after: file.save(after, binding),
                 on_progress=on_training,
             )
         generator = _released_generator(ledger, reservation)
@@ -289,29 +303,19 @@ class ProxyTraining:
             records_config=self.config.records,
             plan=plan,
             randomness=self._randomness(),
+            state=state,
+            save=lambda after: file.save(after, binding),
             on_sampling=self._progress("sampling", epsilon),
             on_progress=on_training,
         )
 
-    def _plan(self, event: DpSgdEvent) -> DpSgdPlan:
-        from client_side.dp_sgd import DpSgdPlan
-
-        config = self._training_config(self.proxy)
-        return DpSgdPlan(
-            noise_multiplier=event.noise_multiplier,
-            sample_rate=event.sample_rate,
-            expected_batch_size=config.expected_batch_size,
-            steps=event.steps,
-            max_grad_norm=config.max_grad_norm,
-        )
-
     def _randomness(self) -> Randomness:
-        from client_side.randomness import Randomness
+        from client_side.randomness import Purpose, Randomness
 
-        seed = self.config.budget.noise_seed
         # Privacy: the two trainings never share noise, not even where it is reproducible.
-        offset = list(ProxyKind).index(self.proxy)
-        return Randomness(seed=None if seed is None else 2 * seed + offset)
+        is_reward = self.proxy is ProxyKind.REWARD
+        purpose = Purpose.REWARD if is_reward else Purpose.GENERATOR
+        return Randomness(seed=self.config.budget.noise_seed).child(purpose)
 
     def _progress(self, phase: str, epsilon: float) -> Callable[[int, int], None]:
         last = time.monotonic()
@@ -324,22 +328,16 @@ class ProxyTraining:
 
         return note
 
-    def _training_config(self, proxy: ProxyKind) -> DpTrainingConfig:
-        match proxy:
-            case ProxyKind.GENERATOR:
-                return self.config.generator
-            case ProxyKind.REWARD:
-                return self.config.reward_proxy
-
-    def _delta(self) -> float:
-        asked, own = self.request.target_delta, self.config.budget.target_delta
-        return own if asked is None else asked
-
 
 def code_digest() -> str:
     """Return the digest of the sources that can touch records, as the certificate states it."""
     root = Path(__file__).resolve().parent.parent
     return digest_code([root / name for name in ("client_side", "lm", "protocol")])
+
+
+def _event(reservation: Reservation, proxy: ProxyKind) -> DpSgdEvent:
+    (event,) = (event for event in reservation.events if event.proxy is proxy)
+    return event
 
 
 def _released_generator(ledger: BudgetLedger, reservation: Reservation) -> bytes | None:
@@ -350,11 +348,3 @@ def _released_generator(ledger: BudgetLedger, reservation: Reservation) -> bytes
         if is_same_data and is_same_run and ProxyKind.GENERATOR in item.released:
             return ledger.find_release(item.request_digest)
     return None
-
-
-def resolve_base(config: ClientConfig) -> tuple[Path, str]:
-    """Return the folder of the client's base model and its digest."""
-    from lm.loading import base_model_digest, resolve_base_model
-
-    folder = resolve_base_model(config.base_model)
-    return folder, base_model_digest(folder)

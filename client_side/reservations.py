@@ -63,6 +63,10 @@ class Reservation:
     released: tuple[ProxyKind, ...] = ()
     """Proxies that were handed out."""
 
+    def is_unfinished(self, proxy: ProxyKind) -> bool:
+        """Tell whether a proxy's training was begun and nothing of it was handed out."""
+        return proxy in self.started and proxy not in self.released
+
 
 def check_cap(
     overlapping: Sequence[Reservation],

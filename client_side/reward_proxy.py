@@ -20,8 +20,9 @@ from client_side.config import PreferencesConfig, RecordsConfig, RewardProxyConf
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.generator import ADAPTER_SEED, TrainedProxy, lora_shape, torch_dtype
 from client_side.preferences import RecordPreferences, build_preferences
-from client_side.randomness import Randomness
+from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
+from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, freeze_a, merge_adapter
 from lm.loading import load_tokenizer
@@ -44,6 +45,8 @@ def train_reward_proxy(
     records_config: RecordsConfig,
     plan: DpSgdPlan,
     randomness: Randomness,
+    state: TrainingState | None = None,
+    save: Callable[[TrainingState], None] | None = None,
     on_sampling: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrainedProxy:
@@ -61,6 +64,8 @@ def train_reward_proxy(
         records_config: Instruction and lengths.
         plan: The DP-SGD run, as reserved in the ledger.
         randomness: Source of sampling and noise.
+        state: Where an earlier process left this very run; None begins it.
+        save: Keeps the state after each step.
         on_sampling: Told how many responses are sampled, of how many.
         on_progress: Told how many steps are done, of how many.
 
@@ -75,7 +80,8 @@ def train_reward_proxy(
         RewardDS (arXiv 2502.18517), section 3.3; Bradley and Terry (1952).
     """
     units = group_into_units(records)
-    batches = plan.draw_batches(len(units), randomness=randomness)
+    first_step = state.num_steps if state else 0
+    batches = plan.draw_batches(len(units), randomness=randomness, first_step=first_step)
     drawn = np.unique(np.concatenate(batches)) if batches else np.empty(0, dtype=np.int64)
     prepared = _preferences_of(
         drawn,
@@ -87,7 +93,7 @@ def train_reward_proxy(
         num_threads=num_threads,
         preferences_config=preferences_config,
         records_config=records_config,
-        seed=randomness.integer(),
+        seed=randomness.child(Purpose.NEGATIVES).integer(),
         on_progress=on_sampling,
     )
     lora = lora_shape(config)
@@ -102,6 +108,8 @@ def train_reward_proxy(
         batches=batches,
         config=config,
         randomness=randomness,
+        state=state,
+        save=save,
         on_progress=on_progress,
     )
     tensors = adapter_tensors(model.adapted)

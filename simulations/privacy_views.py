@@ -97,8 +97,11 @@ def show_spending(spending: LifetimeSpending) -> None:
         console.print("Nothing was ever reserved: ε = 0.")
         return
     table = _table(
-        texts=("when (UTC)", "to whom", "what", "data set"), numbers=("ε alone", "ε so far", "left")
+        texts=("when (UTC)", "to whom", "what", "data\nset"),
+        numbers=("ε\nalone", "ε so\nfar", "left"),
     )
+    # Most addresses with their port stay on one line; longer names are folded.
+    table.columns[1].width, table.columns[2].width = 16, 13
     for item in spending.spendings:
         reservation = item.reservation
         when = datetime.fromtimestamp(reservation.reserved_at, tz=UTC)

@@ -13,8 +13,9 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client_side.app import answer_bytes, app
-from client_side.folder import FOLDER_KEY, ClientFolder
+from client_side.app import FOLDERS_VARIABLE, answer_bytes, app
+from client_side.budget import BudgetLedger
+from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
@@ -28,7 +29,11 @@ PLACES = [
     "client_side.generator.train_generator",
     "client_side.generator.encode_chat",
     "client_side.generator.load_tokenizer",
-    "client_side.proxy_training.calibrate",
+    "client_side.request_checks.calibrate",
+    "client_side.proxy_training.bind_training",
+    "client_side.training_state.write_whole",
+    "client_side.training_state.TrainingStateFile.load",
+    "client_side.training_state.TrainingStateFile.discard",
     "client_side.proxy_training.release",
     "client_side.folder.ClientFolder.load_config",
     "client_side.folder.ClientFolder.write_status",
@@ -55,13 +60,15 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def send(client: ClientFolder, message_type: str, content: RecordDict) -> Message:
+def send(
+    client: ClientFolder, message_type: str, content: RecordDict, **node_config: str
+) -> Message:
     """Hand a message to the Flower app as a SuperNode would."""
     message = Message(content=content, message_type=message_type, dst_node_id=1)
     context = Context(
         run_id=1,
         node_id=1,
-        node_config={FOLDER_KEY: str(client.path)},
+        node_config={FOLDER_KEY: str(client.path), **node_config},
         state=RecordDict(),
         run_config={},
     )
@@ -145,6 +152,51 @@ def test_nothing_in_a_message_can_name_another_folder(client: ClientFolder) -> N
 
     hello = decode(reply.content, HelloReply)
     assert hello.client_name == "client-1"
+
+
+@pytest.mark.parametrize(
+    ("node_config", "requested_by"),
+    [({SERVER_KEY: "server.example.org:9092"}, "server.example.org:9092"), ({}, "")],
+)
+def test_the_ledger_names_the_server_of_the_nodes_own_configuration(
+    client: ClientFolder, tiny_llama: Path, node_config: dict[str, str], requested_by: str
+) -> None:
+    """The server has no say in what a client's ledger calls it."""
+    request = encode(training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    reply = send(client, "train.generator", request, **node_config)
+
+    assert isinstance(decode(reply.content, ReleaseReply), ReleaseReply)
+    (reservation,) = BudgetLedger(client.ledger_folder).reservations()
+    assert reservation.requested_by == requested_by
+
+
+def test_runs_without_a_server_say_so_in_the_ledger(client: ClientFolder, tiny_llama: Path) -> None:
+    request = encode_bytes(training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    answer_bytes("generator", request, folder=client.path)
+
+    (reservation,) = BudgetLedger(client.ledger_folder).reservations()
+    assert reservation.requested_by == "in-process simulation"
+
+
+def test_clients_of_the_simulation_engine_say_so_in_the_ledger(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(client.path.parent))
+    message = Message(
+        content=encode(training_request(tiny_llama, ProxyKind.GENERATOR)),
+        message_type="train.generator",
+        dst_node_id=1,
+    )
+    context = Context(
+        run_id=1, node_id=1, node_config={"partition-id": 0}, state=RecordDict(), run_config={}
+    )
+
+    app(message=message, context=context)
+
+    (reservation,) = BudgetLedger(client.ledger_folder).reservations()
+    assert reservation.requested_by == "Flower's simulation engine"
 
 
 def test_no_log_line_of_a_whole_exchange_holds_a_record(

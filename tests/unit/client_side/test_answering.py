@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from client_side import dp_sgd
 from client_side.answering import answer_hello, answer_training, guarded
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
-from client_side.proxy_training import ReleaseCodec
+from client_side.proxy_training import ProxyTraining, ReleaseCodec
+from client_side.training_state import Binding, TrainingState, TrainingStateFile
 from lm.settings import save_settings
 from protocol import PROTOCOL_VERSION
 from protocol.errors import RefusalCode
@@ -150,20 +156,199 @@ def test_declared_size_far_from_the_truth_is_told_to_the_operator_alone(
     assert "declared_size=100" in status["reason"]
 
 
-def test_a_training_cut_off_stays_charged(
+def cut_off(
+    client: ClientFolder,
+    request: TrainingRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    before_step: int,
+) -> None:
+    """Let a training end by an error when it is about to do a step, counted from 0."""
+    original, steps = dp_sgd._clipped_sum, itertools.count()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if next(steps) == before_step:
+            raise RuntimeError("power cut")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dp_sgd, "_clipped_sum", fail)
+        assert ask(client, request) == Refusal(code=RefusalCode.INTERNAL)
+
+
+def state_file(client: ClientFolder) -> Path:
+    (path,) = (client.work_folder / "training").iterdir()
+    return path
+
+
+@pytest.mark.parametrize("before_step", [0, 1])
+def test_a_training_that_was_cut_off_goes_on_without_paying_again(
+    client: ClientFolder,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    before_step: int,
+) -> None:
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    told: list[tuple[str, int, int]] = []
+    cut_off(client, request, monkeypatch, before_step=before_step)
+    monkeypatch.setattr(
+        ProxyTraining,
+        "tell",
+        lambda self, phase, done=0, total=0, epsilon=None: told.append((phase, done, total)),
+    )
+    caplog.set_level(logging.INFO)
+
+    reply = ask(client, request)
+
+    assert isinstance(reply, ReleaseReply)
+    assert spent(client) == 1
+    assert ("training", before_step, 2) in told
+    assert ("training", 2, 2) in told
+    assert f"goes on after step {before_step} of 2" in caplog.text
+    assert not list((client.work_folder / "training").iterdir())
+
+
+def test_a_training_whose_state_is_gone_stays_charged(
+    client: ClientFolder,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    cut_off(client, request, monkeypatch, before_step=1)
+    state_file(client).unlink()
+
+    reply = ask(client, request)
+
+    assert reply == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
+    assert "was cut off and must be paid for anew" in caplog.text
+    assert "found none" in caplog.text
+
+
+def test_a_training_whose_state_is_damaged_stays_charged(
+    client: ClientFolder,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    cut_off(client, request, monkeypatch, before_step=1)
+    data = bytearray(state_file(client).read_bytes())
+    data[-1] ^= 1
+    state_file(client).write_bytes(data)
+
+    reply = ask(client, request)
+
+    assert reply == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
+    assert "found it damaged" in caplog.text
+
+
+def test_a_state_of_other_settings_waits_until_they_are_back(
+    client: ClientFolder,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A refusal at the cap changes nothing, so an operator who erred can put it right."""
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    cut_off(client, request, monkeypatch, before_step=1)
+    config = client.load_config()
+    other = replace(config, generator=replace(config.generator, learning_rate=1e-4))
+
+    save_settings(other, client.settings_file)
+    refused = ask(client, request)
+    save_settings(config, client.settings_file)
+    reply = ask(client, request)
+
+    assert refused == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
+    assert "another value of: generator." in caplog.text
+    assert isinstance(reply, ReleaseReply)
+    assert spent(client) == 1
+
+
+def test_a_training_without_a_state_is_paid_for_anew_under_a_roomy_cap(
     client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("power cut")
-
+    config = client.load_config()
+    roomy = replace(config.budget, lifetime_epsilon_cap=50.0)
+    save_settings(replace(config, budget=roomy), client.settings_file)
     request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    cut_off(client, request, monkeypatch, before_step=1)
+    state_file(client).unlink()
+    cut_off(client, request, monkeypatch, before_step=1)
+
+    reply = ask(client, request)
+
+    assert isinstance(reply, ReleaseReply)
+    assert spent(client) == 2
+    assert len(reply.release.certificate.privacy.events) == 4
+
+
+def test_a_request_of_another_run_never_goes_on_with_a_cut_off_training(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(client, training_request(tiny_llama, ProxyKind.GENERATOR), monkeypatch, before_step=1)
+
+    reply = ask(client, training_request(tiny_llama, ProxyKind.GENERATOR, run_id="run-2"))
+
+    assert reply == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
+
+
+def test_a_full_disk_stops_the_training_and_what_is_saved_goes_on_later(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    original = TrainingStateFile.save
+
+    def save(self: TrainingStateFile, state: TrainingState, binding: Binding) -> None:
+        if state.num_steps == 2:
+            patch.setattr(os, "pwrite", no_space)
+        original(self, state, binding)
+
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr("client_side.generator.train_generator", fail)
+        patch.setattr(TrainingStateFile, "save", save)
         first = ask(client, request)
+    reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
     second = ask(client, request)
 
     assert first == Refusal(code=RefusalCode.INTERNAL)
-    assert second == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
+    assert "No space left on device" in reason
+    assert isinstance(second, ReleaseReply)
+    assert spent(client) == 1
+
+
+def test_a_seed_that_was_set_after_paying_is_refused(
+    client: ClientFolder, tiny_llama: Path
+) -> None:
+    """The ledger says that nobody can draw this noise again; a seed would make that untrue."""
+    ask(client, training_request(tiny_llama, ProxyKind.GENERATOR))
+    config = client.load_config()
+    save_settings(
+        replace(config, budget=replace(config.budget, noise_seed=1)), client.settings_file
+    )
+
+    reply = ask(client, training_request(tiny_llama, ProxyKind.REWARD))
+
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
+    assert "noise_seed" in reason
+
+
+def test_the_ledger_names_who_asked(client: ClientFolder, tiny_llama: Path) -> None:
+    answer_training(
+        training_request(tiny_llama, ProxyKind.GENERATOR),
+        proxy=ProxyKind.GENERATOR,
+        folder=client,
+        codec=CODEC,
+        requested_by="server.example.org:9092",
+    )
+
+    (reservation,) = BudgetLedger(client.ledger_folder).reservations()
+    assert reservation.requested_by == "server.example.org:9092"
 
 
 def test_one_request_at_a_time(

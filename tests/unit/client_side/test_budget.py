@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from client_side.budget import BudgetLedger, BudgetPolicy
+from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from protocol.errors import (
     BudgetError,
     BudgetExceededError,
@@ -109,6 +110,27 @@ def test_a_reservation_that_was_never_finished_stays_charged(tmp_path: Path) -> 
     assert again.reservation_id != crashed.reservation_id
     statement = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=UNITS, delta=DELTA)
     assert statement.events == EVENTS * 2
+
+
+def test_only_a_training_that_was_begun_and_not_released_is_unfinished(tmp_path: Path) -> None:
+    ledger = BudgetLedger(tmp_path)
+
+    def unfinished(proxy: ProxyKind = ProxyKind.GENERATOR, **others: Any) -> Reservation | None:
+        given = {"run_id": "run-1", "unit_keys": UNITS, **others}
+        return ledger.find_reservation(
+            given["run_id"], unit_keys=given["unit_keys"], unfinished=proxy
+        )
+
+    reservation = reserve(ledger)
+    before = unfinished()
+    ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+    found = unfinished()
+    others = [unfinished(ProxyKind.REWARD), unfinished(run_id="run-2"), unfinished(unit_keys=["z"])]
+    hand_out(ledger, reservation, data=b"one")
+
+    assert found is not None
+    assert found.reservation_id == reservation.reservation_id
+    assert [before, *others, unfinished()] == [None] * 5
 
 
 def test_a_process_killed_between_paying_and_training_does_not_pay_twice(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from scipy import stats
 from torch import nn
 
 from client_side import dp_sgd
-from client_side.config import DpTrainingConfig, Precision
+from client_side.config import DpTrainingConfig, Precision, RewardProxyConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.generator import GeneratorLoss
 from client_side.preferences import PreferencePair, RecordPreferences
+from client_side.proxy_optimizer import ProxyOptimizer
 from client_side.randomness import Randomness
 from client_side.reward_proxy import PairwiseLoss
+from client_side.training_state import TrainingState
 from lm.adapters import attach_lora
 from lm.encoding import encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
@@ -230,14 +232,7 @@ def test_noise_has_the_standard_deviation_that_the_plan_states(
     By a two-sided chi-square test the false-alarm probability is 1e-6.
     """
     task = _generator_task(tiny_llama, records_per_unit=1)
-    seen: list[torch.Tensor] = []
-    original = dp_sgd._assign
-
-    def spy(gradient: torch.Tensor, parameters: Sequence[nn.Parameter]) -> None:
-        seen.append(gradient.clone())
-        original(gradient, parameters)
-
-    monkeypatch.setattr(dp_sgd, "_assign", spy)
+    seen = _watch_gradients(monkeypatch)
     plan = _plan(noise_multiplier=1.5, max_grad_norm=0.2, expected_batch_size=4.0, steps=20)
     train_dp_sgd(
         task,
@@ -257,25 +252,47 @@ def test_two_steps_never_share_their_noise(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = _generator_task(tiny_llama, records_per_unit=1)
-    seen: list[torch.Tensor] = []
-    monkeypatch.setattr(dp_sgd, "_assign", lambda g, ps: seen.append(g.clone()) or _zero(ps))
+    seen = _watch_gradients(monkeypatch)
 
-    with pytest.raises(RuntimeError, match="no weight changed"):
-        train_dp_sgd(
-            task,
-            plan=_plan(noise_multiplier=1.0, steps=2),
-            batches=[np.array([], dtype=np.int64)] * 2,
-            config=_config(steps=2),
-            randomness=Randomness(),
-        )
+    train_dp_sgd(
+        task,
+        plan=_plan(noise_multiplier=1.0, steps=2),
+        batches=[np.array([], dtype=np.int64)] * 2,
+        config=_config(steps=2),
+        randomness=Randomness(),
+    )
 
     correlation = float(torch.corrcoef(torch.stack(seen))[0, 1])
     assert abs(correlation) < 5 / math.sqrt(seen[0].numel())
 
 
-def _zero(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+def test_a_training_that_moves_nothing_is_an_error(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _generator_task(tiny_llama, records_per_unit=1)
+    monkeypatch.setattr(ProxyOptimizer, "step", lambda *_, **__: None)
+
+    with pytest.raises(RuntimeError, match="no weight changed"):
+        train_dp_sgd(
+            task,
+            plan=_plan(),
+            batches=[np.arange(2)],
+            config=_config(),
+            randomness=Randomness(seed=0),
+        )
+
+
+def _watch_gradients(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Keep what goes into each step."""
+    seen: list[torch.Tensor] = []
+    original = ProxyOptimizer.step
+
+    def spy(self: ProxyOptimizer, gradient: torch.Tensor, *, number: int) -> None:
+        seen.append(gradient.clone())
+        original(self, gradient, number=number)
+
+    monkeypatch.setattr(ProxyOptimizer, "step", spy)
+    return seen
 
 
 def test_gradients_that_do_not_add_up_are_noticed(tiny_llama: Path) -> None:
@@ -334,3 +351,88 @@ def test_units_of_one_step_are_drawn_independently() -> None:
     big = expected >= 5
     statistic = float(((observed - expected)[big] ** 2 / expected[big]).sum())
     assert statistic < stats.chi2.ppf(1 - 1e-6, df=int(big.sum()) - 1)
+
+
+class _Killed(Exception):
+    pass
+
+
+_AVERAGED: dict[str, Any] = {
+    "steps": 5,
+    "learning_rate": 1e-2,
+    "precision": Precision.FLOAT32,
+    "average_last_fraction": 0.6,
+    "warmup_fraction": 0.4,
+    "decay_to_fraction": 0.1,
+}
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("make_task", "config"),
+    [
+        (_generator_task, DpTrainingConfig(**_AVERAGED)),
+        (_reward_task, RewardProxyConfig(**_AVERAGED, head_learning_rate_ratio=7.0)),
+    ],
+)
+def test_a_run_that_goes_on_from_its_state_ends_like_one_that_was_never_cut(
+    tiny_llama: Path, make_task: Any, config: DpTrainingConfig, cut: int
+) -> None:
+    """Moments, schedule, averaged iterates and the head's own step size: bit for bit."""
+    plan = _plan(noise_multiplier=1.0, steps=5)
+
+    def train(task: DpSgdTask[Any], **others: Any) -> list[float]:
+        state = others.get("state", TrainingState())
+        batches = plan.draw_batches(6, randomness=Randomness(seed=3), first_step=state.num_steps)
+        return train_dp_sgd(
+            task, plan=plan, batches=batches, config=config, randomness=Randomness(seed=3), **others
+        )
+
+    states: list[TrainingState] = []
+
+    def save(state: TrainingState) -> None:
+        states.append(state)
+        if len(states) == cut:
+            raise _Killed
+
+    undisturbed, killed, resumed = (make_task(tiny_llama, records_per_unit=1) for _ in range(3))
+    losses = train(undisturbed)
+    with pytest.raises(_Killed):
+        train(killed, save=save)
+    steps: list[tuple[int, int]] = []
+    again = train(
+        resumed, state=states[-1], on_progress=lambda done, total: steps.append((done, total))
+    )
+
+    assert steps == [(step, 5) for step in range(cut + 1, 6)]
+    assert np.array(again).tobytes() == np.array(losses).tobytes()
+    for (name, found), expected in zip(
+        resumed.model.named_parameters(), undisturbed.model.parameters(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+
+
+def test_a_run_that_goes_on_makes_as_many_steps_as_the_plan_has_left(tiny_llama: Path) -> None:
+    """One step more would be a mechanism that nobody paid for."""
+    task = _generator_task(tiny_llama, records_per_unit=1)
+    plan = _plan(steps=2)
+
+    with pytest.raises(RuntimeError, match="Expected 2 steps in all, found 1 done, 2 to do"):
+        train_dp_sgd(
+            task,
+            plan=plan,
+            batches=[np.arange(2)] * 2,
+            config=_config(steps=2),
+            randomness=Randomness(seed=0),
+            state=TrainingState(losses=(1.0,)),
+        )
+
+
+def test_units_of_remaining_steps_are_drawn_anew_where_nothing_is_seeded() -> None:
+    plan = _plan(sample_rate=0.5, steps=2)
+    source = Randomness()
+
+    (lost, again) = (plan.draw_batches(200, randomness=source, first_step=1) for _ in range(2))
+
+    assert len(lost) == len(again) == 1
+    assert not np.array_equal(lost[0], again[0])

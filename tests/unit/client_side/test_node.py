@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flwr.common.config import parse_config_args
 
 from client_side.folder import ClientFolder
 from client_side.node import main, supernode_command, supernode_environment
@@ -64,12 +65,16 @@ def test_start_takes_the_place_of_this_process(
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
-def test_the_folder_is_named_in_the_nodes_own_configuration(folder: ClientFolder) -> None:
+def test_folder_and_server_are_named_in_the_nodes_own_configuration(folder: ClientFolder) -> None:
     command = supernode_command(
         folder, superlink="host:1", runtime_port=5, insecure=False, root_certificates=Path("ca")
     )
 
-    assert f'client-folder="{folder.path.resolve()}"' in command
+    configuration = parse_config_args([command[command.index("--node-config") + 1]])
+    assert configuration == {
+        "client-folder": str(folder.path.resolve()),
+        "server-address": "host:1",
+    }
     assert command[command.index("--root-certificates") + 1] == "ca"
     assert "--insecure" not in command
 

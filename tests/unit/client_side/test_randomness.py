@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from client_side.randomness import Randomness
+from client_side.randomness import Purpose, Randomness
 
 
 def test_gaussian_has_the_moments_and_shape_of_a_normal() -> None:
@@ -67,3 +67,43 @@ def test_every_unit_is_drawn_at_the_sample_rate(sample_rate: float) -> None:
 
     spread = np.sqrt(sample_rate * (1 - sample_rate) / 2000)
     assert np.all(np.abs(drawn / 2000 - sample_rate) <= 6 * spread)
+
+
+def test_a_seeds_children_repeat_and_share_nothing() -> None:
+    """So that a training which goes on finds the streams of its remaining steps, and no others."""
+    children = {
+        (purpose, number): Randomness(seed=7).child(purpose, number)
+        for purpose in (Purpose.DRAWS, Purpose.NOISE)
+        for number in (0, 1)
+    }
+    noise = {
+        path: child.gaussian(10_000, standard_deviation=1.0) for path, child in children.items()
+    }
+    again = Randomness(seed=7).child(Purpose.NOISE, 1).gaussian(10_000, standard_deviation=1.0)
+
+    assert np.array_equal(noise[Purpose.NOISE, 1], again)
+    correlations = np.corrcoef(
+        [*noise.values(), Randomness(seed=7).gaussian(10_000, standard_deviation=1.0)]
+    )
+    off_diagonal = correlations[~np.eye(5, dtype=bool)]
+    assert np.abs(off_diagonal).max() < 5 / np.sqrt(10_000)
+
+
+def test_children_of_children_do_not_meet_other_paths() -> None:
+    first = Randomness(seed=7).child(Purpose.REWARD).child(Purpose.NOISE, 2)
+    second = Randomness(seed=7).child(Purpose.GENERATOR).child(Purpose.NOISE, 2)
+
+    assert first.is_reproducible
+    assert first.integer() != second.integer()
+
+
+def test_without_a_seed_the_same_child_is_a_new_stream_each_time() -> None:
+    """What a killed process drew for a step can be drawn again by nobody."""
+    source = Randomness()
+
+    first, second = (
+        source.child(Purpose.NOISE, 3).gaussian(4, standard_deviation=1.0) for _ in range(2)
+    )
+
+    assert not np.array_equal(first, second)
+    assert not source.child(Purpose.NOISE, 3).is_reproducible

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import server_side.collecting
 from client_side.budget import BudgetLedger, BudgetPolicy
 from client_side.folder import ClientFolder
+from lm.settings import save_settings
 from protocol.accounting import composed_epsilon
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from protocol.wire import encode_bytes
@@ -174,6 +176,38 @@ def test_ledger_prints_names_as_they_are(run: Run, client: ClientFolder) -> None
 
     assert_fits(output)
     assert "[b]IRB[/b]" in output
+
+
+@pytest.mark.parametrize(
+    "requested_by",
+    ["127.0.0.1:34561", "federation.hospital-network.example.org:9092", "in-process simulation"],
+)
+def test_ledger_shows_who_asked_within_a_whole_table(
+    run: Run, client: ClientFolder, requested_by: str
+) -> None:
+    """Also under a cap and after costs that take more digits."""
+    config = client.load_config()
+    roomy = replace(config.budget, lifetime_epsilon_cap=1000.0)
+    save_settings(replace(config, budget=roomy), client.settings_file)
+    costly = (replace(EVENTS[0], noise_multiplier=0.2),)
+    BudgetLedger(client.ledger_folder).reserve(
+        run_id="20261125-195912-smoke",
+        request_digest="ab" * 32,
+        events=costly,
+        unit=PrivacyUnit.RECORD,
+        unit_keys=("unit-1",),
+        policy=BudgetPolicy(lifetime_epsilon_cap=1000.0, delta=1e-5),
+        requested_by=requested_by,
+    )
+
+    _, output, _ = run("ledger", client.path)
+
+    assert_fits(output)
+    rows = [line for line in output.splitlines() if line[0] in "┃│"]
+    assert all(line[-1] == line[0] for line in rows)
+    cells = "".join(line.split("│")[2].strip() for line in rows if line[0] == "│")
+    assert requested_by.replace(" ", "") in cells.replace(" ", "")
+    assert len(requested_by) > 16 or f"│ {requested_by} " in output
 
 
 def test_ledger_of_a_new_client_is_empty(run: Run, tmp_path: Path) -> None:

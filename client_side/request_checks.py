@@ -1,0 +1,139 @@
+"""What a server may ask of this client, and what that would take: settings against the request.
+
+Before any record is read, and without torch. Every limit is the operator's own setting; a request
+can ask for less and never for more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client_side.config import ClientConfig, DpTrainingConfig
+from protocol.accounting import PlannedRun, calibrate
+from protocol.errors import RefusalCode, RewardDSError
+from protocol.ledger import DpSgdEvent, ProxyKind
+from protocol.messages import TrainingRequest
+
+
+class RequestRefusedError(RewardDSError):
+    """The client declines; the code is all that the server is told."""
+
+    def __init__(self, code: RefusalCode, reason: str) -> None:
+        """Keep the code for the server and the reason for the client's own log.
+
+        Args:
+            code: What the server is told.
+            reason: What the operator is told; settings and names only.
+        """
+        super().__init__(reason)
+        self.code = code
+
+
+def check_request(
+    request: TrainingRequest, *, proxy: ProxyKind, config: ClientConfig
+) -> tuple[Path, str]:
+    """Compare a request with the client's own settings, before any record is read.
+
+    Args:
+        request: What the server asks for.
+        proxy: Which proxy the action is for.
+        config: The client's settings.
+
+    Returns:
+        Folder of the base model and its digest.
+
+    Raises:
+        RequestRefusedError: The settings do not allow it.
+    """
+    budget = config.budget
+    if request.proxy is not proxy:
+        raise RequestRefusedError(
+            RefusalCode.MALFORMED,
+            f"Expected a request for the {proxy.value} proxy, found one for the other.",
+        )
+    limits = {
+        "target_epsilon": (request.target_epsilon, budget.target_epsilon),
+        "target_delta": (request.target_delta, budget.target_delta),
+        "steps": (request.steps, training_settings(config, proxy).steps),
+    }
+    for name, (asked, own) in limits.items():
+        if asked is not None and asked > own:
+            raise RequestRefusedError(
+                RefusalCode.POLICY,
+                f"Expected {name} <= {own:g}, this client's own setting, found a request for "
+                f"{asked:g}. Nothing was trained.",
+            )
+    base_folder, digest = resolve_base(config)
+    if digest != request.base_model_digest:
+        raise RequestRefusedError(
+            RefusalCode.BASE_MODEL,
+            f"Expected a request for the base model {digest[:16]}…, found one for "
+            f"{request.base_model_digest[:16]}…. Agree on one base model.",
+        )
+    return base_folder, digest
+
+
+def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSgdEvent, ...]:
+    """Find the noise with which both proxies together cost what was asked for.
+
+    Args:
+        request: What the server asks for; the steps that it names are those of its own proxy.
+        config: The client's settings.
+
+    Returns:
+        One event for each proxy.
+
+    Raises:
+        ConfigurationError: No noise meets the target.
+    """
+    budget, size = config.budget, config.records.declared_size
+    steps = {kind: training_settings(config, kind).steps for kind in ProxyKind}
+    if request.steps is not None:
+        steps[request.proxy] = request.steps
+    ratios = {ProxyKind.GENERATOR: 1.0, ProxyKind.REWARD: budget.reward_noise_ratio}
+    runs = [
+        PlannedRun(
+            proxy=kind,
+            sample_rate=training_settings(config, kind).expected_batch_size / size,
+            steps=steps[kind],
+            noise_ratio=ratios[kind],
+        )
+        for kind in ProxyKind
+    ]
+    if budget.unsafe_non_private:
+        return tuple(
+            DpSgdEvent(
+                proxy=run.proxy,
+                noise_multiplier=0.0,
+                sample_rate=run.sample_rate,
+                steps=run.steps,
+            )
+            for run in runs
+        )
+    asked = request.target_epsilon
+    target = budget.target_epsilon if asked is None else asked
+    return calibrate(
+        runs, target_epsilon=target, target_delta=asked_delta(request, config=config)
+    ).events
+
+
+def training_settings(config: ClientConfig, proxy: ProxyKind) -> DpTrainingConfig:
+    """Return the settings of one proxy's training."""
+    match proxy:
+        case ProxyKind.GENERATOR:
+            return config.generator
+        case ProxyKind.REWARD:
+            return config.reward_proxy
+
+
+def asked_delta(request: TrainingRequest, *, config: ClientConfig) -> float:
+    """Return the delta of a request; the client's own where none is asked for."""
+    return config.budget.target_delta if request.target_delta is None else request.target_delta
+
+
+def resolve_base(config: ClientConfig) -> tuple[Path, str]:
+    """Return the folder of the client's base model and its digest."""
+    from lm.loading import base_model_digest, resolve_base_model
+
+    folder = resolve_base_model(config.base_model)
+    return folder, base_model_digest(folder)
