@@ -186,10 +186,14 @@ class ProxyTraining:
             events = self._plan_both()
         else:
             if earlier is None or not _released_generator(ledger, earlier):
+                # Privacy: after a generator of this run, that one of these very records is missing
+                # tells that a record came or went, so it must look like any other failure.
+                is_private = self._was_released_of_any_records(ledger)
                 raise RequestRefusedError(
-                    RefusalCode.ORDER,
-                    "Expected the generator proxy of this run to be released first, found that it "
-                    "was not. Ask for it first.",
+                    RefusalCode.INTERNAL if is_private else RefusalCode.ORDER,
+                    "Expected the generator proxy of this run to be released first, from these "
+                    "very records, found that it was not. Ask for it first, and keep the records "
+                    "as they are during a run.",
                 )
             if self.proxy not in earlier.started:
                 return earlier
@@ -207,6 +211,12 @@ class ProxyTraining:
                 unsafe_non_private=budget.unsafe_non_private,
             ),
             reproducible_noise=budget.noise_seed is not None,
+        )
+
+    def _was_released_of_any_records(self, ledger: BudgetLedger) -> bool:
+        return any(
+            item.run_id == self.request.run_id and ProxyKind.GENERATOR in item.released
+            for item in ledger.reservations()
         )
 
     def _plan_both(self) -> tuple[DpSgdEvent, ...]:
