@@ -180,7 +180,8 @@ class ProxyTraining:
 
     def _reserve(self, ledger: BudgetLedger, unit_keys: frozenset[str]) -> Reservation:
         """Pay for what is about to be trained, or find what was paid for already."""
-        budget = self.config.budget
+        budget, asked = self.config.budget, self.request.target_epsilon
+        cap = budget.lifetime_epsilon_cap
         earlier = ledger.find_reservation(self.request.run_id, unit_keys=unit_keys)
         if self.proxy is ProxyKind.GENERATOR:
             events = self._plan_both()
@@ -206,7 +207,9 @@ class ProxyTraining:
             unit=PrivacyUnit(self.config.records.privacy_unit.value),
             unit_keys=unit_keys,
             policy=BudgetPolicy(
-                lifetime_epsilon_cap=budget.lifetime_epsilon_cap,
+                # Privacy: a request's own limit counts before anything is charged; otherwise
+                # requests that must be refused would use up what the operator allows.
+                lifetime_epsilon_cap=cap if asked is None else min(cap, asked),
                 delta=self._delta(),
                 unsafe_non_private=budget.unsafe_non_private,
             ),

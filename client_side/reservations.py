@@ -95,9 +95,10 @@ def check_cap(
     epsilon = composed_epsilon(lifetime, delta=policy.delta)
     if epsilon > policy.lifetime_epsilon_cap:
         raise BudgetExceededError(
-            f"Expected a lifetime epsilon of at most lifetime_epsilon_cap="
-            f"{policy.lifetime_epsilon_cap:g}, found {epsilon:.4g} for {len(lifetime)} events "
-            f"at delta={policy.delta:g}. Ask for less, or use other records."
+            f"Expected a lifetime epsilon of at most {policy.lifetime_epsilon_cap:g} (the operator's "
+            f"lifetime_epsilon_cap, or what the request asked for where that is less), found "
+            f"{epsilon:.4g} for {len(lifetime)} events at delta={policy.delta:g}. Ask for less in "
+            f"this run, or use other records."
         )
 
 

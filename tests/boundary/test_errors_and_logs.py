@@ -10,14 +10,14 @@ import logging
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client_side.app import answer_bytes, app
 from client_side.folder import FOLDER_KEY, ClientFolder
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
+from protocol.messages import Refusal, ReleaseReply
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.support.clients import CANARY, client_config, make_client, training_request
 
@@ -131,20 +131,6 @@ def test_the_flower_handler_answers_a_failure_with_a_message_and_not_an_error(
 
     assert not reply.has_error()
     assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.INTERNAL)
-
-
-def test_a_message_that_is_none_of_ours_is_refused(client: ClientFolder) -> None:
-    reply = send(client, "train.reward", RecordDict({"x": ConfigRecord({"folder": "/etc"})}))
-
-    assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.MALFORMED)
-
-
-def test_nothing_in_a_message_can_name_another_folder(client: ClientFolder) -> None:
-    """The folder comes from the node's configuration, which is on the client's side."""
-    reply = send(client, "query.hello", encode(HelloRequest(protocol_version=1)))
-
-    hello = decode(reply.content, HelloReply)
-    assert hello.client_name == "client-1"
 
 
 def test_no_log_line_of_a_whole_exchange_holds_a_record(
