@@ -10,16 +10,15 @@ import logging
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
-from client_side.app import answer_bytes, app
-from client_side.folder import FOLDER_KEY, ClientFolder
+from client_side.app import answer_bytes
+from client_side.folder import ClientFolder
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import Refusal, ReleaseReply
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.support.clients import CANARY, client_config, make_client, training_request
+from tests.support.tasks import send
 
 PLACES = [
     "client_side.folder.load_settings",
@@ -46,26 +45,6 @@ ERRORS = [
 @pytest.fixture
 def client(tmp_path: Path, tiny_llama: Path) -> ClientFolder:
     return make_client(tmp_path / "client-1", client_config(tiny_llama))
-
-
-@pytest.fixture(autouse=True)
-def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say who is asking, as Flower does at the start of a task's process."""
-    for name in ("_run_id", "_node_id", "_task_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-def send(client: ClientFolder, message_type: str, content: RecordDict) -> Message:
-    """Hand a message to the Flower app as a SuperNode would."""
-    message = Message(content=content, message_type=message_type, dst_node_id=1)
-    context = Context(
-        run_id=1,
-        node_id=1,
-        node_config={FOLDER_KEY: str(client.path)},
-        state=RecordDict(),
-        run_config={},
-    )
-    return app(message=message, context=context)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -126,7 +105,7 @@ def test_the_flower_handler_answers_a_failure_with_a_message_and_not_an_error(
     monkeypatch.setattr("client_side.records.load_records", fail)
 
     reply = send(
-        client, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))
+        client.path, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))
     )
 
     assert not reply.has_error()

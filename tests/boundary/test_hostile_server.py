@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client_side import generator, reward_proxy
-from client_side.app import answer_bytes, app
+from client_side.app import answer_bytes
 from client_side.budget import BudgetLedger
 from client_side.folder import FOLDER_KEY, ClientFolder
 from lm.settings import save_settings
@@ -32,6 +31,7 @@ from protocol.ledger import MAX_STEPS, ProxyKind
 from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.support.clients import client_config, make_client, training_request
+from tests.support.tasks import send
 
 GENERATOR: Final = ProxyKind.GENERATOR.value
 
@@ -340,56 +340,33 @@ NOT_RECORDS: Final = {
 }
 
 
-@pytest.fixture
-def as_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say who is asking, as Flower does at the start of a task's process."""
-    for name in ("_run_id", "_node_id", "_task_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-def send(victim: Victim, message_type: str, content: RecordDict, **run_config: str) -> Message:
-    """Hand a message to the Flower app as a SuperNode would."""
-    context = Context(
-        run_id=1,
-        node_id=1,
-        node_config={FOLDER_KEY: str(victim.folder.path)},
-        state=RecordDict(),
-        run_config=dict(run_config),
-    )
-    message = Message(content=content, message_type=message_type, dst_node_id=1)
-    return app(message=message, context=context)
-
-
-@pytest.mark.usefixtures("as_a_task")
 @pytest.mark.parametrize("message_type", ["query.hello", "train.generator", "train.reward"])
 @pytest.mark.parametrize("attack", NOT_RECORDS)
 def test_records_that_are_no_request(victim: Victim, message_type: str, attack: str) -> None:
     before = victim.spent()
 
-    reply = send(victim, message_type, NOT_RECORDS[attack])
+    reply = send(victim.folder.path, message_type, NOT_RECORDS[attack])
 
     assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.MALFORMED)
     assert victim.spent() == before
 
 
-@pytest.mark.usefixtures("as_a_task")
 def test_weights_beside_a_request(victim: Victim) -> None:
     content = encode(training_request(victim.base_model, ProxyKind.GENERATOR))
     content["weights"] = _array(b"\x00" * 100)
 
-    reply = send(victim, "train.generator", content)
+    reply = send(victim.folder.path, "train.generator", content)
 
     assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.MALFORMED)
     assert victim.trained == []
 
 
-@pytest.mark.usefixtures("as_a_task")
 def test_another_folder_in_the_run_configuration(victim: Victim, tmp_path: Path) -> None:
     """The folder comes from the node's configuration, which is on the client's side."""
     make_client(tmp_path / "other", client_config(victim.base_model, name="other"))
     hello = encode(HelloRequest(protocol_version=PROTOCOL_VERSION))
 
-    reply = send(victim, "query.hello", hello, **{FOLDER_KEY: str(tmp_path / "other")})
+    reply = send(victim.folder.path, "query.hello", hello, **{FOLDER_KEY: str(tmp_path / "other")})
 
     assert decode(reply.content, HelloReply).client_name == "client-1"
 
