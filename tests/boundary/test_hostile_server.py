@@ -46,7 +46,7 @@ class Victim:
 
     def request(self, proxy: ProxyKind = ProxyKind.GENERATOR, **changes: object) -> bytes:
         """Give a request that can be written down properly."""
-        return encode_bytes(replace(training_request(self.base_model, proxy), **changes))  # type: ignore[arg-type]  # names checked by replace
+        return encode_bytes(training_request(self.base_model, proxy, **changes))
 
     def crafted(self, **changes: object) -> bytes:
         """Give a request with values and fields that no honest server could write down."""
@@ -71,7 +71,7 @@ class Victim:
 
     def configure(self, **budget: object) -> None:
         config = self.folder.load_config()
-        changed = replace(config.budget, **budget)  # type: ignore[arg-type]  # as above
+        changed = replace(config.budget, **budget)  # type: ignore[arg-type]  # names checked by replace
         save_settings(replace(config, budget=changed), self.folder.settings_file)
 
 
