@@ -201,16 +201,21 @@ class ProxyTraining:
 
     def _reserve(self, ledger: BudgetLedger, unit_keys: frozenset[str]) -> Reservation:
         """Pay for what is about to be trained, or find what was paid for already."""
-        budget = self.config.budget
+        budget, asked = self.config.budget, self.request.target_epsilon
+        cap = budget.lifetime_epsilon_cap
         earlier = ledger.find_reservation(self.request.run_id, unit_keys=unit_keys)
         if self.proxy is ProxyKind.GENERATOR:
             events = plan_events(self.request, config=self.config)
         else:
             if earlier is None or not _released_generator(ledger, earlier):
+                # Privacy: after a generator of this run, that one of these very records is missing
+                # tells that a record came or went, so it must look like any other failure.
+                is_private = self._was_released_of_any_records(ledger)
                 raise RequestRefusedError(
-                    RefusalCode.ORDER,
-                    "Expected the generator proxy of this run to be released first, found that it "
-                    "was not. Ask for it first.",
+                    RefusalCode.INTERNAL if is_private else RefusalCode.ORDER,
+                    "Expected the generator proxy of this run to be released first, from these "
+                    "very records, found that it was not. Ask for it first, and keep the records "
+                    "as they are during a run.",
                 )
             if self.proxy not in earlier.started:
                 return earlier
@@ -223,12 +228,20 @@ class ProxyTraining:
             unit=PrivacyUnit(self.config.records.privacy_unit.value),
             unit_keys=unit_keys,
             policy=BudgetPolicy(
-                lifetime_epsilon_cap=budget.lifetime_epsilon_cap,
+                # Privacy: a request's own limit counts before anything is charged; otherwise
+                # requests that must be refused would use up what the operator allows.
+                lifetime_epsilon_cap=cap if asked is None else min(cap, asked),
                 delta=asked_delta(self.request, config=self.config),
                 unsafe_non_private=budget.unsafe_non_private,
             ),
             reproducible_noise=budget.noise_seed is not None,
             requested_by=self.requested_by,
+        )
+
+    def _was_released_of_any_records(self, ledger: BudgetLedger) -> bool:
+        return any(
+            item.run_id == self.request.run_id and ProxyKind.GENERATOR in item.released
+            for item in ledger.reservations()
         )
 
     def _check_noise(self, reservation: Reservation) -> None:

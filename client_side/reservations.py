@@ -24,7 +24,8 @@ class BudgetPolicy:
     """
 
     lifetime_epsilon_cap: float
-    """Composed epsilon of everything ever released that must not be exceeded."""
+    """Composed epsilon of everything ever released that must not be exceeded; the operator's cap,
+    or what a request asked for where that is lower."""
     delta: float
     """Delta at which epsilon is read off."""
     unsafe_non_private: bool = False
@@ -99,9 +100,10 @@ def check_cap(
     epsilon = composed_epsilon(lifetime, delta=policy.delta)
     if epsilon > policy.lifetime_epsilon_cap:
         raise BudgetExceededError(
-            f"Expected a lifetime epsilon of at most lifetime_epsilon_cap="
-            f"{policy.lifetime_epsilon_cap:g}, found {epsilon:.4g} for {len(lifetime)} events "
-            f"at delta={policy.delta:g}. Ask for less, or use other records."
+            f"Expected a lifetime epsilon of at most {policy.lifetime_epsilon_cap:g}, which is "
+            f"lifetime_epsilon_cap or the request's own target where that is lower, found "
+            f"{epsilon:.4g} for {len(lifetime)} events at delta={policy.delta:g}. Ask for less in "
+            f"this run, or use other records."
         )
 
 

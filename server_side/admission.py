@@ -5,11 +5,12 @@ can be checked. Checks run in this order, cheap before costly, and each has a co
 
 1. size (`oversize`), form (`malformed`), protocol version (`version`); a refusal ends here
 2. key is a known one (`unknown_key`), signature (`signature`)
-3. made for this run (`run`), by the client that was asked (`client`), the proxy that was asked for
-   (`proxy`), not admitted before (`replay`)
+3. made in this protocol version (`version`), for this run (`run`), by the client that was asked
+   (`client`), the proxy that was asked for (`proxy`), not admitted before (`replay`)
 4. base model (`base_model`), client code where the policy lists some (`code`)
-5. ledger has an event for the proxy (`unaccounted`), finite claim (`not_private`), secret noise
-   (`reproducible_noise`), delta (`delta`), claimed epsilon (`epsilon`)
+5. ledger of the reward proxy goes on with the generator's, and has an event for its own proxy
+   (`unaccounted`), finite claim (`not_private`), secret noise (`reproducible_noise`), delta
+   (`delta`), claimed epsilon (`epsilon`)
 6. tensor names (`tensor_names`), shapes (`tensor_shapes`), values (`not_finite`)
 7. digest of the weights (`weights_digest`)
 8. epsilon recomputed from the events (`arithmetic`)
@@ -36,6 +37,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from protocol import PROTOCOL_VERSION
 from protocol.artifacts import Certificate, LoraShape, Release
 from protocol.documents import to_document
 from protocol.errors import (
@@ -54,6 +56,7 @@ from server_side.admission_checks import (
     ExpectedShapes,
     check_claim,
     check_digests,
+    check_ledgers_agree,
     check_signature,
     check_tensors,
     recompute_epsilon,
@@ -169,6 +172,10 @@ def admit(
     check_signature(release, policy)
     _check_binding(release, policy, client_name=client_name, proxy=proxy, admitted=admitted)
     check_digests(release.certificate, policy)
+    earlier = [
+        item.certificate for item in admitted if item.client_name == release.certificate.client_name
+    ]
+    check_ledgers_agree(release.certificate, earlier)
     check_claim(release.certificate, policy)
     check_tensors(release, expected_shapes)
     epsilon = recompute_epsilon(release.certificate)
@@ -283,6 +290,12 @@ def _check_binding(
     admitted: Sequence[AdmittedRelease],
 ) -> None:
     certificate = release.certificate
+    if certificate.protocol_version != PROTOCOL_VERSION:
+        raise AdmissionError(
+            f"Expected a release made in protocol version {PROTOCOL_VERSION}, found "
+            f"{certificate.protocol_version}. Run the same version of RewardDS on both sides.",
+            code=AdmissionCode.VERSION,
+        )
     if certificate.run_id != policy.run_id:
         raise _rejected(AdmissionCode.RUN, expected=policy.run_id, found=certificate.run_id)
     if client_name is not None and certificate.client_name != client_name:

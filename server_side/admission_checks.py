@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ from protocol.errors import (
     SignatureError,
     UnexpectedTensorError,
 )
+from protocol.ledger import ProxyKind
 
 ExpectedShapes = Callable[[LoraShape, bool], Mapping[str, tuple[int, ...]]]
 """Tells shape by name of an adapter on the server's base model, with or without a reward head."""
@@ -151,6 +153,37 @@ def check_claim(certificate: Certificate, policy: AdmissionPolicy) -> None:
             code=AdmissionCode.DELTA,
         )
     _check_epsilon_limit(claim.epsilon, policy)
+
+
+def check_ledgers_agree(certificate: Certificate, earlier: Sequence[Certificate]) -> None:
+    """Check that the ledger of a client's reward proxy contains that of its generator proxy.
+
+    Each ledger lists the whole lifetime, and the reward proxy is trained after the other was
+    released. A client that listed for each proxy that proxy's own event would state two prices,
+    each of them right by itself, and leave out what both cost together.
+
+    Args:
+        certificate: What came now.
+        earlier: Certificates of the same client's releases that were admitted.
+
+    Raises:
+        LedgerMismatchError: It does not.
+    """
+    for other in earlier:
+        first, second = (
+            (other.privacy, certificate.privacy)
+            if other.proxy is ProxyKind.GENERATOR
+            else (certificate.privacy, other.privacy)
+        )
+        is_same_unit = (first.unit, first.relation) == (second.unit, second.relation)
+        if not is_same_unit or not Counter(first.events) <= Counter(second.events):
+            raise LedgerMismatchError(
+                f"Expected the ledger of client {certificate.client_name}'s reward proxy to go on "
+                f"with the {len(first.events)} {first.unit.value} events of its generator proxy, "
+                f"found {len(second.events)} {second.unit.value} events that do not. Ask the "
+                f"client for a complete ledger.",
+                code=AdmissionCode.UNACCOUNTED,
+            )
 
 
 def _check_epsilon_limit(epsilon: float, policy: AdmissionPolicy) -> None:

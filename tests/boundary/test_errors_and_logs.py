@@ -10,17 +10,16 @@ import logging
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
-from client_side.app import FOLDERS_VARIABLE, answer_bytes, app
+from client_side.app import FOLDERS_VARIABLE, answer_bytes
 from client_side.budget import BudgetLedger
-from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
+from client_side.folder import SERVER_KEY, ClientFolder
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
+from protocol.messages import Refusal, ReleaseReply
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.support.clients import CANARY, client_config, make_client, training_request
+from tests.support.tasks import send
 
 PLACES = [
     "client_side.folder.load_settings",
@@ -51,28 +50,6 @@ ERRORS = [
 @pytest.fixture
 def client(tmp_path: Path, tiny_llama: Path) -> ClientFolder:
     return make_client(tmp_path / "client-1", client_config(tiny_llama))
-
-
-@pytest.fixture(autouse=True)
-def task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say who is asking, as Flower does at the start of a task's process."""
-    for name in ("_run_id", "_node_id", "_task_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
-
-
-def send(
-    client: ClientFolder, message_type: str, content: RecordDict, **node_config: str
-) -> Message:
-    """Hand a message to the Flower app as a SuperNode would."""
-    message = Message(content=content, message_type=message_type, dst_node_id=1)
-    context = Context(
-        run_id=1,
-        node_id=1,
-        node_config={FOLDER_KEY: str(client.path), **node_config},
-        state=RecordDict(),
-        run_config={},
-    )
-    return app(message=message, context=context)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -133,25 +110,11 @@ def test_the_flower_handler_answers_a_failure_with_a_message_and_not_an_error(
     monkeypatch.setattr("client_side.records.load_records", fail)
 
     reply = send(
-        client, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))
+        client.path, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))
     )
 
     assert not reply.has_error()
     assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.INTERNAL)
-
-
-def test_a_message_that_is_none_of_ours_is_refused(client: ClientFolder) -> None:
-    reply = send(client, "train.reward", RecordDict({"x": ConfigRecord({"folder": "/etc"})}))
-
-    assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.MALFORMED)
-
-
-def test_nothing_in_a_message_can_name_another_folder(client: ClientFolder) -> None:
-    """The folder comes from the node's configuration, which is on the client's side."""
-    reply = send(client, "query.hello", encode(HelloRequest(protocol_version=1)))
-
-    hello = decode(reply.content, HelloReply)
-    assert hello.client_name == "client-1"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +127,7 @@ def test_the_ledger_names_the_server_of_the_nodes_own_configuration(
     """The server has no say in what a client's ledger calls it."""
     request = encode(training_request(tiny_llama, ProxyKind.GENERATOR))
 
-    reply = send(client, "train.generator", request, **node_config)
+    reply = send(client.path, "train.generator", request, node_config=node_config)
 
     assert isinstance(decode(reply.content, ReleaseReply), ReleaseReply)
     (reservation,) = BudgetLedger(client.ledger_folder).reservations()
@@ -184,16 +147,9 @@ def test_clients_of_the_simulation_engine_say_so_in_the_ledger(
     client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(FOLDERS_VARIABLE, str(client.path.parent))
-    message = Message(
-        content=encode(training_request(tiny_llama, ProxyKind.GENERATOR)),
-        message_type="train.generator",
-        dst_node_id=1,
-    )
-    context = Context(
-        run_id=1, node_id=1, node_config={"partition-id": 0}, state=RecordDict(), run_config={}
-    )
+    request = encode(training_request(tiny_llama, ProxyKind.GENERATOR))
 
-    app(message=message, context=context)
+    send(None, "train.generator", request, node_config={"partition-id": 0})
 
     (reservation,) = BudgetLedger(client.ledger_folder).reservations()
     assert reservation.requested_by == "Flower's simulation engine"

@@ -70,56 +70,6 @@ def test_both_proxies_are_released_at_one_composed_price(
     assert spent(client) == 1
 
 
-def test_the_same_request_gets_the_same_bytes_for_free(
-    client: ClientFolder, tiny_llama: Path
-) -> None:
-    request = training_request(tiny_llama, ProxyKind.GENERATOR)
-
-    first, second = ask(client, request), ask(client, request)
-
-    assert isinstance(first, ReleaseReply)
-    assert isinstance(second, ReleaseReply)
-    assert encode_bytes(first) == encode_bytes(second)
-    assert spent(client) == 1
-
-
-def test_another_run_over_the_cap_is_refused_before_training(
-    client: ClientFolder, tiny_llama: Path
-) -> None:
-    ask(client, training_request(tiny_llama, ProxyKind.GENERATOR))
-
-    reply = ask(client, training_request(tiny_llama, ProxyKind.GENERATOR, run_id="run-2"))
-
-    assert reply == Refusal(code=RefusalCode.BUDGET_EXCEEDED)
-    assert spent(client) == 1
-
-
-def test_reward_before_generator_is_refused(client: ClientFolder, tiny_llama: Path) -> None:
-    reply = ask(client, training_request(tiny_llama, ProxyKind.REWARD))
-
-    assert reply == Refusal(code=RefusalCode.ORDER)
-    assert spent(client) == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"target_epsilon": 9.0}, RefusalCode.POLICY),
-        ({"target_delta": 1e-4}, RefusalCode.POLICY),
-        ({"steps": 3}, RefusalCode.POLICY),
-        ({"base_model_digest": "ab" * 32}, RefusalCode.BASE_MODEL),
-        ({"protocol_version": PROTOCOL_VERSION + 1}, RefusalCode.VERSION),
-    ],
-)
-def test_a_request_beyond_the_clients_own_settings_is_refused_and_costs_nothing(
-    client: ClientFolder, tiny_llama: Path, changes: dict[str, object], code: RefusalCode
-) -> None:
-    reply = ask(client, training_request(tiny_llama, ProxyKind.GENERATOR, **changes))
-
-    assert reply == Refusal(code=code)
-    assert spent(client) == 0
-
-
 def test_a_request_for_less_is_honoured(client: ClientFolder, tiny_llama: Path) -> None:
     reply = ask(
         client, training_request(tiny_llama, ProxyKind.GENERATOR, target_epsilon=2.0, steps=1)
@@ -132,14 +82,6 @@ def test_a_request_for_less_is_honoured(client: ClientFolder, tiny_llama: Path) 
         ProxyKind.GENERATOR: 1,
         ProxyKind.REWARD: 2,
     }
-
-
-def test_a_request_for_the_other_proxy_than_the_action_is_refused(
-    client: ClientFolder, tiny_llama: Path
-) -> None:
-    request = training_request(tiny_llama, ProxyKind.GENERATOR)
-
-    assert ask(client, request, ProxyKind.REWARD) == Refusal(code=RefusalCode.MALFORMED)
 
 
 def test_declared_size_far_from_the_truth_is_told_to_the_operator_alone(
@@ -349,21 +291,6 @@ def test_the_ledger_names_who_asked(client: ClientFolder, tiny_llama: Path) -> N
 
     (reservation,) = BudgetLedger(client.ledger_folder).reservations()
     assert reservation.requested_by == "server.example.org:9092"
-
-
-def test_one_request_at_a_time(
-    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    request = training_request(tiny_llama, ProxyKind.GENERATOR)
-    replies: list[object] = []
-    monkeypatch.setattr(
-        "client_side.generator.train_generator",
-        lambda *args, **kwargs: replies.append(ask(client, request)),
-    )
-
-    ask(client, request)
-
-    assert replies == [Refusal(code=RefusalCode.BUSY)]
 
 
 def test_a_broken_settings_file_is_an_internal_refusal(
