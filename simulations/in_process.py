@@ -6,6 +6,9 @@ For tests and quick looks. One client answers after the other, through the same 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from client_side.app import answer_bytes
@@ -13,13 +16,16 @@ from server_side.app import BytesChannel
 from server_side.collecting import Waiting, collect
 from simulations.prepare import World
 
+_POLL_SECONDS = 1.0
 
-def run_exchange(world: World, *, run_id: str) -> None:
+
+def run_exchange(world: World, *, run_id: str, on_poll: Callable[[], None]) -> None:
     """Run the exchange and leave the admitted releases in the server's folder.
 
     Args:
         world: The parties.
         run_id: Name of the run.
+        on_poll: Called again and again while the clients work, from a thread of its own.
 
     Raises:
         ExchangeError: Too few clients gave both proxies.
@@ -34,7 +40,8 @@ def run_exchange(world: World, *, run_id: str) -> None:
         logger.setLevel(logging.INFO)
         logger.propagate = False
     try:
-        _collect(world, run_id=run_id)
+        with _polled(on_poll):
+            _collect(world, run_id=run_id)
     finally:
         for logger, (level, propagate) in zip(loggers, before, strict=True):
             logger.removeHandler(log)
@@ -57,3 +64,20 @@ def _collect(world: World, *, run_id: str) -> None:
         run_folder=world.server_folder,
         waiting=Waiting(num_clients=len(world.clients)),
     )
+
+
+@contextmanager
+def _polled(on_poll: Callable[[], None]) -> Iterator[None]:
+    is_over = threading.Event()
+
+    def poll() -> None:
+        while not is_over.wait(_POLL_SECONDS):
+            on_poll()
+
+    thread = threading.Thread(target=poll, name="poll", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

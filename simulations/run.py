@@ -6,17 +6,13 @@ Hydra composes the settings; below this file nobody knows it. A run lives in a f
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,18 +20,22 @@ from typing import TYPE_CHECKING, Final
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from client_side.config import ClientConfig
-from lm.errors import LmError
 from lm.settings import load_settings, save_settings, schema_of, to_settings
-from lm.telemetry import switch_off_telemetry
 from protocol import SOFTWARE_VERSION
-from protocol.errors import ConfigurationError, ExchangeError, RewardDSError
+from protocol.errors import ConfigurationError, ExchangeError
 from server_side.config import ServerConfig
+from simulations.command_line import (
+    CONF,
+    RUNS,
+    alone_in,
+    failures_held,
+    new_run_folder,
+    run_command_line,
+)
 from simulations.config import Runtime, SimulateConfig
 
 if TYPE_CHECKING:
@@ -47,14 +47,8 @@ SETTINGS_FILE: Final = "simulate.yaml"
 PROVENANCE_FILE: Final = "provenance.json"
 """Command and versions of a run, in its folder."""
 
-# Absolute: a relative one would be looked for in another way by the installed command.
-_CONF: Final = Path(__file__).resolve().parent.parent / "conf"
-_RUNS: Final = Path("runs")
 _LATEST: Final = "latest"
-_TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 _LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting", "trl")
-
-_failures: list[Exception] = []
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
@@ -64,38 +58,20 @@ _STORE.store(name="server_node_schema", node={"server_side": schema_of(ServerCon
 
 
 def main() -> None:
-    """Run the command line; an error that a user can act on is one line and a non-zero exit."""
-    switch_off_telemetry()
-    wants_traceback = any(os.environ.get(name) == "1" for name in _TRACEBACK_VARIABLES)
-    # Hydra then hands errors on to us in place of writing them in its own way.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        _compose_and_run()
-        if _failures:
-            raise _failures[0]
-    except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
-        if wants_traceback:
-            raise
-        print(f"Error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted. Go on with: rewardds-simulate resume=runs/latest", file=sys.stderr)
-        sys.exit(130)
+    """Run the command line."""
+    run_command_line(
+        _compose_and_run, on_interrupt="Go on with: rewardds-simulate resume=runs/latest"
+    )
 
 
-@hydra.main(version_base=None, config_path=str(_CONF), config_name="simulate")
+@hydra.main(version_base=None, config_path=str(CONF), config_name="simulate")
 def _compose_and_run(values: DictConfig) -> None:
     from server_side.children import raise_on_signals
 
     raise_on_signals()
-    try:
+    with failures_held():
         config, run_folder = _settle(values)
         simulate(config, run_folder)
-    except Exception as error:
-        # Raised here, Hydra would add lines of its own, and a sweep would end at this point.
-        _failures.append(error)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"Error: {_one_line(error)}", file=sys.stderr)
 
 
 def simulate(config: SimulateConfig, run_folder: Path) -> None:
@@ -122,7 +98,7 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
     run_id = run_folder.name
-    with _alone_in(run_folder), SimulationConsole() as console:
+    with alone_in(run_folder), SimulationConsole() as console:
         console.say(f"Run folder: {shown}")
         world = _prepared(config, run_folder)
         for text in delta_warnings(world):
@@ -185,7 +161,7 @@ def _exchange(
                 case Runtime.IN_PROCESS:
                     from simulations import in_process
 
-                    in_process.run_exchange(world, run_id=run_id)
+                    in_process.run_exchange(world, run_id=run_id, on_poll=on_poll)
                 case Runtime.PROCESSES:
                     from simulations import processes
 
@@ -216,7 +192,7 @@ def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
     elif config.run_folder is not None:
         folder = Path(config.run_folder)
     else:
-        folder = _new_run_folder()
+        folder = new_run_folder()
     folder.mkdir(parents=True, exist_ok=True)
     settings_file = folder / SETTINGS_FILE
     if settings_file.is_file():
@@ -249,21 +225,11 @@ def _resumed(folder: Path, overrides: list[str]) -> tuple[SimulateConfig, Path]:
     return load_settings(SimulateConfig, settings_file), folder.resolve()
 
 
-def _new_run_folder() -> Path:
-    name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in range(1, 1000):
-        folder = _RUNS / (name if number == 1 else f"{name}-{number}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise ConfigurationError(f"Expected a free name like {_RUNS / name}, found none. Try again.")
-
-
 def _point_latest_at(folder: Path) -> None:
-    _RUNS.mkdir(exist_ok=True)
-    link, part = _RUNS / _LATEST, _RUNS / f".{_LATEST}.{os.getpid()}"
+    RUNS.mkdir(exist_ok=True)
+    link, part = RUNS / _LATEST, RUNS / f".{_LATEST}.{os.getpid()}"
     part.unlink(missing_ok=True)
-    part.symlink_to(os.path.relpath(folder.resolve(), _RUNS.resolve()))
+    part.symlink_to(os.path.relpath(folder.resolve(), RUNS.resolve()))
     # Renaming replaces the link in one step: it always points at a run.
     part.replace(link)
 
@@ -276,39 +242,6 @@ def _write_provenance(folder: Path) -> None:
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }
     (folder / PROVENANCE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"Expected to be alone in {folder}, found another simulation at work there. Wait "
-                "until it ends, or name another run_folder."
-            ) from None
-        yield
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, (RewardDSError, LmError)):
-        return str(error)
-    causes = [error, error.__cause__]
-    text = "\n".join(str(cause) for cause in causes if cause is not None)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return (
-            f"Expected a known setting, got {match[1]}. "
-            "See all settings with `rewardds-simulate --cfg job`."
-        )
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        options = re.search(r"Available options in .*?:\n((?:\t.*\n?)*)", text)
-        listing = ", ".join(options[1].split()) if options else "another"
-        return f"Expected {match[1]} to be one of {listing}, got {match[2]!r}. Choose one."
-    # OmegaConf adds the type of the node in lines of their own; the others say it all.
-    lines = [line.strip().rstrip(".") for line in text.splitlines()]
-    shown = [line for line in lines if line and not re.match(r"\w+_(key|type)[=:]", line)]
-    return f"{'. '.join(dict.fromkeys(shown))}."
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The empirical audit: canaries, one training run, attacks, and a lower bound on ε."""

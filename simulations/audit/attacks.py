@@ -1,0 +1,227 @@
+"""Attacks on what a client released: a score for each canary, higher where it was likelier in.
+
+The attacker knows everything but the coins: base model, settings, canaries, and every released
+byte. Weights are attacked twice, by what the tuned model says of a canary, and by how far the
+released update points along the canary's own gradient, which asks nothing of the model and is
+mostly the stronger of the two. Text is attacked by those who see nothing else.
+
+Shapes: `m` canaries, `D` released weights that moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from client_side.config import GeneratorConfig, RewardProxyConfig
+from client_side.generator import ADAPTER_SEED, GeneratorLoss, torch_dtype
+from lm.adapters import (
+    REWARD_HEAD,
+    LoraSpec,
+    Tensors,
+    adapter_tensors,
+    attach_lora,
+    load_adapter,
+    load_adapter_tensors,
+)
+from lm.encoding import EncodedChat
+from lm.likelihood import response_nll_sums
+from lm.loading import load_causal_lm
+from lm.packing import pack_chats
+from lm.reward_head import build_reward_model, load_reward_model, score_chats
+from protocol.errors import ConfigurationError
+
+OnProgress = Callable[[int, int], None]
+
+_MAX_GRADIENT_CELLS = 400_000_000
+"""Canaries × weights held at once: 1.6 GB in float32."""
+
+_RIDGE = 1.0
+"""Ridge of the decorrelation, in units of a canary's mean squared gradient."""
+
+
+def likelihood_scores(
+    chats: Sequence[EncodedChat], *, base_folder: Path, tensors: Tensors, lora: LoraSpec
+) -> list[float]:
+    """Score canaries by how much likelier the generator proxy finds them than the base model.
+
+    Args:
+        chats: The canaries.
+        base_folder: Folder of the base model.
+        tensors: Released tensors of the generator proxy.
+        lora: Shape of its adapter.
+
+    Returns:
+        Gain in log-likelihood of each response, in nats, (m,).
+    """
+    model = load_causal_lm(base_folder)
+    before = response_nll_sums(model, chats)
+    after = response_nll_sums(load_adapter(model, tensors, lora), chats)
+    return [a - b for a, b in zip(before, after, strict=True)]
+
+
+def reward_scores(
+    chats: Sequence[EncodedChat], *, base_folder: Path, tensors: Tensors, lora: LoraSpec
+) -> list[float]:
+    """Score canaries by the reward that the reward proxy gives them.
+
+    Args:
+        chats: The canaries.
+        base_folder: Folder of the base model.
+        tensors: Released tensors of the reward proxy.
+        lora: Shape of its adapter.
+
+    Returns:
+        Reward of each, (m,).
+    """
+    model = load_reward_model(base_folder, tensors, lora, dtype=torch.float32)
+    return score_chats(model, chats)
+
+
+def generator_gradient_scores(
+    chats: Sequence[EncodedChat],
+    *,
+    base_folder: Path,
+    tensors: Tensors,
+    lora: LoraSpec,
+    config: GeneratorConfig,
+    on_progress: OnProgress | None = None,
+) -> list[float]:
+    """Score canaries by how far the generator's update went along their own gradients.
+
+    Args:
+        chats: The canaries.
+        base_folder: Folder of the base model.
+        tensors: Released tensors of the generator proxy.
+        lora: Shape of its adapter.
+        config: The client's settings, which its attacker is assumed to know.
+        on_progress: Told how many gradients are done, of how many.
+
+    Returns:
+        Share of each canary in the update, decorrelated from the others, (m,).
+    """
+    model = attach_lora(
+        load_causal_lm(base_folder, dtype=torch_dtype(config.precision)), lora, seed=ADAPTER_SEED
+    )
+    loss = GeneratorLoss(prompt_loss_weight=config.prompt_loss_weight)
+    moved = _moved(_adapter_parameters(model), tensors, adapter_tensors(model))
+    gradients = _gradients(
+        chats, moved, lambda chat: loss(model, [[chat]])[0].sum(), on_progress=on_progress
+    )
+    return _shares(gradients, np.concatenate([update for _, update in moved]))
+
+
+def reward_gradient_scores(
+    chats: Sequence[EncodedChat],
+    *,
+    base_folder: Path,
+    tensors: Tensors,
+    lora: LoraSpec,
+    config: RewardProxyConfig,
+    on_progress: OnProgress | None = None,
+) -> list[float]:
+    """Score canaries by how far the reward proxy's update went towards rewarding them.
+
+    The head starts at zero, where the adapter has no gradient at all, so gradients are taken at the
+    released weights. What the canary was paired with is not known; its own side is.
+
+    Args:
+        chats: The canaries.
+        base_folder: Folder of the base model.
+        tensors: Released tensors of the reward proxy.
+        lora: Shape of its adapter.
+        config: The client's settings.
+        on_progress: Told how many gradients are done, of how many.
+
+    Returns:
+        Share of each canary in the update, decorrelated from the others, (m,).
+    """
+    model = build_reward_model(
+        base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
+    )
+    start = adapter_tensors(model.adapted)
+    start[REWARD_HEAD] = model.reward_head.weight.detach().numpy().copy()
+    parameters = {**_adapter_parameters(model.adapted), REWARD_HEAD: model.reward_head.weight}
+    load_adapter_tensors(model.adapted, tensors)
+    with torch.no_grad():
+        model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
+
+    def negative_reward(chat: EncodedChat) -> torch.Tensor:
+        (batch,) = pack_chats([chat], max_batch_tokens=1)
+        last = torch.tensor([[item.stop - 1 for item in batch.chats]])
+        return -model(batch, last).sum()
+
+    moved = _moved(parameters, tensors, start)
+    gradients = _gradients(chats, moved, negative_reward, on_progress=on_progress)
+    return _shares(gradients, np.concatenate([update for _, update in moved]))
+
+
+def _adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Give an adapter's parameters under the names that `adapter_tensors` gives them."""
+    named = [
+        parameter.requires_grad_(True)
+        for name, parameter in sorted(model.named_parameters())
+        if ".lora_A." in name or ".lora_B." in name
+    ]
+    return dict(zip(adapter_tensors(model), named, strict=True))  # type: ignore[arg-type]
+
+
+_Moved = list[tuple[nn.Parameter, npt.NDArray[np.float64]]]
+
+
+def _moved(
+    parameters: dict[str, nn.Parameter],
+    released: Tensors,
+    start: dict[str, npt.NDArray[np.float32]],
+) -> _Moved:
+    """Give the parameters that training moved, each with its flat update; never a frozen A."""
+    updates = {
+        name: (released[name].astype(np.float64) - start[name]).ravel() for name in parameters
+    }
+    return [(parameters[name], update) for name, update in updates.items() if update.any()]
+
+
+def _gradients(
+    chats: Sequence[EncodedChat],
+    moved: _Moved,
+    loss_of: Callable[[EncodedChat], torch.Tensor],
+    *,
+    on_progress: OnProgress | None,
+) -> npt.NDArray[np.float32]:
+    """Give the gradient of each canary's loss, (m, D)."""
+    parameters = [parameter for parameter, _ in moved]
+    num_weights = sum(parameter.numel() for parameter in parameters)
+    if num_weights * len(chats) > _MAX_GRADIENT_CELLS:
+        raise ConfigurationError(
+            f"Expected at most {_MAX_GRADIENT_CELLS:.0e} gradient values at once, got "
+            f"{len(chats)} canaries with {num_weights} trained weights. Lower num_canaries or the "
+            "adapter's rank."
+        )
+    gradients = np.empty((len(chats), num_weights), dtype=np.float32)
+    for index, chat in enumerate(chats):
+        found = torch.autograd.grad(loss_of(chat), parameters)
+        gradients[index] = torch.cat([part.flatten().float() for part in found]).numpy()
+        if on_progress:
+            on_progress(index + 1, len(chats))
+    return gradients
+
+
+def _shares(gradients: npt.NDArray[np.float32], update: npt.NDArray[np.float64]) -> list[float]:
+    """Regress the descent direction on the canaries' clipped directions.
+
+    What all canaries have in common tells nothing about one of them and is taken out; ridge
+    regression then keeps a canary from being blamed for its neighbours.
+    """
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    directions = gradients.astype(np.float64) / np.maximum(norms, 1e-12)  # (m, D)
+    directions -= directions.mean(axis=0)
+    gram = directions @ directions.T  # (m, m)
+    ridge = _RIDGE * float(np.trace(gram)) / len(gram)
+    projected = directions @ -update  # (m,)
+    shares: list[float] = np.linalg.solve(gram + ridge * np.eye(len(gram)), projected).tolist()
+    return shares

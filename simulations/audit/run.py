@@ -1,0 +1,132 @@
+"""`rewardds-audit`: a lower bound on ε, measured by attacking what a client releases.
+
+Exit status: 0; 1 for an error, said in one line; 3 where a bound exceeds its claim.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from lm.settings import load_settings, save_settings, schema_of, to_settings
+from protocol.errors import ConfigurationError
+from simulations.audit.config import AuditConfig
+from simulations.command_line import (
+    CONF,
+    alone_in,
+    failures_held,
+    new_run_folder,
+    run_command_line,
+)
+
+if TYPE_CHECKING:
+    from server_side.admission import AdmittedRelease
+    from simulations.config import SimulateConfig
+    from simulations.console import SimulationConsole
+
+SETTINGS_FILE: Final = "audit.yaml"
+"""The resolved settings of an audit, in its folder."""
+
+_BROKEN: Final = 3
+
+ConfigStore.instance().store(name="audit_schema", node=schema_of(AuditConfig))
+
+_found_broken: list[bool] = []
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command_line(
+        _compose_and_run, on_interrupt="Go on with the same command and run_folder=FOLDER"
+    )
+    if any(_found_broken):
+        sys.exit(_BROKEN)
+
+
+@hydra.main(version_base=None, config_path=str(CONF), config_name="audit")
+def _compose_and_run(values: DictConfig) -> None:
+    from server_side.children import raise_on_signals
+
+    raise_on_signals()
+    with failures_held():
+        config = to_settings(AuditConfig, values)
+        _found_broken.append(audit(config, _settle(config)))
+
+
+def audit(config: AuditConfig, folder: Path) -> bool:
+    """Audit, show and write the result.
+
+    Args:
+        config: The audit.
+        folder: Where it is kept.
+
+    Returns:
+        Whether a bound exceeds its claim.
+
+    Raises:
+        RewardDSError: Something that the user can act on.
+        LmError: Records or a model cannot be used.
+    """
+    from lm.loading import quiet_transformers
+    from simulations.audit.auditing import run_audit
+    from simulations.audit.views import PLOT_FILE, RESULT_FILE, show_result, write_result
+    from simulations.console import SimulationConsole
+
+    quiet_transformers()
+    shown, folder = folder, folder.resolve()
+    with alone_in(folder), SimulationConsole() as console:
+        console.say(f"Audit folder: {shown}")
+        console.say(
+            f"{config.num_canaries} canaries, every one trained on or not by a coin, among "
+            f"{config.num_records} records."
+        )
+        result = run_audit(
+            config, folder, progress=console, run_exchange=partial(_exchange, console)
+        )
+        write_result(result, folder)
+    show_result(result)
+    console.say(f"Result: {shown / RESULT_FILE}")
+    console.say(f"Plot:   {shown / PLOT_FILE}")
+    return result.exceeds_claim
+
+
+def _exchange(
+    console: SimulationConsole, simulation: SimulateConfig, folder: Path
+) -> Sequence[AdmittedRelease]:
+    from server_side.collecting import load_collected
+    from server_side.outcome import read_outcome
+    from simulations.in_process import run_exchange
+    from simulations.prepare import prepare_world
+
+    world = prepare_world(simulation, folder)
+    outcome = read_outcome(world.server_folder)
+    if outcome is None or outcome["error"] is not None:
+        console.say("The client trains its two proxies under differential privacy.")
+        run_exchange(world, run_id=folder.name, on_poll=lambda: console.look_at_clients(world))
+    return load_collected(world.server, run_id=folder.name, run_folder=world.server_folder)
+
+
+def _settle(config: AuditConfig) -> Path:
+    """Make the audit's folder, or find that it was begun with the same settings."""
+    folder = new_run_folder("audit_") if config.run_folder is None else Path(config.run_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings_file = folder / SETTINGS_FILE
+    if not settings_file.is_file():
+        save_settings(config, settings_file)
+    elif load_settings(AuditConfig, settings_file) != config:
+        raise ConfigurationError(
+            f"Expected the settings that {folder} was begun with, got others. Name another "
+            "run_folder."
+        )
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the commands that Hydra composes share: errors in one line, run folders, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from lm.errors import LmError
+from lm.telemetry import switch_off_telemetry
+from protocol.errors import ConfigurationError, RewardDSError
+
+# Absolute: a relative one would be looked for in another way by the installed command.
+CONF: Final = Path(__file__).resolve().parent.parent / "conf"
+"""Folder of all settings."""
+
+RUNS: Final = Path("runs")
+"""Folder of all runs, where the command is called."""
+
+_TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
+
+_failures: list[Exception] = []
+
+
+def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) -> None:
+    """Run a command; an error that a user can act on is one line and a non-zero exit.
+
+    Args:
+        compose_and_run: Composes the settings and runs, its errors held by `failures_held`.
+        on_interrupt: What to say after Ctrl-C.
+    """
+    switch_off_telemetry()
+    wants_traceback = any(os.environ.get(name) == "1" for name in _TRACEBACK_VARIABLES)
+    # Hydra then hands errors on to us in place of writing them in its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        compose_and_run()
+        if _failures:
+            raise _failures[0]
+    except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_traceback:
+            raise
+        print(f"Error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"Interrupted. {on_interrupt}", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def failures_held() -> Iterator[None]:
+    """Keep an error for `run_command_line`.
+
+    Raised through Hydra, it would get lines of Hydra's own, and a sweep would end at this point.
+    """
+    try:
+        yield
+    except Exception as error:
+        _failures.append(error)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            print(f"Error: {_one_line(error)}", file=sys.stderr)
+
+
+def new_run_folder(prefix: str = "") -> Path:
+    """Make a folder in `runs/` that is named after the time.
+
+    Args:
+        prefix: Stands before the time.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ConfigurationError: No name is free.
+    """
+    name = prefix + datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in range(1, 1000):
+        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise ConfigurationError(f"Expected a free name like {RUNS / name}, found none. Try again.")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against any other command at work in it.
+
+    Args:
+        folder: The run's folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigurationError: Another one is at work there.
+    """
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"Expected to be alone in {folder}, found another command at work there. Wait "
+                "until it ends, or name another run_folder."
+            ) from None
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, (RewardDSError, LmError)):
+        return str(error)
+    causes = [error, error.__cause__]
+    text = "\n".join(str(cause) for cause in causes if cause is not None)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return (
+            f"Expected a known setting, got {match[1]}. "
+            "See all settings with `rewardds-simulate --cfg job`."
+        )
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        options = re.search(r"Available options in .*?:\n((?:\t.*\n?)*)", text)
+        listing = ", ".join(options[1].split()) if options else "another"
+        return f"Expected {match[1]} to be one of {listing}, got {match[2]!r}. Choose one."
+    # OmegaConf adds the type of the node in lines of their own; the others say it all.
+    lines = [line.strip().rstrip(".") for line in text.splitlines()]
+    shown = [line for line in lines if line and not re.match(r"\w+_(key|type)[=:]", line)]
+    return f"{'. '.join(dict.fromkeys(shown))}."
