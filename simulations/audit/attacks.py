@@ -24,8 +24,8 @@ from lm.adapters import (
     REWARD_HEAD,
     LoraSpec,
     Tensors,
-    adapter_tensors,
     attach_lora,
+    freeze_a,
     load_adapter,
     load_adapter_tensors,
 )
@@ -36,6 +36,7 @@ from lm.packing import pack_chats
 from lm.reward_head import build_reward_model, load_reward_model, score_chats
 from protocol.errors import ConfigurationError
 
+FloatArray = npt.NDArray[np.float32]
 OnProgress = Callable[[int, int], None]
 
 _MAX_GRADIENT_CELLS = 400_000_000
@@ -108,12 +109,40 @@ def generator_gradient_scores(
     model = attach_lora(
         load_causal_lm(base_folder, dtype=torch_dtype(config.precision)), lora, seed=ADAPTER_SEED
     )
+    if config.lora.freeze_a:
+        freeze_a(model)
+    parameters = trained_parameters(model)
+    gradients = generator_gradients(model, chats, config=config, on_progress=on_progress)
+    start = _flat([parameter.detach() for parameter in parameters])
+    load_adapter_tensors(model, tensors)
+    return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
+
+
+def generator_gradients(
+    model: nn.Module,
+    chats: Sequence[EncodedChat],
+    *,
+    config: GeneratorConfig,
+    on_progress: OnProgress | None = None,
+) -> FloatArray:
+    """Compute what each canary would add to a step of the generator's training, before the clip.
+
+    Args:
+        model: The generator as it stands.
+        chats: The canaries.
+        config: The client's settings.
+        on_progress: Told how many gradients are done, of how many.
+
+    Returns:
+        Gradients, (m, D).
+    """
     loss = GeneratorLoss(prompt_loss_weight=config.prompt_loss_weight)
-    moved = _moved(_adapter_parameters(model), tensors, adapter_tensors(model))
-    gradients = _gradients(
-        chats, moved, lambda chat: loss(model, [[chat]])[0].sum(), on_progress=on_progress
+    return _gradients(
+        chats,
+        trained_parameters(model),
+        lambda chat: loss(model, [[chat]])[0].sum(),
+        on_progress=on_progress,
     )
-    return _shares(gradients, np.concatenate([update for _, update in moved]))
 
 
 def reward_gradient_scores(
@@ -144,9 +173,10 @@ def reward_gradient_scores(
     model = build_reward_model(
         base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
     )
-    start = adapter_tensors(model.adapted)
-    start[REWARD_HEAD] = model.reward_head.weight.detach().numpy().copy()
-    parameters = {**_adapter_parameters(model.adapted), REWARD_HEAD: model.reward_head.weight}
+    if config.lora.freeze_a:
+        freeze_a(model.adapted)
+    parameters = trained_parameters(model)
+    start = _flat([parameter.detach() for parameter in parameters])
     load_adapter_tensors(model.adapted, tensors)
     with torch.no_grad():
         model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
@@ -156,45 +186,46 @@ def reward_gradient_scores(
         last = torch.tensor([[item.stop - 1 for item in batch.chats]])
         return -model(batch, last).sum()
 
-    moved = _moved(parameters, tensors, start)
-    gradients = _gradients(chats, moved, negative_reward, on_progress=on_progress)
-    return _shares(gradients, np.concatenate([update for _, update in moved]))
+    gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
+    return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
 
 
-def _adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Give an adapter's parameters under the names that `adapter_tensors` gives them."""
-    named = [
-        parameter.requires_grad_(True)
-        for name, parameter in sorted(model.named_parameters())
-        if ".lora_A." in name or ".lora_B." in name
-    ]
-    return dict(zip(adapter_tensors(model), named, strict=True))  # type: ignore[arg-type]
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return what the client trains, in the order in which the optimiser has it."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-_Moved = list[tuple[nn.Parameter, npt.NDArray[np.float64]]]
+def gradient_shares(gradients: FloatArray, update: FloatArray) -> list[float]:
+    """Say how much of a descent step each canary accounts for.
 
+    What all canaries have in common tells nothing about one of them and is taken out; ridge
+    regression then keeps a canary from being blamed for its neighbours.
 
-def _moved(
-    parameters: dict[str, nn.Parameter],
-    released: Tensors,
-    start: dict[str, npt.NDArray[np.float32]],
-) -> _Moved:
-    """Give the parameters that training moved, each with its flat update; never a frozen A."""
-    updates = {
-        name: (released[name].astype(np.float64) - start[name]).ravel() for name in parameters
-    }
-    return [(parameters[name], update) for name, update in updates.items() if update.any()]
+    Args:
+        gradients: Gradient of each canary's loss, (m, D).
+        update: Where the weights went, (D,).
+
+    Returns:
+        Share of each canary, (m,); the unit is arbitrary.
+    """
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    directions = gradients.astype(np.float64) / np.maximum(norms, 1e-12)  # (m, D)
+    directions -= directions.mean(axis=0)
+    gram = directions @ directions.T  # (m, m)
+    ridge = _RIDGE * float(np.trace(gram)) / len(gram)
+    projected = directions @ -update.astype(np.float64)  # (m,)
+    shares: list[float] = np.linalg.solve(gram + ridge * np.eye(len(gram)), projected).tolist()
+    return shares
 
 
 def _gradients(
     chats: Sequence[EncodedChat],
-    moved: _Moved,
+    parameters: Sequence[nn.Parameter],
     loss_of: Callable[[EncodedChat], torch.Tensor],
     *,
     on_progress: OnProgress | None,
-) -> npt.NDArray[np.float32]:
+) -> FloatArray:
     """Give the gradient of each canary's loss, (m, D)."""
-    parameters = [parameter for parameter, _ in moved]
     num_weights = sum(parameter.numel() for parameter in parameters)
     if num_weights * len(chats) > _MAX_GRADIENT_CELLS:
         raise ConfigurationError(
@@ -204,24 +235,11 @@ def _gradients(
         )
     gradients = np.empty((len(chats), num_weights), dtype=np.float32)
     for index, chat in enumerate(chats):
-        found = torch.autograd.grad(loss_of(chat), parameters)
-        gradients[index] = torch.cat([part.flatten().float() for part in found]).numpy()
+        gradients[index] = _flat(torch.autograd.grad(loss_of(chat), parameters))
         if on_progress:
             on_progress(index + 1, len(chats))
     return gradients
 
 
-def _shares(gradients: npt.NDArray[np.float32], update: npt.NDArray[np.float64]) -> list[float]:
-    """Regress the descent direction on the canaries' clipped directions.
-
-    What all canaries have in common tells nothing about one of them and is taken out; ridge
-    regression then keeps a canary from being blamed for its neighbours.
-    """
-    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    directions = gradients.astype(np.float64) / np.maximum(norms, 1e-12)  # (m, D)
-    directions -= directions.mean(axis=0)
-    gram = directions @ directions.T  # (m, m)
-    ridge = _RIDGE * float(np.trace(gram)) / len(gram)
-    projected = directions @ -update  # (m,)
-    shares: list[float] = np.linalg.solve(gram + ridge * np.eye(len(gram)), projected).tolist()
-    return shares
+def _flat(parts: Sequence[torch.Tensor]) -> FloatArray:
+    return torch.cat([part.flatten().float() for part in parts]).numpy()
