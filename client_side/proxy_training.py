@@ -19,6 +19,7 @@ from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key, release
 from client_side.folder import ClientFolder
+from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import (
     RequestRefusedError,
     asked_delta,
@@ -302,13 +303,14 @@ class ProxyTraining:
             )
         generator = _released_generator(ledger, reservation)
         assert generator is not None, "checked when the cost was reserved"
-        released = codec.decode(generator).release
         return train_reward_proxy(
             records,
             base_folder=base_folder,
             # Privacy: as released, bytes and all; whatever else is known of it may not be used.
-            generator_tensors=dict(released.weights.tensors),
-            generator_lora=released.certificate.lora,
+            generator=ReleasedGenerator(
+                release=codec.decode(generator).release,
+                public_key=load_signing_key(self.folder.path).public_key().public_bytes_raw(),
+            ),
             work_folder=self.folder.work_folder,
             num_threads=self.config.num_threads,
             config=replace(self.config.reward_proxy, steps=event.steps),

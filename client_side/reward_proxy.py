@@ -22,22 +22,21 @@ from client_side.generator import ADAPTER_SEED, TrainedProxy, lora_shape, torch_
 from client_side.preferences import RecordPreferences, build_preferences
 from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
+from client_side.released_generator import ReleasedGenerator
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
-from lm.adapters import REWARD_HEAD, Tensors, adapter_tensors, freeze_a, merge_adapter
+from lm.adapters import REWARD_HEAD, adapter_tensors, freeze_a, merge_adapter
 from lm.loading import load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import RewardModel, build_reward_model, rewards_of
 from lm.sampling import Sampler, SamplingEngine, open_sampler
-from protocol.artifacts import AdapterWeights, LoraShape
 
 
 def train_reward_proxy(
     records: Sequence[PrivateRecord],
     *,
     base_folder: Path,
-    generator_tensors: Tensors,
-    generator_lora: LoraShape,
+    generator: ReleasedGenerator,
     work_folder: Path,
     num_threads: int | None,
     config: RewardProxyConfig,
@@ -55,8 +54,7 @@ def train_reward_proxy(
     Args:
         records: The private records.
         base_folder: Folder of the public base model.
-        generator_tensors: Tensors of the generator proxy as it was released.
-        generator_lora: Shape of its adapter.
+        generator: The generator proxy as it was released.
         work_folder: Folder of this client for the merged generator; private to it.
         num_threads: CPU threads of the sampling engine; None takes all.
         config: Adapter, head and optimiser.
@@ -87,8 +85,7 @@ def train_reward_proxy(
         drawn,
         units,
         base_folder=base_folder,
-        generator_tensors=generator_tensors,
-        generator_lora=generator_lora,
+        generator=generator,
         work_folder=work_folder,
         num_threads=num_threads,
         preferences_config=preferences_config,
@@ -151,8 +148,7 @@ def _preferences_of(
     units: Sequence[Sequence[PrivateRecord]],
     *,
     base_folder: Path,
-    generator_tensors: Tensors,
-    generator_lora: LoraShape,
+    generator: ReleasedGenerator,
     work_folder: Path,
     num_threads: int | None,
     preferences_config: PreferencesConfig,
@@ -164,12 +160,11 @@ def _preferences_of(
     prepared: list[tuple[RecordPreferences, ...]] = [() for _ in units]
     if not len(drawn):
         return prepared
-    digest = AdapterWeights(tensors=generator_tensors).digest()[:16]
     generator_folder = merge_adapter(
         base_folder,
-        generator_tensors,
-        generator_lora,
-        out_folder=work_folder / f"generator-{digest}",
+        generator.release.weights.tensors,
+        generator.lora,
+        out_folder=work_folder / f"generator-{generator.digest[:16]}",
     )
     engine = SamplingEngine(preferences_config.engine)
 

@@ -43,7 +43,8 @@ _MAX_GRADIENT_CELLS = 400_000_000
 """Canaries × weights held at once: 1.6 GB in float32."""
 
 _RIDGE = 1.0
-"""Ridge of the decorrelation, in units of a canary's mean squared gradient."""
+"""Ridge of the decorrelation, in units of a canary's squared (unit) gradient. Less would divide by
+directions that hardly any canary has, and so let noise through."""
 
 
 def likelihood_scores(
@@ -198,8 +199,8 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
 def gradient_shares(gradients: FloatArray, update: FloatArray) -> list[float]:
     """Say how much of a descent step each canary accounts for.
 
-    What all canaries have in common tells nothing about one of them and is taken out; ridge
-    regression then keeps a canary from being blamed for its neighbours.
+    Where all canaries point together the update tells nothing about one of them, so that part is
+    taken out of it; ridge regression then keeps a canary from being blamed for its neighbours.
 
     Args:
         gradients: Gradient of each canary's loss, (m, D).
@@ -210,11 +211,13 @@ def gradient_shares(gradients: FloatArray, update: FloatArray) -> list[float]:
     """
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     directions = gradients.astype(np.float64) / np.maximum(norms, 1e-12)  # (m, D)
-    directions -= directions.mean(axis=0)
+    descent = -update.astype(np.float64)
+    total = directions.sum(axis=0)
+    descent -= (descent @ total) / max(float(total @ total), 1e-12) * total
     gram = directions @ directions.T  # (m, m)
-    ridge = _RIDGE * float(np.trace(gram)) / len(gram)
-    projected = directions @ -update.astype(np.float64)  # (m,)
-    shares: list[float] = np.linalg.solve(gram + ridge * np.eye(len(gram)), projected).tolist()
+    shares: list[float] = np.linalg.solve(
+        gram + _RIDGE * np.eye(len(gram)), directions @ descent
+    ).tolist()
     return shares
 
 

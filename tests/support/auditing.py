@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from client_side import proxy_optimizer
 from client_side.config import GeneratorConfig, LoraConfig, Precision, RecordsConfig
@@ -31,16 +32,16 @@ from protocol.accounting import PlannedRun, calibrate
 from protocol.ledger import ProxyKind
 from simulations.audit.attacks import FloatArray, generator_gradients, gradient_shares
 from simulations.audit.bounds import AuditBound, audit_bound
+from simulations.tiny_models import build_tiny_model
 
-NUM_CANARIES: Final = 300
+NUM_CANARIES: Final = 200
 CLAIMED_EPSILON: Final = 1.0
 DELTA: Final = 1e-5
 STEPS: Final = 4
-_LETTERS: Final = np.array(list("abcdefghijklmnopqrstuvwxyz0123456789"))
 
-RECORDS: Final = RecordsConfig(max_prompt_tokens=8, max_response_tokens=16)
+RECORDS: Final = RecordsConfig(instruction=".", max_prompt_tokens=4, max_response_tokens=4)
 CONFIG: Final = GeneratorConfig(
-    lora=LoraConfig(rank=8, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]),
+    lora=LoraConfig(rank=8, target_modules=["o_proj", "down_proj"]),
     steps=STEPS,
     expected_batch_size=NUM_CANARIES // 2,
     max_grad_norm=0.02,
@@ -70,14 +71,13 @@ class Canaries:
 
 
 def make_canaries(*, records_per_unit: int = 1) -> Canaries:
-    """Random letters; the records of one unit say nearly the same, as one person's may."""
+    """One word that no other canary has; the records of a unit say the same to several prompts."""
     rng = np.random.default_rng(7)
     units = []
     for number in range(NUM_CANARIES):
-        response = "".join(rng.choice(_LETTERS, 12))
         units.append(
             [
-                PrivateRecord(prompt=f"q{copy}", response=response, unit_id=f"unit-{number}")
+                PrivateRecord(prompt=f"q{copy}", response=_word(number), unit_id=f"unit-{number}")
                 for copy in range(records_per_unit)
             ]
         )
@@ -125,6 +125,24 @@ def attack(gradient: FloatArray, canaries: Canaries, *, base_folder: Path) -> Au
     ]
     scores = gradient_shares(generator_gradients(model, chats, config=CONFIG), -gradient)
     return audit_bound(scores, canaries.coins.tolist(), delta=DELTA, significance=0.05)
+
+
+def build_wordy_model(folder: Path) -> Path:
+    """A tiny model, wide and with a word for each canary, so that their gradients differ."""
+    build_tiny_model(folder, hidden_size=256)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([_word(number) for number in range(NUM_CANARIES)])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def _word(number: int) -> str:
+    return f"<w{number}>"
 
 
 @contextmanager

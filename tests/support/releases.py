@@ -80,6 +80,7 @@ def make_reply(
     ledger: PrivacyLedger | None = None,
     tensors: Mapping[str, NDArray[np.float32]] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    lora: LoraShape = LORA,
     base_model_digest: str = BASE_MODEL_DIGEST,
     signing_key: Ed25519PrivateKey = SIGNING_KEY,
 ) -> ReleaseReply:
@@ -94,7 +95,7 @@ def make_reply(
         client_name=client_name,
         run_id=run_id,
         declared_size=1000,
-        lora=LORA,
+        lora=lora,
         base_model_digest=base_model_digest,
         code_digest=CODE_DIGEST,
         instruction="Answer the message.",

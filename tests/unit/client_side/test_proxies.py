@@ -21,11 +21,13 @@ from client_side.dp_sgd import DpSgdPlan
 from client_side.generator import ADAPTER_SEED, TrainedProxy, train_generator
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
+from client_side.released_generator import ReleasedGenerator
 from client_side.reward_proxy import train_reward_proxy
 from lm.adapters import adapter_tensors, attach_lora, expected_adapter_shapes
 from lm.encoding import encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
+from tests.support.releases import SIGNING_KEY, make_reply
 from tests.support.samplers import FakeSampler
 
 RECORDS = tuple(
@@ -116,8 +118,7 @@ def test_reward_proxy_learns_to_prefer_the_records_responses(
     trained = train_reward_proxy(
         RECORDS,
         base_folder=tiny_model,
-        generator_tensors=generator.tensors,
-        generator_lora=generator.lora,
+        generator=_released(generator),
         work_folder=tmp_path,
         num_threads=1,
         config=RewardProxyConfig(
@@ -156,8 +157,7 @@ def test_negatives_are_sampled_for_drawn_records_only(
     train_reward_proxy(
         RECORDS,
         base_folder=tiny_llama,
-        generator_tensors=generator.tensors,
-        generator_lora=generator.lora,
+        generator=_released(generator),
         work_folder=tmp_path,
         num_threads=1,
         config=RewardProxyConfig(lora=LORA, steps=1, precision=Precision.FLOAT32),
@@ -174,3 +174,14 @@ def test_negatives_are_sampled_for_drawn_records_only(
     )
 
     assert 0 < len(opened[0].asked) < len(RECORDS)
+
+
+def _released(generator: TrainedProxy) -> ReleasedGenerator:
+    return ReleasedGenerator(
+        release=make_reply(
+            tensors=generator.tensors,
+            shapes={name: tensor.shape for name, tensor in generator.tensors.items()},
+            lora=generator.lora,
+        ).release,
+        public_key=SIGNING_KEY.public_key().public_bytes_raw(),
+    )
