@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from protocol.accounting import TradeOffPoint, trade_off_curve
 from server_side.evaluation import Metric
 from server_side.report.formats import METRIC_NAMES, metric_value
 from server_side.report.inputs import ReportInputs
@@ -18,7 +19,9 @@ from server_side.report.plots import (
     reward_by_round,
     reward_histogram,
     reward_scatter,
+    trade_off,
 )
+from server_side.report.results import guarantees
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +34,8 @@ class Drawings:
     """Rewards before and after filtering, one a round."""
     ranking: tuple[Plot, ...]
     """What the rewards of the first round go along with, and how the pool's rewards grow."""
+    trade_off: Plot
+    """What a test for one unit's presence can reach, by client."""
     loss: Plot | None
     """Loss while the target was tuned; None where no step was logged."""
 
@@ -49,8 +54,16 @@ def draw_plots(inputs: ReportInputs) -> Drawings:
             for round_index, scored in inputs.scored.items()
         ),
         ranking=_ranking(inputs),
+        trade_off=trade_off(_trade_off_curves(inputs), name="trade-off"),
         loss=loss_curve(inputs.losses, name="loss") if any(inputs.losses.values()) else None,
     )
+
+
+def _trade_off_curves(inputs: ReportInputs) -> dict[str, tuple[TradeOffPoint, ...]]:
+    ledgers = guarantees(inputs.certificates)
+    events = {name: certificate.privacy.events for name, certificate in ledgers.items()}
+    curves = {listed: trade_off_curve(listed) for listed in set(events.values())}
+    return {client: curves[listed] for client, listed in events.items()}
 
 
 def _metric(inputs: ReportInputs, metric: Metric) -> Plot:

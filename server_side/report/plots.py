@@ -7,6 +7,7 @@ one drawing serves light and dark. Text stays text: it can be read aloud, found 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from protocol.accounting import TradeOffPoint
 from server_side.intervals import Interval
 
 # Stand-ins: colours that occur nowhere else, by the CSS variable that replaces them.
@@ -36,6 +38,8 @@ _VARIABLES: Final = {
     _AFTER: "--after",
     _DROPPED: "--dropped",
 }
+_FALSE_ALARMS: Final = 1
+"""Rate of false alarms, in percent, at which the trade-off is put into words."""
 _MAX_POINTS: Final = 400
 """Points of a scatter plot; each costs about 100 bytes of the page."""
 # matplotlib types its settings by name; so many names help nobody here.
@@ -226,6 +230,45 @@ def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
             figure,
             title="Loss while the target was tuned",
             text=f"Mean loss of a response token: {ends}.",
+            name=name,
+        )
+
+
+def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Plot:
+    """Draw what the best possible membership test can reach against each client's releases.
+
+    Args:
+        curves: Points by client, in rising order of false positive rate.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot; clients with the same curve share a line.
+    """
+    together: dict[tuple[TradeOffPoint, ...], list[str]] = {}
+    for client, points in curves.items():
+        together.setdefault(tuple(points), []).append(client)
+    texts = []
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(4.2, 2.7)
+        axes.plot([0, 100], [100, 0], color=_MUTED, linewidth=1, label="nothing learnt")
+        for (points, clients), colour in zip(
+            together.items(), itertools.cycle((_AFTER, _BEFORE, _DROPPED)), strict=False
+        ):
+            alarms = [100 * point.false_positive_rate for point in points]
+            missed = [100 * point.false_negative_rate for point in points]
+            axes.plot(alarms, missed, color=colour, linewidth=1.8, label=", ".join(clients[:2]))
+            found = 100 - float(np.interp(_FALSE_ALARMS, alarms, missed))
+            texts.append(
+                f"With {_FALSE_ALARMS} % false alarms no test recognises more than {found:.0f} % "
+                f"of the units of {', '.join(clients)}"
+            )
+        axes.set_xlabel("false alarms, %")
+        axes.set_ylabel("missed, at least, %")
+        _legend_above(axes)
+        return _plot(
+            figure,
+            title="What any test for one unit's presence can reach",
+            text=f"{'; '.join(texts)}. That is a bound for whoever knows everything else.",
             name=name,
         )
 

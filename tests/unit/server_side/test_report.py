@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from lm.tables import TextRow
+from protocol.accounting import TradeOffPoint
 from server_side.evaluation import Metric, compare_arms
 from server_side.intervals import Interval
 from server_side.report import write_report
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import funnel
-from server_side.report.plots import loss_curve, reward_histogram, reward_scatter
+from server_side.report.plots import loss_curve, reward_histogram, reward_scatter, trade_off
 from server_side.report.rendering import render_report
 from server_side.report.results import headline, judge, metric_results
 from server_side.run_store import StageRecord
@@ -100,7 +101,7 @@ def test_page_refers_to_nothing_outside_itself(page: str) -> None:
 def test_every_plot_has_a_text_alternative(page: str) -> None:
     labels = _outline(page).svg_labels
 
-    assert len(labels) == 5 + 2 + 3 + 1  # metrics, histograms, ranking, loss
+    assert len(labels) == 5 + 1 + 2 + 3 + 1  # metrics, trade-off, histograms, ranking, loss
     assert all(label and len(label) > 30 for label in labels)
 
 
@@ -281,3 +282,24 @@ def test_plots_of_extreme_values_do_not_fail() -> None:
     )  # fmt: skip
 
     assert len(plot.svg) < 150_000
+
+
+def test_trade_off_says_what_a_test_can_reach_at_most() -> None:
+    """At a false alarm rate of 1 % the curve of (1, 0)-DP lets e %, 2.7 %, be recognised."""
+    rates = [point / 1000 for point in range(1001)]
+    points = tuple(
+        TradeOffPoint(
+            false_positive_rate=rate,
+            false_negative_rate=max(0.0, 1 - math.e * rate, (1 - rate) / math.e),
+        )
+        for rate in rates
+    )
+
+    plot = trade_off({"a": points, "b": points}, name="t")
+
+    assert "no test recognises more than 3 % of the units of a, b." in plot.text
+    assert plot.svg.count("a, b") == 2  # one line in the legend, and the words
+
+
+def test_page_shows_the_trade_off_of_the_clients_ledgers(page: str) -> None:
+    assert "What any test for one unit&#39;s presence can reach" in page
