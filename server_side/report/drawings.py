@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from protocol.accounting import TradeOffPoint, trade_off_curve
+from server_side.dataset_export import guarantees
 from server_side.evaluation import Metric
 from server_side.report.formats import METRIC_NAMES, metric_value
 from server_side.report.inputs import ReportInputs
@@ -21,7 +22,6 @@ from server_side.report.plots import (
     reward_scatter,
     trade_off,
 )
-from server_side.report.results import guarantees
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -185,7 +185,8 @@ def reward_gradient_scores(
     def negative_reward(chat: EncodedChat) -> torch.Tensor:
         (batch,) = pack_chats([chat], max_batch_tokens=1)
         last = torch.tensor([[item.stop - 1 for item in batch.chats]])
-        return -model(batch, last).sum()
+        rewards: torch.Tensor = model(batch, last)
+        return -rewards.sum()
 
     gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
     return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
