@@ -9,11 +9,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
+import simulations.audit.run
 import simulations.run  # noqa: F401 - registers the schemas
 from client_side.config import ClientConfig
 from lm.settings import to_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
+from simulations.audit.config import AuditConfig
 from simulations.clinic import INSTRUCTION
 from simulations.config import Runtime, SimulateConfig
 
@@ -22,7 +24,7 @@ PARTIES = {"client_side": ClientConfig, "server_side": ServerConfig}
 OPTIONS = sorted(
     f"{file.parent.relative_to(CONF).as_posix()}={file.stem}"
     for file in CONF.rglob("*.yaml")
-    if file.parent != CONF
+    if file.parent not in (CONF, CONF / "audit")
 )
 
 
@@ -51,6 +53,33 @@ def test_every_option_composes_and_validates(option: str) -> None:
     settings(option, *extra)
 
 
+@pytest.mark.parametrize("overrides", [[], ["audit=smoke"], ["client_side/budget=eps_4"]])
+def test_audits_compose_and_validate(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose("audit", overrides=overrides)
+
+    assert to_settings(AuditConfig, composed).client_side.budget.noise_seed is None
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("kinds=[nonsense]", "new_token"),
+        ("kinds=[]", "kinds"),
+        ("num_canaries=4", "num_canaries"),
+        ("num_records=2", "num_records of at least"),
+        ("confidence_level=0.4", "confidence_level"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_audits_refuse_what_cannot_be_audited(override: str, named: str) -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose("audit", overrides=[override])
+
+    with pytest.raises(ConfigurationError, match=named):
+        to_settings(AuditConfig, composed)
+
+
 @pytest.mark.parametrize("name", ["client_node", "server_node"])
 def test_node_settings_compose(name: str) -> None:
     party = "client_side" if name == "client_node" else "server_side"
@@ -63,7 +92,7 @@ def test_node_settings_compose(name: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [*CONF.glob("*.yaml"), *(CONF / "experiment").glob("*.yaml")],
+    [*CONF.glob("*.yaml"), *(CONF / "experiment").glob("*.yaml"), *(CONF / "audit").glob("*.yaml")],
     ids=lambda file: file.stem,
 )
 def test_primary_and_experiment_files_say_what_they_are_for(file: Path) -> None:
