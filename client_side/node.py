@@ -86,7 +86,7 @@ def supernode_command(
     Returns:
         Program and arguments.
     """
-    command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", superlink]
+    command = [sys.executable, "-m", "client_side.flower_node", "--superlink", superlink]
     command += ["--host", "127.0.0.1", "--port", str(runtime_port)]
     command += ["--node-config", f'{FOLDER_KEY}="{folder.path.resolve()}"']
     if insecure:
