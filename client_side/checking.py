@@ -293,15 +293,16 @@ def _visit(host: str, port: int, context: ssl.SSLContext) -> tuple[dict[str, int
             host, port, context=context, timeout=_CONNECT_SECONDS
         )
         try:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            certificate = connection.sock.getpeercert() or {}
+            seconds = ssl.cert_time_to_seconds(str(certificate["notAfter"]))
+            ends = datetime.fromtimestamp(seconds, tz=UTC)
             connection.request("GET", path)
             answer = connection.getresponse()
             statuses[path] = answer.status
             if date := answer.getheader("date"):
                 remote = parsedate_to_datetime(date).timestamp()
-            if isinstance(connection.sock, ssl.SSLSocket):
-                last = connection.sock.getpeercert() or {}
-                seconds = ssl.cert_time_to_seconds(str(last["notAfter"]))
-                ends = datetime.fromtimestamp(seconds, tz=UTC)
         finally:
             connection.close()
     return statuses, remote, ends

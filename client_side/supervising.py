@@ -105,6 +105,8 @@ def keep_running(
         finally:
             _end_group(node)
             pump.join(timeout=_STOP_SECONDS)
+            if node.stdout is not None and not pump.is_alive():
+                node.stdout.close()
             _note(folder, "stopped", num_starts=num_starts)
         reason = _reason(lines, node.returncode)
         _LOGGER.warning("The node ended: %s. Next start in %g s.", reason, restart_seconds)

@@ -1,8 +1,8 @@
 """Every process is killed in the middle of an exchange, and the exchange comes to its end.
 
 One exchange on two clients' machines: what is killed, and in which phase, stands in the test. The
-ledgers are compared at the end: whatever was interrupted, each client paid for each training that it
-began, and what had been answered was never trained again.
+ledgers are compared at the end: whatever was interrupted, each client paid for each training that
+it began, and what had been answered was never trained again.
 """
 
 from __future__ import annotations
