@@ -268,7 +268,7 @@ class _Exchange:
             raise ExchangeError(
                 f"Expected both proxies of at least {self._min_clients} clients "
                 f"(server_side.min_clients), found {len(complete)}: {reasons}. "
-                "Each client's own log says why it refused."
+                "Each client's own log says why it refused, exchange.log what failed on the way."
             )
         return Collection(admitted=tuple(self._admitted), outcomes=tuple(self._outcomes.values()))
 
