@@ -46,7 +46,11 @@ _LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*")
 _NODE_LOGGER: Final = logging.getLogger("client_side.node.flower")
 _LOGGER = logging.getLogger(__name__)
 
+_LOST_REPLY: Final = "Failed to send message"
+"""What Flower's node says when it gives an answer up."""
+
 _REASONS: Final = (
+    (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
     ("could not be activated", "the server still takes this node for present; it lets it in later"),
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
     ("401", "the server does not know this node's key; ask its operator"),
@@ -96,11 +100,16 @@ def keep_running(
         num_starts += 1
         lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
         node = _start(command, environment, cwd=folder.path)
-        pump = threading.Thread(target=_pump, args=(node.stdout, lines), daemon=True)
+        has_lost_reply = threading.Event()
+        pump = threading.Thread(
+            target=_pump, args=(node.stdout, lines, has_lost_reply), daemon=True
+        )
         pump.start()
         try:
             _note(folder, "running", num_starts=num_starts, pid=node.pid)
-            while node.poll() is None:
+            # A node that lost its answer goes on as if nothing were; started anew, it is asked
+            # again, and answers from its store.
+            while node.poll() is None and not has_lost_reply.is_set():
                 time.sleep(_LOOK_SECONDS)
         finally:
             _end_group(node)
@@ -185,7 +194,7 @@ def _start(
     )
 
 
-def _pump(stream: IO[bytes] | None, lines: deque[str]) -> None:
+def _pump(stream: IO[bytes] | None, lines: deque[str], has_lost_reply: threading.Event) -> None:
     """Hand each line that the node wrote to the log, in the log's own form."""
     if stream is None:
         return
@@ -194,6 +203,8 @@ def _pump(stream: IO[bytes] | None, lines: deque[str]) -> None:
         if not line:
             continue
         lines.append(line)
+        if _LOST_REPLY in line:
+            has_lost_reply.set()
         found = _LEVEL.match(line)
         level = logging.getLevelNamesMapping()[found.group(1)] if found else logging.INFO
         if text := line[found.end() :] if found else line:

@@ -140,12 +140,19 @@ class GridChannel:
         give_up = time.monotonic() + timeout_seconds
         answers: dict[int, Content] = {}
         underway: dict[str, int] = {}
+        asked_of: dict[int, str] = {}
         to_ask = set(requests)
         num_crashes = dict.fromkeys(requests, 0)
         while (to_ask or underway) and (left := give_up - time.monotonic()) > 0:
-            present = to_ask & set(self._grid.get_node_ids())
-            if present:
+            nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+            for client_id in set(underway.values()) & nodes.keys():
+                # It has started anew since; what was delivered to it before is lost without a word.
+                if nodes[client_id] != asked_of[client_id]:
+                    _LOGGER.info("Node %d is back and asked again: %s.", client_id, action)
+                    to_ask.add(client_id)
+            if present := to_ask & nodes.keys():
                 to_ask -= present
+                asked_of |= {client_id: nodes[client_id] for client_id in present}
                 underway |= self._send(action, requests, sorted(present), ttl_seconds=left)
             for reply in self._grid.pull_messages(list(underway)):
                 client_id = underway.pop(reply.metadata.reply_to_message_id, None)
@@ -153,6 +160,10 @@ class GridChannel:
                     continue
                 if not reply.has_error():
                     answers[client_id] = reply.content
+                    underway = {
+                        name: other for name, other in underway.items() if other != client_id
+                    }
+                    to_ask.discard(client_id)
                     continue
                 # Its text comes from the other side, so only the number is used.
                 code = int(reply.error.code)
@@ -166,7 +177,7 @@ class GridChannel:
                     code,
                     "It is left out." if is_final else "It is asked again when it is back.",
                 )
-                if not is_final:
+                if not is_final and client_id not in underway.values():
                     to_ask.add(client_id)
             if to_ask or underway:
                 time.sleep(self._poll_seconds)

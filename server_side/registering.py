@@ -11,10 +11,9 @@ from collections.abc import Mapping
 
 import httpx
 
-from protocol.errors import ExchangeError
 from protocol.introductions import Introduction
 from server_side.clients import node_key_bytes
-from server_side.submitting import Link
+from server_side.submitting import Link, RunLostError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def sync_nodes(link: Link, clients: Mapping[str, Introduction]) -> None:
         clients: The allow-list.
 
     Raises:
-        ExchangeError: The link does not take it.
+        RunLostError: The link does not take it.
     """
     # Only now: Flower's generated modules take a while to import.
     from flwr.proto.control_pb2 import (
@@ -58,7 +57,7 @@ def sync_nodes(link: Link, clients: Mapping[str, Introduction]) -> None:
                 client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
                 _LOGGER.info("Registered the node of %s.", name)
     except httpx.HTTPError as error:
-        raise ExchangeError(
+        raise RunLostError(
             f"Expected the link at {link.address} to take the list of nodes, got "
             f"{type(error).__name__}. See its log in the server's folder."
         ) from None

@@ -40,7 +40,7 @@ from server_side.submitting import (
     write_profile,
 )
 
-_NUM_SUBMISSIONS: Final = 5
+_NUM_SUBMISSIONS: Final = 8
 _NUM_RESTARTS: Final = 10
 _RESTART_WINDOW_SECONDS: Final = 600.0
 _START_SECONDS: Final = 90.0
@@ -131,10 +131,6 @@ def _exchange(
     environment = link.environment()
     secret = str(_secret(folder).resolve())
     kept.start(_Program(name="link", command=link.command, environment=environment))
-    wait_for_port(link, seconds=_START_SECONDS, check=kept.look)
-    write_profile(link)
-    sync_nodes(link, load_clients(folder.clients_folder))
-    stop_unfinished(link)
     executor = [program("flower-superexec"), "--runtime-api-address", link.address]
     executor += ["--root-certificates", str(files.authority.resolve())]
     executor += ["--superexec-auth-secret-file", secret]
@@ -147,10 +143,15 @@ def _exchange(
         hello_seconds=network.hello_seconds,
         deadline_seconds=network.deadline_seconds,
     )
-    _LOGGER.info("Open at %s; waiting for %d clients.", network.address, wanted)
     for attempt in range(_NUM_SUBMISSIONS):
-        flower_run = submit(link, run_id=folder.run_id(), waiting=waiting)
         try:
+            wait_for_port(link, seconds=_START_SECONDS, check=kept.look)
+            write_profile(link)
+            sync_nodes(link, load_clients(folder.clients_folder))
+            # An exchange of an earlier start or try must not go on beside this one.
+            stop_unfinished(link)
+            flower_run = submit(link, run_id=folder.run_id(), waiting=waiting)
+            _LOGGER.info("Open at %s; waiting for %d clients.", network.address, wanted)
             wait_for_outcome(
                 link,
                 flower_run,

@@ -34,7 +34,7 @@ _NUM_LOG_LINES: Final = 12
 
 
 class RunLostError(ExchangeError):
-    """Flower gave the run up without an outcome; the same exchange can be submitted again."""
+    """The SuperLink is away or gave the run up; the same exchange can be submitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,7 +181,7 @@ def submit(
         Flower's own number of the run.
 
     Raises:
-        ExchangeError: The SuperLink does not take it.
+        RunLostError: The SuperLink does not take it.
         ConfigurationError: The sources of the app cannot be found.
     """
     (link.run_folder / OUTCOME_FILE).unlink(missing_ok=True)
@@ -203,7 +203,7 @@ def submit(
         if answer.get("success"):
             return str(answer["run-id"])
         time.sleep(1.0)
-    raise ExchangeError(
+    raise RunLostError(
         f"Expected the SuperLink at {link.address} to take the run, found: "
         f"{_one_line(answer.get('error-message'))} See its log in the run folder."
     )

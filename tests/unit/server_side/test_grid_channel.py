@@ -33,16 +33,27 @@ class FakeGrid:
     """By node: a number is an error code, a text a whole answer."""
     away_after_error: int = 0
     """Looks at the nodes during which a node that gave an error is away."""
+    restarts_at: int = 0
+    """Look at the nodes at which all of them have started anew; 0 is never."""
 
     def __post_init__(self) -> None:
         self.asked: list[int] = []
+        self.looks = 0
+        self.activation = "first"
         self.ready: list[SimpleNamespace] = []
         self.left = {node: list(answers) for node, answers in self.script.items()}
         self.away: dict[int, int] = {}
 
-    def get_node_ids(self) -> Iterable[int]:
+    def get_nodes(self) -> Iterable[SimpleNamespace]:
         self.away = {node: looks - 1 for node, looks in self.away.items() if looks > 0}
-        return [node for node in self.script if node not in self.away]
+        self.looks += 1
+        if self.looks == self.restarts_at:
+            self.activation = "later"
+        return [
+            SimpleNamespace(node_id=node, last_activated_at=self.activation)
+            for node in self.script
+            if node not in self.away
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         sent = []
@@ -98,12 +109,17 @@ def test_a_client_that_was_cut_off_is_asked_again(code: int) -> None:
 
 def test_a_client_is_asked_again_only_when_it_is_back() -> None:
     grid = FakeGrid(script={1: [5, "one"]}, away_after_error=10)
-    looks = []
-    real = grid.get_node_ids
-    grid.get_node_ids = lambda: looks.append(list(real())) or looks[-1]  # type: ignore[method-assign,func-returns-value]
 
     assert ask(grid) == {1: "one"}
-    assert looks.count([]) >= 5
+    assert grid.looks >= 10
+
+
+def test_a_client_that_started_anew_is_asked_again() -> None:
+    """A node that is back before Flower missed it leaves no error; what it had got is lost."""
+    grid = FakeGrid(script={1: [None, "one"], 2: ["two"]}, restarts_at=5)
+
+    assert ask(grid) == {1: "one", 2: "two"}
+    assert grid.asked == [1, 2, 1]
 
 
 @pytest.mark.parametrize("code", [1, 7])
