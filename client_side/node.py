@@ -26,6 +26,8 @@ from lm.errors import LmError
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
+_UNITS_FOR_EACH_DRAWN = 4
+"""A new folder's batches draw a fourth of the units at most: drawing few is what hides them."""
 _LOGGER = logging.getLogger(__name__)
 _HEAD = (
     "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
@@ -138,7 +140,19 @@ def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
         records = replace(records, path=str(options.records.resolve()))
     if options.declared_size is not None:
         records = replace(records, declared_size=options.declared_size)
-    config = replace(config, name=options.name, records=records)
+    most = max(1, records.declared_size // _UNITS_FOR_EACH_DRAWN)
+    config = replace(
+        config,
+        name=options.name,
+        records=records,
+        generator=replace(
+            config.generator, expected_batch_size=min(config.generator.expected_batch_size, most)
+        ),
+        reward_proxy=replace(
+            config.reward_proxy,
+            expected_batch_size=min(config.reward_proxy.expected_batch_size, most),
+        ),
+    )
     make_client_folder(folder.path, config)
     write_private_file(folder.settings_file, b"")
     save_commented_settings(config, folder.settings_file, head=_HEAD)

@@ -25,7 +25,7 @@ GATEWAY = ("server_side.gateway",)
 SERVER_APP = ("flwr-serverapp", "--token")
 NODE = ("client_side.flower_node",)
 CLIENT_APP = ("pinning.py",)
-STEPS = 400
+STEPS = 150
 
 
 def test_an_exchange_outlives_the_death_of_each_process(

@@ -54,6 +54,14 @@ def test_init_makes_a_folder_for_its_owner_and_refuses_to_overwrite(tmp_path: Pa
     assert not [file.name for file in (tmp_path / "new").iterdir() if file.stat().st_mode & 0o077]
 
 
+def test_few_records_get_small_batches(tmp_path: Path) -> None:
+    main(["init", str(tmp_path / "new"), "--declared-size", "40"])
+
+    config = ClientFolder(path=tmp_path / "new").load_config()
+    assert config.generator.expected_batch_size == 10
+    assert config.reward_proxy.expected_batch_size == 10
+
+
 def test_settings_explain_each_key(tmp_path: Path) -> None:
     main(["init", str(tmp_path / "new")])
 
