@@ -43,7 +43,7 @@ from server_side.submitting import (
 _NUM_SUBMISSIONS: Final = 8
 _NUM_RESTARTS: Final = 10
 _RESTART_WINDOW_SECONDS: Final = 600.0
-_START_SECONDS: Final = 90.0
+_START_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 1.0
 _EXECUTOR_FILE: Final = "executor.secret"
 _LOGGER = logging.getLogger(__name__)

@@ -69,7 +69,7 @@ def test_a_client_that_never_answers_is_left_out_at_the_deadline(
         for name in ("a", "b"):
             made.start_client(name)
         collecting = made.start_collecting()
-        wait_until(lambda: made.is_training("b", "generator"), what="b's training", seconds=300)
+        wait_until(lambda: made.is_training("b", "generator"), what="b's training")
         made.machine("b").cable(is_up=False)
         try:
             code = collecting.wait(500)
@@ -90,7 +90,7 @@ def test_a_cable_pulled_in_the_middle_of_a_transfer_costs_nothing(
             made.start_client(name)
         collecting = made.start_collecting()
         sending = "Sending: train.generator"
-        wait_until(lambda: sending in made.log("a"), what="a transfer", seconds=300)
+        wait_until(lambda: sending in made.log("a"), what="a transfer")
         made.machine("a").cable(is_up=False)
         wait_until(lambda: "Connection attempt failed" in made.log("a").split(sending)[1],
                    what="a lost connection")  # fmt: skip

@@ -41,13 +41,12 @@ def test_an_exchange_outlives_the_death_of_each_process(
         supervisors = {name: made.start_client(name) for name in ("a", "b")}
 
         # While generators are trained: link, one client's process, the other's whole node.
-        wait_until(lambda: made.is_training("a", "generator"), what="a's training", seconds=300)
+        wait_until(lambda: made.is_training("a", "generator"), what="a's training")
         made.kill(a, *CLIENT_APP)
         made.kill(server, *LINK)
         wait_until(
             lambda: made.is_training("b", "generator") or made.ledger("b")["release"] > 0,
             what="b's training",
-            seconds=300,
         )
         made.kill(b, *NODE)
 

@@ -182,7 +182,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], *, what: str, seconds: float = 120.0) -> None:
+def wait_until(is_so: Callable[[], bool], *, what: str, seconds: float = 400.0) -> None:
     """Wait for something that must come."""
     give_up = time.monotonic() + seconds
     while not is_so():
