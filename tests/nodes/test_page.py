@@ -113,13 +113,14 @@ def edit_as_the_page_says(
         )
         save_settings(replace(tiny, records=kept), folder.settings_file)
         return
-    sampling = SamplingConfig(max_new_tokens=32, top_p=1.0)
+    # Random models end a text by chance, one token in 260; so much room that most do.
+    sampling = SamplingConfig(max_new_tokens=250, top_p=1.0)
     settings = ServerConfig(
         base_model=str(base),
         target_model=str(base),
         num_threads=1,
         synthesis=SynthesisConfig(
-            num_queries=6, num_candidates=2, prompt_sampling=sampling, response_sampling=sampling,
+            num_queries=6, num_candidates=6, prompt_sampling=sampling, response_sampling=sampling,
             min_prompt_words=1, min_response_words=1, max_attempts_factor=10.0,
             engine="transformers",
         ),
