@@ -145,11 +145,11 @@ class GridChannel:
         num_crashes = dict.fromkeys(requests, 0)
         while (to_ask or underway) and (left := give_up - time.monotonic()) > 0:
             nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
-            for client_id in set(underway.values()) & nodes.keys():
+            for node_id in set(underway.values()) & nodes.keys():
                 # It has started anew since; what was delivered to it before is lost without a word.
-                if nodes[client_id] != asked_of[client_id]:
-                    _LOGGER.info("Node %d is back and asked again: %s.", client_id, action)
-                    to_ask.add(client_id)
+                if nodes[node_id] != asked_of[node_id]:
+                    _LOGGER.info("Node %d is back and asked again: %s.", node_id, action)
+                    to_ask.add(node_id)
             if present := to_ask & nodes.keys():
                 to_ask -= present
                 asked_of |= {client_id: nodes[client_id] for client_id in present}
