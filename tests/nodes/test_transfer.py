@@ -32,9 +32,9 @@ def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
-    world: World, wide_base: Path, tmp_path: Path
+    cables: World, wide_base: Path, tmp_path: Path
 ) -> None:
-    with deployment(world, tmp_path, wide_base, deadline_seconds=800.0) as made:
+    with deployment(cables, tmp_path, wide_base, deadline_seconds=800.0) as made:
         for name in ("a", "b"):
             widen(made, name)
         widen_server(made)
@@ -42,25 +42,17 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
             made.start_client(name)
         collecting = made.start_collecting()
 
-        wait_until(lambda: num_pieces(made) >= 3, what="the middle of a transfer", seconds=600)
-        if world.is_isolated:
-            sender = next(name for name in ("a", "b") if "train.generator message" in made.log(name)
-                          and "Sending: train.generator" in made.log(name))  # fmt: skip
-            made.machine(sender).cable(is_up=False)
-            lost = made.log(sender).count("Connection attempt failed")
-            wait_until(
-                lambda: (
-                    made.log(sender).count("Connection attempt failed") > lost
-                    or "Sent successfully" in made.log(sender).split("Sending: train.generator")[1]
-                ),
-                what="a lost connection",
-            )
-            made.machine(sender).cable(is_up=True)
+        # With both clients sending, a fourth of one reply is the middle of at least one of them.
+        in_the_middle(made, "generator")
+        for machine in cables.clients:
+            machine.cable(is_up=False)
         wait_until(
-            lambda: any("Sending: train.reward" in made.log(name) for name in ("a", "b")),
-            what="the second transfer",
-            seconds=800,
+            lambda: all("Connection attempt failed" in since(made, name) for name in sending(made)),
+            what="lost connections",
         )
+        for machine in cables.clients:
+            machine.cable(is_up=True)
+        in_the_middle(made, "reward")
         made.kill(made.server.path, "flower-superlink")
 
         assert collecting.wait(900) == 0, made.log("server") + made.exchange_log()
@@ -71,12 +63,30 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
         assert [made.ledger(name)["reserve"] for name in ("a", "b")] == [1, 1]
 
 
-def num_pieces(made: Deployment) -> int:
-    """Count the pieces of replies that the link took."""
-    log = made.server.logs_folder / "link.log"
-    return (
-        log.read_text(encoding="utf-8").count("POST /v1/fleet/push-object") if log.exists() else 0
+def in_the_middle(made: Deployment, proxy: str) -> None:
+    """Wait until a fourth of a reply has reached the server and no client is through with it."""
+    sign = f"Sending: train.{proxy}"
+    wait_until(lambda: any(sign in made.log(name) for name in ("a", "b")), what=f"a {proxy} reply")
+    before = made.world.server.num_received_bytes()
+    wait_until(
+        lambda: made.world.server.num_received_bytes() - before > MEGABYTES * 250_000,
+        what=f"a fourth of a {proxy} reply",
     )
+    assert sending(made), "all replies were through already; take larger ones"
+
+
+def sending(made: Deployment) -> list[str]:
+    """Name the clients that are in the middle of sending."""
+    return [
+        name
+        for name in ("a", "b")
+        if "Sending: train." in made.log(name) and "Sent successfully" not in since(made, name)
+    ]
+
+
+def since(made: Deployment, name: str) -> str:
+    """Give what a client wrote since it began to send its newest release."""
+    return made.log(name).rpartition("Sending: train.")[2]
 
 
 def widen(made: Deployment, name: str) -> None:

@@ -73,6 +73,12 @@ class Machine:
         assert self.namespace is not None
         ip("-n", self.namespace, "link", "set", "eth0", "up" if is_up else "down")
 
+    def num_received_bytes(self) -> int:
+        """Count what came through the cable."""
+        assert self.namespace is not None
+        (link,) = json.loads(ip("-n", self.namespace, "-s", "-j", "link", "show", "dev", "eth0"))
+        return int(link["stats64"]["rx"]["bytes"])
+
 
 @dataclass(kw_only=True)
 class World:
