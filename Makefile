@@ -14,11 +14,11 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(
 	$(name) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate test lint format clean
+.PHONY: help setup simulate test test-nodes lint format clean
 
 help: ## Show this list
 	@echo "RewardDS. Usage: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 14
 
 setup: $(STAMP) ## Make .venv, install pinned dependencies, materialise the base model
 	@echo "Environment ready in $(VENV)."
@@ -54,6 +54,10 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	echo "[5/5] Tests: unit, boundary, integration, end to end"; \
 	$(BIN)/pytest tests/unit tests/boundary tests/integration tests/e2e || status=1; \
 	exit $$status
+
+# Not part of `make test`: it takes longer than five minutes. Run it before a release.
+test-nodes: $(STAMP) ## Real nodes with TLS and keys; as root in network namespaces, else on loopback
+	@$(BIN)/pytest tests/nodes
 
 lint: $(STAMP) ## The fast part of `make test`: format check, lint, types, import contracts
 	@$(BIN)/ruff format --check .

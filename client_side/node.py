@@ -1,32 +1,46 @@
-"""`rewardds-client`: make a client's folder, and start a node that answers from it.
+"""`rewardds-client`: make a client's folder, join a server, check, and keep a node running.
 
-The node is Flower's SuperNode. It connects out to the server's SuperLink and needs no open port
+The node is Flower's SuperNode. It connects out to the server's gateway and needs no open port
 towards anybody else. Which folder it answers from is in its own node configuration, so nothing
-that the server sends can point it elsewhere.
+that the server sends can point it elsewhere. `docs/deploying.md` tells the whole way.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import fcntl
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from client_side.config import ClientConfig
 from client_side.folder import (
     FOLDER_KEY,
     SERVER_KEY,
-    SETTINGS_FILE,
     ClientFolder,
     make_client_folder,
+    write_private_file,
 )
+from lm.commented_settings import save_commented_settings
 from lm.errors import LmError
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
+_UNITS_FOR_EACH_DRAWN = 4
+"""A new folder's batches draw a fourth of the units at most: drawing few is what hides them."""
 _LOGGER = logging.getLogger(__name__)
+_HEAD = (
+    "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
+    "from the server. Name your records (records.path), how many units they have by a round number",
+    "(records.declared_size), and one public sentence about the domain (records.instruction).",
+    "An unknown key is an error.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,14 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; None takes those of this process.
     """
     switch_off_telemetry()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = _parser().parse_args(arguments)
+    folder = ClientFolder(path=options.folder)
     try:
         match options.command:
             case "init":
-                _init(options.folder)
+                _init(folder, options)
+            case "join":
+                _join(folder, options.invitation)
+            case "check":
+                _check(folder, offline=options.offline, as_json=options.json)
             case "start":
-                _start(options)
+                _start(folder)
+            case "status":
+                _status(folder, as_json=options.json)
+            case "rotate-key":
+                _rotate(folder)
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
@@ -72,7 +94,7 @@ def supernode_command(
     Returns:
         Program and arguments.
     """
-    command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", superlink]
+    command = [sys.executable, "-m", "client_side.flower_node", "--superlink", superlink]
     command += ["--host", "127.0.0.1", "--port", str(runtime_port)]
     # The folder, and the address for the ledger's "to whom": both the operator's own words.
     node_config = f'{FOLDER_KEY}="{folder.path.resolve()}" {SERVER_KEY}="{superlink}"'
@@ -112,56 +134,169 @@ def supernode_environment(folder: ClientFolder) -> dict[str, str]:
     return environment
 
 
-def _init(path: Path) -> None:
-    if (path / SETTINGS_FILE).exists():
-        raise ConfigurationError(
-            f"Expected a new folder, found {path / SETTINGS_FILE}. Name another folder, or edit it."
-        )
-    folder = make_client_folder(path, ClientConfig())
-    _LOGGER.info("Made %s. Now name your records in %s.", folder.path, folder.settings_file)
+def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
+    from client_side.network import NodeFiles, make_node_files
+
+    for file in (folder.settings_file, NodeFiles(folder=folder).settings_file):
+        if file.exists():
+            raise ConfigurationError(
+                f"Expected a new folder, found {file}. Name another folder, or edit it."
+            )
+    config = ClientConfig()
+    records = config.records
+    if options.records is not None:
+        records = replace(records, path=str(options.records.resolve()))
+    if options.declared_size is not None:
+        records = replace(records, declared_size=options.declared_size)
+    most = max(1, records.declared_size // _UNITS_FOR_EACH_DRAWN)
+    config = replace(
+        config,
+        name=options.name,
+        records=records,
+        generator=replace(
+            config.generator, expected_batch_size=min(config.generator.expected_batch_size, most)
+        ),
+        reward_proxy=replace(
+            config.reward_proxy,
+            expected_batch_size=min(config.reward_proxy.expected_batch_size, most),
+        ),
+    )
+    make_client_folder(folder.path, config)
+    write_private_file(folder.settings_file, b"")
+    save_commented_settings(config, folder.settings_file, head=_HEAD)
+    spoken = make_node_files(folder)
+    print(
+        f"Made {folder.path}. Next:\n"
+        f"  1. Name records, declared size and instruction in {folder.settings_file}.\n"
+        f"  2. Give introduction.json to the server's operator; it holds no secret. Read its\n"
+        f"     fingerprint aloud:  {spoken}\n"
+        f"  3. rewardds-client join {folder.path} INVITATION\n"
+        f"  4. rewardds-client check {folder.path}\n"
+        f"  5. rewardds-client start {folder.path}"
+    )
 
 
-def _start(options: argparse.Namespace) -> None:
-    folder = ClientFolder(path=options.folder)
-    config = folder.load_config()
-    # Privacy: noise that can be reproduced protects nobody; a real node never draws it.
-    if config.budget.noise_seed is not None:
+def _join(folder: ClientFolder, file: Path) -> None:
+    from client_side.network import join
+    from protocol.introductions import Invitation, read_introduction
+
+    spoken = join(folder, read_introduction(Invitation, file))
+    print(
+        "Joined. The app bundle of your own sources is pinned. Ask the server's operator whether "
+        f"the fingerprint is this one, and do not start if not:\n  {spoken}"
+    )
+
+
+def _check(folder: ClientFolder, *, offline: bool, as_json: bool) -> None:
+    from client_side.checking import Verdict, check_client
+
+    findings = check_client(folder, offline=offline)
+    if as_json:
+        print(json.dumps([dataclasses.asdict(item) for item in findings], indent=1))
+    else:
+        for item in findings:
+            print(f"{item.verdict.value:<8} {item.name:<12} {item.text}")
+    failed = [item.name for item in findings if item.verdict is Verdict.FAILED]
+    if failed:
+        sys.exit(f"Error: Expected all checks to pass, found trouble with: {', '.join(failed)}.")
+
+
+def _start(folder: ClientFolder) -> None:
+    from client_side.checking import refuse_unsafe
+    from client_side.network import NodeFiles, load_node_key_pair
+    from client_side.pinning import PIN_VARIABLE
+    from client_side.supervising import Stop, keep_running, make_shims, stop_on_signals
+    from lm.logs import LogLevel, set_up_logs
+
+    config, files = folder.load_config(), NodeFiles(folder=folder)
+    network = files.load()
+    refuse_unsafe(config)
+    if not (network.server and network.bundle_sha256 and files.authority.is_file()):
         raise ConfigurationError(
-            f"Expected budget.noise_seed to be absent on a real node, got "
-            f"{config.budget.noise_seed}. Remove it from {folder.settings_file}."
+            f"Expected {files.settings_file} to name a server and a pinned bundle, found less. "
+            "Run `rewardds-client join` with the invitation of the server's operator."
         )
-    if options.root_certificates is None and not options.insecure:
-        raise ConfigurationError(
-            "Expected --root-certificates for TLS, got nothing. Name the certificate that the "
-            "server's operator gave you, or pass --insecure on loopback."
-        )
+    load_node_key_pair(files.node_key)
+    set_up_logs("client_side", form=network.log_format, level=network.log_level)
     command = supernode_command(
         folder,
-        superlink=options.superlink,
-        runtime_port=options.runtime_port,
-        insecure=options.insecure,
-        root_certificates=options.root_certificates,
-        node_key=options.node_key,
+        superlink=network.server,
+        runtime_port=network.runtime_port,
+        insecure=False,
+        root_certificates=files.authority,
+        node_key=files.node_key,
     )
-    _LOGGER.info("Starting the node of %s towards %s.", config.name, options.superlink)
-    # Takes this process's place: signals and the exit code go straight to and from the node.
-    os.execve(command[0], command, supernode_environment(folder))  # noqa: S606 - fixed program
+    environment = supernode_environment(folder)
+    # Privacy: the checked client process, and no other program, is what the node finds first.
+    environment["PATH"] = f"{make_shims(folder)}{os.pathsep}{environment['PATH']}"
+    environment[PIN_VARIABLE] = network.bundle_sha256
+    if network.log_level is LogLevel.DEBUG:
+        environment["FLWR_LOG_LEVEL"] = "DEBUG"
+    with _only_one(folder):
+        _LOGGER.info("Starting the node of %s towards %s.", config.name, network.server)
+        try:
+            stop_on_signals()
+            keep_running(folder, command, environment, restart_seconds=network.restart_seconds)
+        except Stop:
+            _LOGGER.info("Stopped.")
+
+
+def _status(folder: ClientFolder, *, as_json: bool) -> None:
+    from client_side.standing import describe, standing
+
+    found = standing(folder)
+    print(json.dumps(found, indent=1) if as_json else describe(found))
+
+
+def _rotate(folder: ClientFolder) -> None:
+    from client_side.network import rotate_node_key
+
+    folder.load_config()  # so that a wrong folder is said to be one
+    spoken = rotate_node_key(folder)
+    print(
+        "Made a new node key; the old one is node_key.old. Give the new introduction.json to the "
+        "server's operator, who revokes the old one and allows this one, then start the node "
+        f"again. Fingerprint:\n  {spoken}"
+    )
+
+
+@contextmanager
+def _only_one(folder: ClientFolder) -> Iterator[None]:
+    with (folder.path / ".running").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"Expected one node for {folder.path}, found another that runs. Stop it first."
+            ) from None
+        yield
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rewardds-client", description="Make a client's folder and start its node."
+        prog="rewardds-client", description="Make a client's folder and keep its node running."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    init = commands.add_parser("init", help="make a folder with settings and a key")
-    init.add_argument("folder", type=Path, help="folder to make")
-    start = commands.add_parser("start", help="start a node that answers from a folder")
-    start.add_argument("folder", type=Path, help="the client's folder")
-    start.add_argument("--superlink", required=True, help="the server's address, HOST:PORT")
-    start.add_argument("--root-certificates", type=Path, help="certificate to check the server by")
-    start.add_argument("--node-key", type=Path, help="private key by which the server knows us")
-    start.add_argument("--runtime-port", type=int, default=9094, help="own port on loopback")
-    start.add_argument("--insecure", action="store_true", help="no TLS; for loopback only")
+    added = {}
+    for name, text in (
+        ("init", "make a folder with settings and keys"),
+        ("join", "take over a server's invitation"),
+        ("check", "would this node work? Nothing is sent"),
+        ("start", "keep the node running until it is told to stop"),
+        ("status", "how the node is, and what was spent"),
+        ("rotate-key", "make a new node key"),
+    ):
+        added[name] = commands.add_parser(name, help=text, description=text)
+        added[name].add_argument("folder", type=Path, help="the client's folder")
+    added["init"].add_argument("--name", default="client", help="public name of this client")
+    added["init"].add_argument("--records", type=Path, help="file with the private records")
+    added["init"].add_argument(
+        "--declared-size", type=int, help="public, round number of privacy units"
+    )
+    added["join"].add_argument("invitation", type=Path, help="invitation.json of the server")
+    added["check"].add_argument("--offline", action="store_true", help="leave the server out")
+    for name in ("check", "status"):
+        added[name].add_argument("--json", action="store_true", help="for programs")
     return parser
 
 

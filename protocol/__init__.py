@@ -12,6 +12,6 @@ PROTOCOL_VERSION: Final = 1
 """Version of the bytes on the wire; raised whenever a pinned message in `tests/golden` changes."""
 
 SOFTWARE_VERSION: Final = "0.1.0"
-"""Version of RewardDS itself; stated in each certificate, never compared."""
+"""Version of RewardDS itself; stated in each certificate; both parties run the same."""
 
 __all__ = ["PROTOCOL_VERSION", "SOFTWARE_VERSION"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,21 +23,20 @@ from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
+from server_side.clients import with_allowed_keys
 from server_side.collecting import (
     Content,
     Waiting,
     collect,
 )
 from server_side.config import ServerConfig
+from server_side.network import SETTINGS_FILE, ServerFolder
 from server_side.outcome import read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
 
 FOLDER_VARIABLE: Final = "REWARDDS_SERVER_FOLDER"
 """Environment variable with the server's run folder, where `server_node.yaml` lies."""
-
-SETTINGS_FILE: Final = "server_node.yaml"
-"""Name of the settings file in the server's run folder."""
 
 LOG_FILE: Final = "exchange.log"
 """What the exchange logs, in the server's run folder."""
@@ -46,6 +46,20 @@ _MESSAGE_TYPES: Final = {
     "generator": "train.generator",
     "reward": "train.reward",
 }
+
+_CODE_MEANINGS: Final = {
+    1: "its app could not be loaded; its operator has pinned another bundle than this server's",
+    2: "its app failed before it could answer",
+    3: "its answer did not arrive whole",
+    4: "its answer was lost",
+    5: "its node is away",
+    7: "its operator does not trust this app bundle",
+    8: "its process died",
+}
+_FINAL_CODES: Final = frozenset({1, 7})
+_CRASH_CODES: Final = frozenset({2, 8})
+_MAX_CRASHES: Final = 5
+"""A client that dies again and again is left out, so that it cannot spend its budget on that."""
 
 Endpoint = Callable[[str, bytes], bytes]
 """A client within this process: action and request in, reply out."""
@@ -72,13 +86,17 @@ def main(grid: Grid, context: Context) -> None:
     run_id = str(settings["run-id"])
     try:
         collect(
-            GridChannel(grid, ttl_seconds=float(settings["deadline-seconds"])),
-            config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),
+            GridChannel(grid),
+            config=with_allowed_keys(
+                load_settings(ServerConfig, run_folder / SETTINGS_FILE),
+                ServerFolder(path=run_folder),
+            ),
             run_id=run_id,
             run_folder=run_folder,
             waiting=Waiting(
                 num_clients=int(settings["num-clients"]),
                 wait_seconds=float(settings["wait-seconds"]),
+                hello_seconds=float(settings["hello-seconds"]),
                 deadline_seconds=float(settings["deadline-seconds"]),
             ),
         )
@@ -90,17 +108,22 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class GridChannel:
-    """Clients behind Flower's grid."""
+    """Clients behind Flower's grid.
 
-    def __init__(self, grid: Grid, *, ttl_seconds: float) -> None:
+    A client whose node was away or whose process died is asked again when it is back, as long as
+    the deadline allows: a request has one digest however often it is delivered, so a client that
+    had answered gives the stored release, and one that was cut off pays no second time for it.
+    """
+
+    def __init__(self, grid: Grid, *, poll_seconds: float = 3.0) -> None:
         """Wrap a grid.
 
         Args:
             grid: Flower's way to the nodes.
-            ttl_seconds: How long an unanswered message stays valid.
+            poll_seconds: How often to look for answers and for nodes that are back.
         """
         self._grid = grid
-        self._ttl_seconds = ttl_seconds
+        self._poll_seconds = poll_seconds
 
     def client_ids(self) -> Sequence[int]:
         """Return who is connected."""
@@ -114,29 +137,76 @@ class GridChannel:
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
         """Send each request to its client and collect the answers."""
-        messages = [
-            Message(
-                content=encode(request),
-                dst_node_id=client_id,
-                message_type=_MESSAGE_TYPES[action],
-                ttl=self._ttl_seconds,
-            )
-            for client_id, request in requests.items()
-        ]
+        give_up = time.monotonic() + timeout_seconds
         answers: dict[int, Content] = {}
-        for reply in self._grid.send_and_receive(messages, timeout=timeout_seconds):
-            client_id = reply.metadata.src_node_id
-            if reply.has_error():
-                # Its text comes from the other side, so only the number is logged.
-                _LOGGER.warning("Node %d: transport error %d.", client_id, reply.error.code)
-            elif client_id in requests and client_id not in answers:
-                answers[client_id] = reply.content
+        underway: dict[str, int] = {}
+        asked_of: dict[int, str] = {}
+        to_ask = set(requests)
+        num_crashes = dict.fromkeys(requests, 0)
+        while (to_ask or underway) and (left := give_up - time.monotonic()) > 0:
+            nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+            for node_id in set(underway.values()) & nodes.keys():
+                # It has started anew since; what was delivered to it before is lost without a word.
+                if nodes[node_id] != asked_of[node_id]:
+                    _LOGGER.info("Node %d is back and asked again: %s.", node_id, action)
+                    to_ask.add(node_id)
+            if present := to_ask & nodes.keys():
+                to_ask -= present
+                asked_of |= {client_id: nodes[client_id] for client_id in present}
+                underway |= self._send(action, requests, sorted(present), ttl_seconds=left)
+            for reply in self._grid.pull_messages(list(underway)):
+                client_id = underway.pop(reply.metadata.reply_to_message_id, None)
+                if client_id is None:
+                    continue
+                if not reply.has_error():
+                    answers[client_id] = reply.content
+                    underway = {
+                        name: other for name, other in underway.items() if other != client_id
+                    }
+                    to_ask.discard(client_id)
+                    continue
+                # Its text comes from the other side, so only the number is used.
+                code = int(reply.error.code)
+                num_crashes[client_id] += code in _CRASH_CODES
+                is_final = code in _FINAL_CODES or num_crashes[client_id] > _MAX_CRASHES
+                _LOGGER.warning(
+                    "Node %d, %s: %s (Flower's code %d). %s",
+                    client_id,
+                    action,
+                    _CODE_MEANINGS.get(code, "an error without a name"),
+                    code,
+                    "It is left out." if is_final else "It is asked again when it is back.",
+                )
+                if not is_final and client_id not in underway.values():
+                    to_ask.add(client_id)
+            if to_ask or underway:
+                time.sleep(self._poll_seconds)
         return answers
 
     def read_hello(self, content: Content) -> HelloReply | Refusal:
         """Read the answer to a hello."""
         assert not isinstance(content, bytes)
         return decode(content, HelloReply, Refusal)
+
+    def _send(
+        self,
+        action: str,
+        requests: Mapping[int, HelloRequest | TrainingRequest],
+        client_ids: Sequence[int],
+        *,
+        ttl_seconds: float,
+    ) -> dict[str, int]:
+        messages = [
+            Message(
+                content=encode(requests[client_id]),
+                dst_node_id=client_id,
+                message_type=_MESSAGE_TYPES[action],
+                ttl=ttl_seconds,
+            )
+            for client_id in client_ids
+        ]
+        sent = self._grid.push_messages(messages)
+        return dict(zip(sent, client_ids, strict=False))
 
 
 class BytesChannel:

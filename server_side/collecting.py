@@ -19,7 +19,7 @@ from flwr.app import RecordDict
 
 from lm.adapters import expected_adapter_shapes
 from lm.loading import base_model_digest, resolve_base_model
-from protocol import PROTOCOL_VERSION
+from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.errors import (
     AdmissionError,
     ExchangeError,
@@ -93,8 +93,10 @@ class Waiting:
     """Clients to wait for before anybody is asked; 0 takes `min_clients`."""
     wait_seconds: float = 600.0
     """How long to wait for them."""
+    hello_seconds: float = 600.0
+    """How long a client may take to introduce itself."""
     deadline_seconds: float = 43_200.0
-    """How long a client may take for one answer."""
+    """How long a client may take for each of its releases."""
     poll_seconds: float = 0.5
     """How often to look who is there."""
 
@@ -211,7 +213,9 @@ class _Exchange:
         _LOGGER.info("Asking %d clients who they are.", len(present))
         request = HelloRequest(protocol_version=PROTOCOL_VERSION)
         answers = self._channel.ask(
-            "hello", dict.fromkeys(present, request), timeout_seconds=waiting.deadline_seconds
+            "hello",
+            dict.fromkeys(present, request),
+            timeout_seconds=min(waiting.hello_seconds, waiting.deadline_seconds),
         )
         for client_id in present:
             self._outcomes[client_id] = ClientOutcome()
@@ -264,7 +268,7 @@ class _Exchange:
             raise ExchangeError(
                 f"Expected both proxies of at least {self._min_clients} clients "
                 f"(server_side.min_clients), found {len(complete)}: {reasons}. "
-                "Each client's own log says why it refused."
+                "Each client's own log says why it refused, exchange.log what failed on the way."
             )
         return Collection(admitted=tuple(self._admitted), outcomes=tuple(self._outcomes.values()))
 
@@ -287,6 +291,16 @@ class _Exchange:
             _LOGGER.warning("Two nodes call themselves %s; the first counts.", reply.client_name)
             return
         self._outcomes[client_id] = replace(self._outcomes[client_id], name=reply.client_name)
+        if reply.software_version != SOFTWARE_VERSION:
+            self._answered(client_id, "hello", "not admitted: version")
+            _LOGGER.warning(
+                "Expected %s to run RewardDS %s, as this server does, found %s. Agree with its "
+                "operator on one version.",
+                reply.client_name,
+                SOFTWARE_VERSION,
+                reply.software_version,
+            )
+            return
         if reply.base_model_digest != self._policy.base_model_digest:
             # The client would refuse; asking it to train would only waste its time.
             self._answered(client_id, "hello", "not admitted: base_model")

@@ -1,28 +1,29 @@
-"""`rewardds-server`: make a server's folder, collect releases from clients, and do the long work.
+"""`rewardds-server`: make a server's folder, let clients in, collect releases, do the long work.
 
-`collect` starts a SuperLink, runs the exchange and ends; `finetune` turns what was admitted into a
-tuned target and a report, and goes on where it was cut off; `run` does both. One folder is one run.
+`collect` opens the door to clients, runs the exchange and ends; `finetune` turns what was admitted
+into a tuned target and a report, apart from Flower and whenever it suits, and goes on where it was
+cut off; `run` does both. One folder is one run. `docs/deploying.md` tells the whole way.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from lm.errors import LmError
-from lm.settings import load_settings, save_settings
+from lm.logs import set_up_logs
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
-from server_side.config import ServerConfig
+from protocol.introductions import Introduction, read_introduction
+from server_side.certificates import make_authority, make_server_certificate
+from server_side.clients import allow_client, revoke_client, with_allowed_keys
+from server_side.network import ServerFolder, make_server_folder
 
-_RUN_ID_FILE: Final = "run_id"
-_SETTINGS_FILE: Final = "server_node.yaml"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -33,20 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; None takes those of this process.
     """
     switch_off_telemetry()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    _LOGGER.setLevel(logging.INFO)
     options = _parser().parse_args(arguments)
+    folder = ServerFolder(path=options.folder)
     try:
         match options.command:
             case "init":
-                _init(options.folder)
+                _init(options)
+            case "invite":
+                _invite(folder)
+            case "allow-client":
+                _allow(folder, options.introduction)
+            case "revoke-client":
+                revoke_client(folder.clients_folder, options.name)
+                print(f"{options.name} is shut out from now on. What it released stays admitted.")
+            case "renew":
+                make_server_certificate(folder.tls_folder, host=folder.load_network().host)
+                print("Made a new server certificate. Restart `rewardds-server collect` to use it.")
             case "collect":
-                _collect(options)
+                _collect(folder)
             case "finetune":
-                _finetune(options.folder)
+                _finetune(folder)
             case "run":
-                _collect(options)
-                _finetune(options.folder)
+                _collect(folder)
+                _finetune(folder)
+            case "status":
+                _status(folder, as_json=options.json)
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
@@ -70,88 +82,80 @@ class LoggedProgress:
         _LOGGER.info("%s: %s", stage, how)
 
 
-def _init(folder: Path) -> None:
-    settings_file = folder / _SETTINGS_FILE
-    if settings_file.exists():
-        raise ConfigurationError(
-            f"Expected a new folder, found {settings_file}. Name another folder, or edit it."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_settings(ServerConfig(), settings_file)
-    _LOGGER.info("Made %s. Now name models and test records in %s.", folder, settings_file)
+def _init(options: argparse.Namespace) -> None:
+    folder = make_server_folder(options.folder, host=options.host, port=options.port)
+    make_authority(folder.tls_folder, name=options.host)
+    make_server_certificate(folder.tls_folder, host=options.host)
+    print(
+        f"Made {folder.path}. Next:\n"
+        f"  1. Name models and test records in {folder.settings_file}.\n"
+        f"  2. rewardds-server invite {folder.path}\n"
+        "     and give invitation.json to each client's operator.\n"
+        f"  3. rewardds-server allow-client {folder.path} INTRODUCTION\n"
+        "     for the introduction.json that each of them gives you.\n"
+        f"  4. rewardds-server run {folder.path}"
+    )
 
 
-def _collect(options: argparse.Namespace) -> None:
-    from server_side.children import Children, raise_on_signals
-    from server_side.collecting import Waiting
-    from server_side.outcome import read_outcome
-    from server_side.submitting import Link, TlsFiles, submit, wait_for_outcome, wait_for_port
+def _invite(folder: ServerFolder) -> None:
+    from server_side.inviting import write_invitation
 
-    folder: Path = options.folder.resolve()
-    config = load_settings(ServerConfig, folder / _SETTINGS_FILE)
-    outcome = read_outcome(folder)
-    if outcome is not None and outcome["error"] is None:
-        _LOGGER.info("The exchange of this folder is over already.")
-        return
-    files = (options.tls_authority, options.tls_certificate, options.tls_key)
-    if None in files and not options.insecure:
-        raise ConfigurationError(
-            "Expected --tls-authority, --tls-certificate and --tls-key, got less. Name all "
-            "three, or pass --insecure on loopback."
-        )
+    spoken = write_invitation(folder)
+    print(
+        f"Wrote {folder.invitation_file}; it holds no secret. Read its fingerprint to the client's "
+        f"operator by voice:\n  {spoken}"
+    )
+
+
+def _allow(folder: ServerFolder, file: Path) -> None:
+    folder.load_network()  # so that a wrong folder is said to be one
+    introduction = read_introduction(Introduction, file)
+    spoken = allow_client(folder.clients_folder, introduction)
+    print(
+        f"{introduction.client_name} may connect the next time that `collect` starts. Ask its "
+        f"operator whether the fingerprint is this one, and revoke it if not:\n  {spoken}"
+    )
+
+
+def _set_up_logs(folder: ServerFolder) -> None:
+    network = folder.load_network()
+    set_up_logs("server_side", form=network.log_format, level=network.log_level)
+
+
+def _collect(folder: ServerFolder) -> None:
+    from server_side.children import raise_on_signals
+    from server_side.serving import collect_from_clients
+
+    _set_up_logs(folder)
     raise_on_signals()
-    link = Link(
-        run_folder=folder,
-        host=options.host,
-        port=options.port,
-        flower_home=folder / "flower",
-        tls=None
-        if options.insecure
-        else TlsFiles(authority=files[0], certificate=files[1], key=files[2]),
-    )
-    waiting = Waiting(
-        num_clients=options.num_clients or config.min_clients,
-        wait_seconds=options.wait_seconds,
-        deadline_seconds=options.deadline_seconds,
-    )
-    with Children(folder / "logs") as children:
-        children.start(
-            "superlink", link.command, environment=link.environment(), cwd=link.run_folder
-        )
-        wait_for_port(link, seconds=60.0, check=children.check)
-        _LOGGER.info("SuperLink at %s; waiting for %d clients.", link.address, waiting.num_clients)
-        flower_run = submit(link, run_id=_run_id(folder), waiting=waiting)
-        wait_for_outcome(
-            link,
-            flower_run,
-            # Hello, generator and reward may each take as long as the deadline allows.
-            seconds=waiting.wait_seconds + 3 * waiting.deadline_seconds,
-            poll_seconds=1.0,
-            check=children.check,
-        )
-    _LOGGER.info("The exchange is over; releases are in %s.", folder / "releases")
+    collect_from_clients(folder)
 
 
-def _finetune(folder: Path) -> None:
+def _finetune(folder: ServerFolder) -> None:
     # Only now: these take seconds to import, and `--help` should not.
     from server_side.collecting import load_collected
     from server_side.pipeline import run_pipeline
 
-    folder = folder.resolve()
-    config = load_settings(ServerConfig, folder / _SETTINGS_FILE)
-    admitted = load_collected(config, run_id=_run_id(folder), run_folder=folder)
-    run_pipeline(admitted, config=config, run_folder=folder, progress=LoggedProgress())
-    _LOGGER.info("Report: %s", folder / "report.html")
+    _set_up_logs(folder)
+    path = folder.path.resolve()
+    config = folder.load_config()
+    admitted = load_collected(
+        with_allowed_keys(config, folder), run_id=folder.run_id(), run_folder=path
+    )
+    if not admitted:
+        raise ConfigurationError(
+            f"Expected admitted releases in {path / 'releases'}, found none. Run `rewardds-server "
+            "collect` on this folder first."
+        )
+    run_pipeline(admitted, config=config, run_folder=path, progress=LoggedProgress())
+    _LOGGER.info("Report: %s", path / "report.html")
 
 
-def _run_id(folder: Path) -> str:
-    """Return the run's name, which releases are bound to; made once for a folder."""
-    file = folder / _RUN_ID_FILE
-    if not file.is_file():
-        name = f"{folder.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        safe = "".join(character if character.isalnum() else "-" for character in name)
-        file.write_text(safe[-60:].lstrip("-"), encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
+def _status(folder: ServerFolder, *, as_json: bool) -> None:
+    from server_side.standing import describe, standing
+
+    found = standing(folder)
+    print(json.dumps(found, indent=1) if as_json else describe(found))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,22 +163,29 @@ def _parser() -> argparse.ArgumentParser:
         prog="rewardds-server", description="Collect releases and tune a target model on them."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    init = commands.add_parser("init", help="make a folder with settings")
-    init.add_argument("folder", type=Path, help="folder to make")
-    finetune = commands.add_parser("finetune", help="the long work, over admitted releases")
-    finetune.add_argument("folder", type=Path, help="the run's folder")
-    for name, text in (("collect", "the exchange with clients"), ("run", "collect, then finetune")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("folder", type=Path, help="the run's folder")
-        command.add_argument("--host", default="127.0.0.1", help="address to listen on")
-        command.add_argument("--port", type=int, default=8000, help="port to listen on")
-        command.add_argument("--tls-authority", type=Path, help="certificate of the authority")
-        command.add_argument("--tls-certificate", type=Path, help="the server's certificate")
-        command.add_argument("--tls-key", type=Path, help="the server's private key")
-        command.add_argument("--insecure", action="store_true", help="no TLS; loopback only")
-        command.add_argument("--num-clients", type=int, default=0, help="clients to wait for")
-        command.add_argument("--wait-seconds", type=float, default=600.0, help="how long")
-        command.add_argument("--deadline-seconds", type=float, default=43_200.0, help="per answer")
+    added = {}
+    for name, text in (
+        ("init", "make a folder with settings and certificates"),
+        ("invite", "write the file that a client's operator needs"),
+        ("allow-client", "let a client in"),
+        ("revoke-client", "shut a client out"),
+        ("renew", "make a new server certificate, by the same authority"),
+        ("collect", "the exchange with clients"),
+        ("finetune", "the long work, over admitted releases"),
+        ("run", "collect, then finetune"),
+        ("status", "how far this run is"),
+    ):
+        added[name] = commands.add_parser(name, help=text, description=text)
+        added[name].add_argument("folder", type=Path, help="the server's folder")
+    added["init"].add_argument(
+        "--host", required=True, help="name or address by which clients reach this server"
+    )
+    added["init"].add_argument("--port", type=int, default=9443, help="port that clients reach")
+    added["allow-client"].add_argument(
+        "introduction", type=Path, help="introduction.json of the client"
+    )
+    added["revoke-client"].add_argument("name", help="name of the client")
+    added["status"].add_argument("--json", action="store_true", help="for programs")
     return parser
 
 

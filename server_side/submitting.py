@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from lm.telemetry import QUIET_ENVIRONMENT
+from protocol.bundle import stage_app
 from protocol.errors import ExchangeError
 from server_side.app import FOLDER_VARIABLE
-from server_side.bundle import stage_app
+from server_side.certificates import TlsFiles
 from server_side.collecting import Waiting
 from server_side.outcome import OUTCOME_FILE, read_outcome
 
@@ -32,16 +33,8 @@ _NUM_SUBMISSIONS: Final = 3
 _NUM_LOG_LINES: Final = 12
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TlsFiles:
-    """What a SuperLink proves itself with."""
-
-    authority: Path
-    """Certificate of the authority that signed the server's; clients get it as well."""
-    certificate: Path
-    """The server's certificate."""
-    key: Path
-    """The server's private key."""
+class RunLostError(ExchangeError):
+    """The SuperLink is away or gave the run up; the same exchange can be submitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +51,14 @@ class Link:
     """Flower's folder for this party alone."""
     tls: TlsFiles | None = None
     """None speaks without TLS, which is for loopback only."""
+    options: tuple[str, ...] = ()
+    """Further arguments of the SuperLink."""
 
     @property
     def command(self) -> list[str]:
         """Program and arguments that start it."""
         command = [program("flower-superlink"), "--host", self.host, "--port", str(self.port)]
+        command += self.options
         if self.tls is None:
             return [*command, "--insecure"]
         command += ["--ssl-ca-certfile", str(self.tls.authority.resolve())]
@@ -142,6 +138,34 @@ def wait_for_port(link: Link, *, seconds: float, check: Callable[[], None]) -> N
             time.sleep(0.1)
 
 
+def write_profile(link: Link) -> None:
+    """Write Flower's settings by which the commands here find the SuperLink.
+
+    Args:
+        link: The SuperLink.
+    """
+    trust = "insecure = true"
+    if link.tls is not None:
+        trust = f'root-certificates = "{link.tls.authority.resolve()}"'
+    profile = (
+        f'[superlink]\ndefault = "{_PROFILE}"\n\n'
+        f'[superlink.{_PROFILE}]\naddress = "{link.address}"\n{trust}\n'
+    )
+    (link.flower_home / "config.toml").write_text(profile, encoding="utf-8")
+
+
+def stop_unfinished(link: Link) -> None:
+    """Stop what an earlier start left under way; its ServerApp ended with that start.
+
+    Args:
+        link: The SuperLink.
+    """
+    runs = _flwr(link, "ls", _PROFILE).get("runs")
+    for run in runs if isinstance(runs, list) else []:
+        if not str(run.get("status", "")).startswith("finished"):
+            _flwr(link, "stop", str(run["run-id"]), _PROFILE)
+
+
 def submit(
     link: Link, *, run_id: str, waiting: Waiting, federation: Mapping[str, object] | None = None
 ) -> str:
@@ -157,23 +181,17 @@ def submit(
         Flower's own number of the run.
 
     Raises:
-        ExchangeError: The SuperLink does not take it.
+        RunLostError: The SuperLink does not take it.
         ConfigurationError: The sources of the app cannot be found.
     """
     (link.run_folder / OUTCOME_FILE).unlink(missing_ok=True)
-    trust = "insecure = true"
-    if link.tls is not None:
-        trust = f'root-certificates = "{link.tls.authority.resolve()}"'
-    profile = (
-        f'[superlink]\ndefault = "{_PROFILE}"\n\n'
-        f'[superlink.{_PROFILE}]\naddress = "{link.address}"\n{trust}\n'
-    )
-    (link.flower_home / "config.toml").write_text(profile, encoding="utf-8")
+    write_profile(link)
     app_folder = stage_app(link.run_folder / "app")
     settings = {
         "run-id": f'"{run_id}"',
         "num-clients": waiting.num_clients,
         "wait-seconds": round(waiting.wait_seconds),
+        "hello-seconds": round(waiting.hello_seconds),
         "deadline-seconds": round(waiting.deadline_seconds),
     }
     arguments = ["run", str(app_folder), _PROFILE, "--run-config", _joined(settings)]
@@ -185,7 +203,7 @@ def submit(
         if answer.get("success"):
             return str(answer["run-id"])
         time.sleep(1.0)
-    raise ExchangeError(
+    raise RunLostError(
         f"Expected the SuperLink at {link.address} to take the run, found: "
         f"{_one_line(answer.get('error-message'))} See its log in the run folder."
     )
@@ -212,6 +230,7 @@ def wait_for_outcome(
         The outcome that the ServerApp wrote.
 
     Raises:
+        RunLostError: Flower gave it up without an outcome.
         ExchangeError: It failed, or it is not over in time.
     """
     give_up = time.monotonic() + seconds
@@ -227,7 +246,7 @@ def wait_for_outcome(
         if time.monotonic() > confirm_at:
             status = _status(link, flower_run)
             if status.startswith("finished") and read_outcome(link.run_folder) is None:
-                raise ExchangeError(
+                raise RunLostError(
                     f"Expected the exchange to end with an outcome, found Flower's status "
                     f"{status!r}. The end of its log: {_log_tail(link, flower_run)}"
                 )

@@ -1,4 +1,4 @@
-"""`rewardds-client`: what a real node refuses, and the command it becomes."""
+"""`rewardds-client`: what it makes, what it refuses, and the node that it starts."""
 
 from __future__ import annotations
 
@@ -9,60 +9,181 @@ from pathlib import Path
 import pytest
 from flwr.common.config import parse_config_args
 
+from client_side import node, supervising
 from client_side.folder import ClientFolder
+from client_side.network import NodeFiles, join
 from client_side.node import main, supernode_command, supernode_environment
 from lm.settings import save_settings
+from protocol.errors import ConfigurationError
+from protocol.introductions import Introduction, read_introduction
 from tests.support.clients import client_config, make_client
+from tests.support.parties import invitation
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ClientFolder:
+    main(["init", str(tmp_path / "node"), "--name", "client-1"])
     return make_client(tmp_path / "node", client_config(tmp_path))
 
 
-def test_init_makes_a_folder_and_refuses_to_overwrite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    main(["init", str(tmp_path / "new")])
+@pytest.fixture
+def joined(folder: ClientFolder) -> ClientFolder:
+    join(folder, invitation())
+    return folder
+
+
+def catch_start(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    calls: list[tuple[list[str], dict[str, str]]] = []
+
+    def keep(
+        _: ClientFolder, command: list[str], environment: dict[str, str], **__: object
+    ) -> None:
+        calls.append((command, environment))
+
+    monkeypatch.setattr(supervising, "keep_running", keep)
+    monkeypatch.setattr(supervising, "stop_on_signals", lambda: None)
+    return calls
+
+
+def test_init_makes_a_folder_for_its_owner_and_refuses_to_overwrite(tmp_path: Path) -> None:
+    main(["init", str(tmp_path / "new"), "--name", "ward-7", "--declared-size", "500"])
 
     with pytest.raises(SystemExit, match="Expected a new folder"):
         main(["init", str(tmp_path / "new")])
-    assert ClientFolder(path=tmp_path / "new").load_config().name == "client"
+    config = ClientFolder(path=tmp_path / "new").load_config()
+    assert (config.name, config.records.declared_size) == ("ward-7", 500)
+    assert not [file.name for file in (tmp_path / "new").iterdir() if file.stat().st_mode & 0o077]
+
+
+def test_few_records_get_small_batches(tmp_path: Path) -> None:
+    main(["init", str(tmp_path / "new"), "--declared-size", "40"])
+
+    config = ClientFolder(path=tmp_path / "new").load_config()
+    assert config.generator.expected_batch_size == 10
+    assert config.reward_proxy.expected_batch_size == 10
+
+
+def test_settings_explain_each_key(tmp_path: Path) -> None:
+    main(["init", str(tmp_path / "new")])
+
+    text = (tmp_path / "new" / "client_node.yaml").read_text(encoding="utf-8")
+    assert "# Public number of privacy units;" in text
+    assert "# Composed ε of everything ever released from these records." in text
+
+
+def test_the_introduction_names_the_client_and_its_public_keys_only(folder: ClientFolder) -> None:
+    introduction = read_introduction(Introduction, folder.path / "introduction.json")
+
+    private = NodeFiles(folder=folder).node_key.read_text(encoding="ascii")
+    assert introduction.client_name == "client-1"
+    assert introduction.node_key.startswith("ecdsa-sha2-nistp384 ")
+    assert private.splitlines()[1] not in introduction.node_key
 
 
 def test_a_real_node_refuses_noise_that_can_be_reproduced(
-    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = folder.load_config()
+    config = joined.load_config()
     save_settings(
-        replace(config, budget=replace(config.budget, noise_seed=1)), folder.settings_file
+        replace(config, budget=replace(config.budget, noise_seed=1)), joined.settings_file
     )
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the node was started"))
+    calls = catch_start(monkeypatch)
 
     with pytest.raises(SystemExit, match="noise_seed"):
-        main(["start", str(folder.path), "--superlink", "127.0.0.1:1", "--insecure"])
+        main(["start", str(joined.path)])
+    assert not calls
 
 
-def test_a_node_without_tls_must_be_asked_for(
+def test_a_real_node_refuses_to_train_without_noise(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = joined.load_config()
+    save_settings(
+        replace(config, budget=replace(config.budget, unsafe_non_private=True)),
+        joined.settings_file,
+    )
+    calls = catch_start(monkeypatch)
+
+    with pytest.raises(SystemExit, match="unsafe_non_private"):
+        main(["start", str(joined.path)])
+    assert not calls
+
+
+def test_a_node_that_has_not_joined_does_not_start(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the node was started"))
+    calls = catch_start(monkeypatch)
 
-    with pytest.raises(SystemExit, match="root-certificates"):
-        main(["start", str(folder.path), "--superlink", "127.0.0.1:1"])
+    with pytest.raises(SystemExit, match="rewardds-client join"):
+        main(["start", str(folder.path)])
+    assert not calls
 
 
-def test_start_takes_the_place_of_this_process(
-    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+def test_a_node_starts_with_tls_its_key_and_the_pinned_bundle(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[str, list[str], dict[str, str]]] = []
-    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    calls = catch_start(monkeypatch)
 
-    main(["start", str(folder.path), "--superlink", "127.0.0.1:1", "--insecure"])
+    main(["start", str(joined.path)])
 
-    ((_, command, environment),) = calls
-    assert "--insecure" in command
+    ((command, environment),) = calls
+    assert "--insecure" not in command
+    assert command[command.index("--root-certificates") + 1].endswith("server_authority.pem")
+    assert command[command.index("--auth-supernode-private-key") + 1].endswith("node_key")
+    assert environment["REWARDDS_BUNDLE_SHA256"] == invitation().bundle_sha256
+    assert environment["PATH"].split(os.pathsep)[0] == str(joined.path.resolve() / "bin")
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_every_program_that_the_server_could_name_is_ours(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task type comes from the server; a type without a shim would run unchecked code."""
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
+
+    catch_start(monkeypatch)
+    main(["start", str(joined.path)])
+
+    shims = {file.name: file.read_text() for file in (joined.path / "bin").iterdir()}
+    assert set(shims) == set(TASK_TYPE_TO_COMMAND.values())
+    assert "pinning.py" in shims.pop("flwr-clientapp")
+    assert all("exit 1" in text and "exec" not in text for text in shims.values())
+
+
+def test_one_node_at_a_time(joined: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    catch_start(monkeypatch)
+
+    with node._only_one(joined), pytest.raises(SystemExit, match="another that runs"):
+        main(["start", str(joined.path)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"bundle_sha256": "0" * 64}, "app bundle"),
+        ({"software_version": "9.9"}, "9.9"),
+        ({"protocol_version": 99}, "protocol 99"),
+        ({"authority": "no certificate"}, "certificate of one authority"),
+        ({"server": "host-without-port"}, "HOST:PORT"),
+    ],
+)
+def test_join_refuses_a_server_that_differs(
+    folder: ClientFolder, changes: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        join(folder, replace(invitation(), **changes))  # type: ignore[arg-type]  # by name
+    assert NodeFiles(folder=folder).load().server == ""
+    assert not NodeFiles(folder=folder).authority.exists()
+
+
+def test_a_new_key_needs_a_new_introduction(folder: ClientFolder) -> None:
+    before = read_introduction(Introduction, folder.path / "introduction.json")
+
+    main(["rotate-key", str(folder.path)])
+
+    after = read_introduction(Introduction, folder.path / "introduction.json")
+    assert after.node_key != before.node_key
+    assert after.signing_key == before.signing_key
 
 
 def test_folder_and_server_are_named_in_the_nodes_own_configuration(folder: ClientFolder) -> None:
@@ -85,4 +206,14 @@ def test_threads_of_the_node_follow_its_settings(folder: ClientFolder) -> None:
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"Error: Expected a settings file"):
-        main(["start", str(tmp_path / "absent"), "--superlink", "127.0.0.1:1"])
+        main(["start", str(tmp_path / "absent")])
+
+
+def test_status_tells_node_and_budget(
+    joined: ClientFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["status", str(joined.path)])
+
+    printed = capsys.readouterr().out
+    assert "never started" in printed
+    assert "ε = 0 of 8 spent, in 0 reservations" in printed

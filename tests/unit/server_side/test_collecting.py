@@ -1,11 +1,18 @@
-"""From the server's settings to what admission is told."""
+"""From the server's settings to what admission is told, and who is asked to train."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from server_side.collecting import admission_terms
+import pytest
+
+from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
+from protocol.errors import ExchangeError
+from protocol.ledger import PrivacyUnit
+from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from server_side.collecting import Content, Waiting, admission_terms, collect
 from server_side.config import AdmissionConfig, ServerConfig
 
 
@@ -28,3 +35,41 @@ def test_every_admission_setting_reaches_the_policy(tiny_llama: Path) -> None:
         value = getattr(chosen, field.name)
         expected = tuple(value) if isinstance(value, list) else value
         assert getattr(policy, field.name) == expected, field.name
+
+
+class OtherVersion:
+    """A channel to one client that runs another version."""
+
+    def client_ids(self) -> Sequence[int]:
+        return [1]
+
+    def ask(
+        self,
+        action: str,
+        requests: Mapping[int, HelloRequest | TrainingRequest],
+        *,
+        timeout_seconds: float,
+    ) -> Mapping[int, Content]:
+        assert action == "hello", "it must not be asked to train"
+        return dict.fromkeys(requests, b"hello")
+
+    def read_hello(self, content: Content) -> HelloReply | Refusal:
+        return HelloReply(
+            protocol_version=PROTOCOL_VERSION,
+            software_version="9.9.9",
+            client_name="ward",
+            public_key="a" * 64,
+            base_model_digest="b" * 64,
+            declared_size=10,
+            privacy_unit=PrivacyUnit.RECORD,
+        )
+
+
+def test_a_client_of_another_version_is_not_asked_to_train(
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(ServerConfig(), base_model=str(tiny_llama))
+
+    with pytest.raises(ExchangeError, match=r"ward \(hello not admitted: version\)"):
+        collect(OtherVersion(), config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
+    assert f"to run RewardDS {SOFTWARE_VERSION}, as this server does, found 9.9.9" in caplog.text

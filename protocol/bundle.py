@@ -1,12 +1,18 @@
-"""Lay out the Flower app that a run ships: the listed source files and nothing else.
+"""The app bundle that a run ships: the listed source files and nothing else, and its digest.
 
-Flower walks the folder it is given and bundles what it finds, so it is given a folder of its own
-that holds only what may travel. The repository, with its runs and environments, is never walked.
+Flower sends the server's app to each node and runs it there. So both parties must mean the same
+bytes: the server ships this bundle, and a client's operator pins the digest of the one that his
+own installed sources give. Flower walks the folder it is given and bundles what it finds, so it is
+given a folder of its own that holds only what may travel; the repository, with its runs and
+environments, is never walked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -42,3 +48,21 @@ def stage_app(folder: Path) -> Path:
             shutil.copyfile(source, folder / package / source.name)
     shutil.copyfile(project_file, folder / "pyproject.toml")
     return folder
+
+
+def bundle_digest() -> str:
+    """Return the SHA-256 of the bundle that this installation's sources give.
+
+    Returns:
+        64 hexadecimal digits; the same sources give the same on every machine.
+
+    Raises:
+        ConfigurationError: The project is not installed from its source folder.
+    """
+    # Only now: Flower's command line takes a second to import.
+    from flwr.cli.build import build_fab_from_disk
+
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # Flower's own build asks for a pattern class by its old name.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return hashlib.sha256(build_fab_from_disk(stage_app(Path(scratch) / "app"))).hexdigest()

@@ -1,0 +1,70 @@
+"""Flower's client process, which here runs one pinned app bundle and refuses every other.
+
+The node starts `flwr-clientapp` for each message; the shim that `client_side/supervising.py` puts
+before it in the search path starts this file in its place. It is run by its path and imports
+nothing of this project, because the project's packages are to come from the bundle that was
+checked.
+
+Covers: any bundle whose SHA-256 is not the pinned one; a bundle whose announced digest is not that
+of its bytes. Nothing of it is unpacked or imported, and the server is told so without further text.
+Does not cover: what the pinned bundle itself does; its operator has read and built it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from typing import Any
+
+PIN_VARIABLE = "REWARDDS_BUNDLE_SHA256"
+"""Environment variable with the digest of the only bundle that may run."""
+
+
+def main() -> None:
+    """Run one message's client process, if it is of the pinned bundle."""
+    import importlib
+
+    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+
+    # Any: what is replaced here is Flower's own import of a function, which it does not export.
+    runtime: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
+    install = getattr(runtime, "install_from_fab", None)
+    if install is None:
+        # Without the place where the check belongs, nothing may run.
+        sys.exit("Error: Expected Flower 1.41, found another. Install the pinned version.")
+
+    def install_pinned(content: bytes, *arguments: Any, **named: Any) -> Any:
+        check_bundle(content, pinned=os.environ.get(PIN_VARIABLE, ""))
+        return install(content, *arguments, **named)
+
+    runtime.install_from_fab = install_pinned
+    flwr_clientapp()
+
+
+def check_bundle(content: bytes, *, pinned: str) -> None:
+    """Refuse a bundle that is not the pinned one.
+
+    Args:
+        content: The bundle's bytes.
+        pinned: SHA-256 of the only one that may run, in hexadecimal.
+
+    Raises:
+        LoadClientAppError: It is another one; Flower answers with a code and no text of it.
+    """
+    from flwr.clientapp.client_app import LoadClientAppError
+
+    found = hashlib.sha256(content).hexdigest()
+    if not pinned or found != pinned:
+        print(
+            f"ERROR: Expected the app bundle {pinned or '(none is pinned)'}, found {found}. "
+            "Nothing of it was run. Agree with the server's operator on one version, then pin it "
+            "with `rewardds-client join`.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise LoadClientAppError("The app bundle is not the pinned one.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Keep a client's node running: start it, watch it, end what it left behind, start it again.
+
+A node ends for many reasons that pass: it was killed, the server was away in the middle of a TLS
+handshake, or it came back within the minute in which the server still takes it for present. None of
+them is this machine's operator's business, so the loop goes on until it is told to stop. How often
+and why stands in `node.json`, for `rewardds-client status`.
+
+Covers: the node and everything it started, which share one process group; this process's own end,
+whichever way (the kernel tells the node).
+Does not cover: a machine that restarts; that is for the unit in `deploy/`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+from client_side import pinning
+from client_side.folder import ClientFolder, write_private_file
+
+NODE_STATUS_FILE: Final = "node.json"
+"""How the node is, in a client's folder."""
+
+_CLIENT_COMMAND: Final = "flwr-clientapp"
+_STOP_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.2
+_NUM_LAST_LINES: Final = 8
+_PR_SET_PDEATHSIG: Final = 1
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*")
+_NODE_LOGGER: Final = logging.getLogger("client_side.node.flower")
+_LOGGER = logging.getLogger(__name__)
+
+_LOST_REPLY: Final = "Failed to send message"
+"""What Flower's node says when it gives an answer up."""
+
+_REASONS: Final = (
+    (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
+    ("could not be activated", "the server still takes this node for present; it lets it in later"),
+    ("No SuperNode found", "the server does not know this node's key; ask its operator"),
+    ("401", "the server does not know this node's key; ask its operator"),
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of the authority that we trust"),
+    ("certificate", "the server's certificate is not accepted"),
+    ("SSL", "the connection broke off inside TLS"),
+    ("address already in use", "another node uses runtime_port; choose another one"),
+)
+
+
+class Stop(BaseException):
+    """The supervisor was told to stop."""
+
+
+def stop_on_signals() -> None:
+    """Turn the signals that end a process into `Stop`, so that the node ends in order."""
+
+    def leave(_: int, __: FrameType | None) -> None:
+        raise Stop
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, leave)
+
+
+def keep_running(
+    folder: ClientFolder,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    restart_seconds: float,
+    may_go_on: Callable[[], bool] = lambda: True,
+) -> None:
+    """Run a node until told to stop; start it again whenever it ends.
+
+    Args:
+        folder: The client's folder.
+        command: What starts the node.
+        environment: Its whole environment.
+        restart_seconds: Pause before it is started again.
+        may_go_on: Asked before each start but the first; False ends the loop.
+
+    Raises:
+        Stop: A signal said so; the node has ended by then.
+    """
+    num_starts = 0
+    while num_starts == 0 or may_go_on():
+        num_starts += 1
+        lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+        node = _start(command, environment, cwd=folder.path)
+        has_lost_reply = threading.Event()
+        pump = threading.Thread(
+            target=_pump, args=(node.stdout, lines, has_lost_reply), daemon=True
+        )
+        pump.start()
+        try:
+            _note(folder, "running", num_starts=num_starts, pid=node.pid)
+            # A node that lost its answer goes on as if nothing were; started anew, it is asked
+            # again, and answers from its store.
+            while node.poll() is None and not has_lost_reply.is_set():
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            _end_group(node)
+            pump.join(timeout=_STOP_SECONDS)
+            if node.stdout is not None and not pump.is_alive():
+                node.stdout.close()
+            _note(folder, "stopped", num_starts=num_starts)
+        reason = _reason(lines, node.returncode)
+        _LOGGER.warning("The node ended: %s. Next start in %g s.", reason, restart_seconds)
+        _note(folder, "waiting to start again", num_starts=num_starts, reason=reason)
+        time.sleep(restart_seconds)
+
+
+def make_shims(folder: ClientFolder) -> Path:
+    """Put this project's programs before Flower's in a node's search path.
+
+    Args:
+        folder: The client's folder.
+
+    Returns:
+        The folder that must come first in `PATH`.
+
+    Privacy:
+        Flower runs the program that the server's task type names. Only the client process may run,
+        and only through the check of the pinned bundle; every other type meets a refusal.
+    """
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
+
+    shims = folder.path.resolve() / "bin"
+    shims.mkdir(mode=0o700, exist_ok=True)
+    # `-P`: the script's own folder is not searched for modules.
+    checked = f'exec "{sys.executable}" -P "{Path(pinning.__file__).resolve()}" "$@"\n'
+    refusal = 'echo "ERROR: This node runs client processes only." >&2\nexit 1\n'
+    for name in {*TASK_TYPE_TO_COMMAND.values(), _CLIENT_COMMAND}:
+        script = shims / name
+        body = checked if name == _CLIENT_COMMAND else refusal
+        write_private_file(script, f"#!/bin/sh\n{body}".encode())
+        script.chmod(stat.S_IRWXU)
+    return shims
+
+
+def read_node_status(folder: ClientFolder) -> dict[str, object] | None:
+    """Read how the node is.
+
+    Args:
+        folder: The client's folder.
+
+    Returns:
+        JSON values, or None if no node was ever started.
+    """
+    file = folder.path / NODE_STATUS_FILE
+    if not file.is_file():
+        return None
+    status: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+    supervisor = status.get("supervisor")
+    if isinstance(supervisor, int) and not Path(f"/proc/{supervisor}").exists():
+        # Killed, it could not note that it stopped.
+        status["state"] = "stopped"
+    return status
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], *, cwd: Path
+) -> subprocess.Popen[bytes]:
+    prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
+
+    def die_with_parent() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    # Fixed program and arguments of this project; nothing in them comes from the wire.
+    return subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=cwd,
+        # A group of its own, so that all that it started can be ended with it.
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def _pump(stream: IO[bytes] | None, lines: deque[str], has_lost_reply: threading.Event) -> None:
+    """Hand each line that the node wrote to the log, in the log's own form."""
+    if stream is None:
+        return
+    for raw in stream:
+        line = _COLOUR.sub("", raw.decode("utf-8", errors="replace")).rstrip()
+        if not line:
+            continue
+        lines.append(line)
+        if _LOST_REPLY in line:
+            has_lost_reply.set()
+        found = _LEVEL.match(line)
+        level = logging.getLevelNamesMapping()[found.group(1)] if found else logging.INFO
+        if text := line[found.end() :] if found else line:
+            _NODE_LOGGER.log(level, "%s", text)
+
+
+def _end_group(node: subprocess.Popen[bytes]) -> None:
+    """End the node and everything it started, first kindly."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, number)
+        give_up = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < give_up and _group_lives(node):
+            time.sleep(_LOOK_SECONDS)
+        if not _group_lives(node):
+            break
+    node.wait()
+
+
+def _group_lives(node: subprocess.Popen[bytes]) -> bool:
+    node.poll()  # lets the system forget the node itself
+    try:
+        os.killpg(node.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _reason(lines: Sequence[str], code: int | None) -> str:
+    text = "\n".join(lines)
+    for sign, reason in _REASONS:
+        if sign in text:
+            return reason
+    if code is not None and code < 0:
+        return f"it was killed by signal {-code}"
+    return f"it ended with code {code}"
+
+
+def _note(
+    folder: ClientFolder, state: str, *, num_starts: int, reason: str = "", pid: int | None = None
+) -> None:
+    status = {
+        "state": state,
+        "since": int(time.time()),
+        "supervisor": os.getpid(),
+        "pid": pid,
+        "num_starts": num_starts,
+        "reason": reason,
+    }
+    part = folder.path / f"{NODE_STATUS_FILE}.part"
+    write_private_file(part, json.dumps(status).encode())
+    part.replace(folder.path / NODE_STATUS_FILE)

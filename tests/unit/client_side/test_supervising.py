@@ -1,0 +1,165 @@
+"""A node that ends is started again, and nothing that it started outlives it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from client_side.folder import ClientFolder
+from client_side.pinning import check_bundle
+from client_side.supervising import keep_running, read_node_status
+
+# Starts a process that would live on, writes its number, and ends.
+_WITH_ORPHAN = (
+    "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', 'import time;"
+    " time.sleep(60)']); open('orphans', 'a').write(f'{p.pid}\\n');"
+    " print('ERROR :   last words', flush=True); sys.exit(3)"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ClientFolder:
+    return ClientFolder(path=tmp_path)
+
+
+def times(number: int) -> Callable[[], bool]:
+    """Let a loop run so often."""
+    left = [number]
+
+    def may_go_on() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    return may_go_on
+
+
+def run(folder: ClientFolder, script: str, *, starts: int) -> None:
+    keep_running(
+        folder,
+        [sys.executable, "-c", script],
+        os.environ,
+        restart_seconds=0.01,
+        may_go_on=times(starts),
+    )
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_node_that_ends_is_started_again(folder: ClientFolder) -> None:
+    run(folder, "open('starts', 'a').write('x')", starts=3)
+
+    assert (folder.path / "starts").read_text() == "xxx"
+    status = read_node_status(folder)
+    assert status is not None
+    assert status["num_starts"] == 3
+
+
+def test_what_it_started_ends_with_it(folder: ClientFolder) -> None:
+    run(folder, _WITH_ORPHAN, starts=2)
+
+    orphans = [int(line) for line in (folder.path / "orphans").read_text().split()]
+    assert len(orphans) == 2
+    assert not [pid for pid in orphans if is_running(pid)]
+
+
+def test_a_node_that_lost_its_answer_is_started_anew(folder: ClientFolder) -> None:
+    """It would go on and wait for the next question, and the server for this answer."""
+    lost = "import time; print('ERROR: Failed to send message x', flush=True); time.sleep(60)"
+
+    run(folder, lost, starts=2)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert status["num_starts"] == 2
+    assert "given again" in str(status["reason"])
+
+
+def test_its_output_becomes_log_entries_of_their_level(
+    folder: ClientFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(folder, "print('\\x1b[91mERROR \\x1b[0m:     bad'); print('plain')", starts=1)
+
+    said = [(entry.levelname, entry.getMessage()) for entry in caplog.records]
+    assert ("ERROR", "bad") in said
+    assert ("INFO", "plain") in said
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("SuperNode with node ID 7 could not be activated.", "still takes this node for present"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED]", "not of the authority that we trust"),
+        ("nothing special", "it ended with code 0"),
+    ],
+)
+def test_status_says_in_plain_words_why_it_ended(
+    folder: ClientFolder, said: str, reason: str
+) -> None:
+    run(folder, f"print({said!r})", starts=1)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert reason in str(status["reason"])
+
+
+def test_a_node_ends_when_its_supervisor_is_killed(folder: ClientFolder) -> None:
+    script = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from client_side.folder import ClientFolder\n"
+        "from client_side.supervising import keep_running\n"
+        f"keep_running(ClientFolder(path=Path({str(folder.path)!r})), [sys.executable, '-c',"
+        " \"import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)\"],"
+        " os.environ, restart_seconds=1.0)\n"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", script])
+    wait_until(lambda: (folder.path / "pid").is_file() and (folder.path / "pid").read_text() != "")
+    node = int((folder.path / "pid").read_text())
+
+    supervisor.kill()
+    supervisor.wait()
+
+    wait_until(lambda: not is_running(node))
+    status = read_node_status(folder)
+    assert status is not None
+    assert status["state"] == "stopped"
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("pinned", ["", "0" * 64])
+def test_another_bundle_than_the_pinned_one_is_refused(
+    pinned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flwr.clientapp.client_app import LoadClientAppError
+
+    with pytest.raises(LoadClientAppError) as caught:
+        check_bundle(b"bundle", pinned=pinned)
+
+    # What goes to the server names no digest of ours; the operator reads both.
+    assert str(caught.value) == "The app bundle is not the pinned one."
+    assert "Nothing of it was run" in capsys.readouterr().err
+
+
+def test_the_pinned_bundle_passes() -> None:
+    check_bundle(
+        b"bundle", pinned="1e6ed65d77d6364eeaed5a745ba5c4985ae2b700dd85d7cf7f027bdf294a33fc"
+    )

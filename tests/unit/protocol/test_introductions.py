@@ -1,0 +1,92 @@
+"""Invitation and introduction: what is written is read back, and nothing else passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from protocol.errors import ConfigurationError, MalformedMessageError
+from protocol.introductions import (
+    Introduction,
+    Invitation,
+    fingerprint,
+    read_introduction,
+    write_introduction,
+)
+
+
+def node_key(curve: ec.EllipticCurve | None = None) -> str:
+    public = ec.generate_private_key(curve or ec.SECP384R1()).public_key()
+    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+INTRODUCTION = Introduction(client_name="ward", node_key=node_key(), signing_key="a" * 64)
+INVITATION = Invitation(
+    server="server.test:9443",
+    authority="-----BEGIN CERTIFICATE-----\n",
+    protocol_version=1,
+    software_version="0.1.0",
+    bundle_sha256="b" * 64,
+    base_model_digest="c" * 64,
+)
+
+
+@pytest.mark.parametrize("value", [INTRODUCTION, INVITATION], ids=["introduction", "invitation"])
+def test_read_gives_what_was_written(value: Invitation | Introduction, tmp_path: Path) -> None:
+    spoken = write_introduction(value, tmp_path / "file")
+
+    again = read_introduction(type(value), tmp_path / "file")
+
+    assert again == value
+    assert fingerprint(again) == spoken
+
+
+@pytest.mark.parametrize("name", [item for item in asdict(INVITATION) if item != "authority"])
+def test_every_entry_changes_the_fingerprint(name: str) -> None:
+    value = getattr(INVITATION, name)
+    if name in ("bundle_sha256", "base_model_digest"):
+        changed = "d" * 64
+    else:
+        changed = value + 1 if isinstance(value, int) else f"{value}1"
+
+    assert fingerprint(replace(INVITATION, **{name: changed})) != fingerprint(INVITATION)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        json.dumps({"kind": "introduction"}),
+        json.dumps({"kind": "invitation", **asdict(INTRODUCTION)}),
+        json.dumps({"kind": "introduction", **asdict(INTRODUCTION), "more": 1}),
+        json.dumps({"kind": "introduction", **asdict(INTRODUCTION), "client_name": "../x"}),
+        json.dumps({"kind": "introduction", **asdict(INTRODUCTION), "client_name": 1}),
+        json.dumps({"kind": "introduction", **asdict(INTRODUCTION), "node_key": "ssh-rsa AAAA"}),
+        json.dumps({"kind": "introduction", **asdict(INTRODUCTION), "signing_key": "A" * 64}),
+        "[" * 100_000,
+        "x" * 100_000,
+    ],
+)
+def test_anything_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(text, encoding="utf-8")
+
+    with pytest.raises(MalformedMessageError, match="Expected an introduction at"):
+        read_introduction(Introduction, tmp_path / "file")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(MalformedMessageError, match="FileNotFoundError"):
+        read_introduction(Invitation, tmp_path / "absent")
+
+
+def test_a_node_key_on_another_curve_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="P-384"):
+        replace(INTRODUCTION, node_key=node_key(ec.SECP256R1()))

@@ -1,0 +1,202 @@
+"""`rewardds-server`: folder, certificates, and who is let in."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from lm.settings import save_settings
+from protocol.errors import ConfigurationError
+from protocol.introductions import Introduction, write_introduction
+from server_side.certificates import (
+    TlsFiles,
+    check_certificate,
+    make_authority,
+    make_server_certificate,
+)
+from server_side.clients import allow_client, load_clients, revoke_client, with_allowed_keys
+from server_side.config import ServerConfig
+from server_side.network import NetworkConfig, ServerFolder, is_host
+from server_side.node import main
+
+
+def introduction(name: str, signing_key: str = "a" * 64) -> Introduction:
+    public = ec.generate_private_key(ec.SECP384R1()).public_key()
+    line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return Introduction(client_name=name, node_key=line, signing_key=signing_key)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ServerFolder:
+    main(["init", str(tmp_path / "server"), "--host", "server.test"])
+    return ServerFolder(path=tmp_path / "server")
+
+
+def test_init_makes_a_folder_for_its_owner_and_refuses_to_overwrite(folder: ServerFolder) -> None:
+    before = (folder.tls_folder / "authority.pem").read_bytes()
+
+    with pytest.raises(SystemExit, match="Expected a new folder"):
+        main(["init", str(folder.path), "--host", "server.test"])
+    assert (folder.tls_folder / "authority.pem").read_bytes() == before
+    assert folder.path.stat().st_mode & 0o077 == 0
+    keys = list(folder.tls_folder.glob("*.key"))
+    assert len(keys) == 2
+    assert not [key.name for key in keys if key.stat().st_mode & 0o077]
+
+
+def test_settings_explain_each_key(folder: ServerFolder) -> None:
+    assert "# Largest composed ε of a client" in folder.settings_file.read_text(encoding="utf-8")
+    assert "# Port that clients reach" in folder.network_file.read_text(encoding="utf-8")
+    assert folder.load_config() == ServerConfig()
+    assert folder.load_network().host == "server.test"
+
+
+def test_the_certificate_is_for_the_host_and_for_loopback(folder: ServerFolder) -> None:
+    files = TlsFiles.within(folder.tls_folder)
+    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+    assert {str(item.value) for item in names} == {"server.test", "localhost", "127.0.0.1"}
+    check_certificate(files, host="server.test")
+    ssl.create_default_context(cafile=str(files.authority))
+
+
+def test_an_address_can_be_the_host(tmp_path: Path) -> None:
+    make_authority(tmp_path, name="10.0.0.7")
+    make_server_certificate(tmp_path, host="10.0.0.7")
+
+    check_certificate(TlsFiles.within(tmp_path), host="10.0.0.7")
+
+
+def test_a_certificate_for_another_host_or_authority_is_refused(
+    folder: ServerFolder, tmp_path: Path
+) -> None:
+    files = TlsFiles.within(folder.tls_folder)
+    make_authority(tmp_path, name="another")
+
+    with pytest.raises(ConfigurationError, match=r"one for 127\.0\.0\.1, localhost, server\.test"):
+        check_certificate(files, host="elsewhere.test")
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        check_certificate(replace(files, authority=tmp_path / "authority.pem"), host="server.test")
+
+
+def test_renewing_follows_the_host_and_keeps_the_authority(folder: ServerFolder) -> None:
+    authority = (folder.tls_folder / "authority.pem").read_bytes()
+    save_settings(replace(folder.load_network(), host="moved.test"), folder.network_file)
+
+    main(["renew", str(folder.path)])
+
+    assert (folder.tls_folder / "authority.pem").read_bytes() == authority
+    check_certificate(TlsFiles.within(folder.tls_folder), host="moved.test")
+
+
+def test_renewing_wants_the_authoritys_key(folder: ServerFolder) -> None:
+    (folder.tls_folder / "authority.key").unlink()
+
+    with pytest.raises(SystemExit, match=r"Bring authority\.key back"):
+        main(["renew", str(folder.path)])
+
+
+def test_a_client_is_let_in_once_and_shut_out(folder: ServerFolder, tmp_path: Path) -> None:
+    write_introduction(introduction("ward"), tmp_path / "introduction.json")
+
+    main(["allow-client", str(folder.path), str(tmp_path / "introduction.json")])
+    main(["allow-client", str(folder.path), str(tmp_path / "introduction.json")])
+
+    assert set(load_clients(folder.clients_folder)) == {"ward"}
+    main(["revoke-client", str(folder.path), "ward"])
+    assert not load_clients(folder.clients_folder)
+    with pytest.raises(SystemExit, match="allowed are: none"):
+        main(["revoke-client", str(folder.path), "ward"])
+
+
+def test_nobody_takes_anothers_name_or_key(folder: ServerFolder) -> None:
+    first = introduction("ward")
+    allow_client(folder.clients_folder, first)
+
+    for other in (
+        introduction("ward", "b" * 64),
+        replace(introduction("thief", "b" * 64), node_key=first.node_key + " comment"),
+        introduction("thief"),
+    ):
+        with pytest.raises(ConfigurationError, match="Expected a new client"):
+            allow_client(folder.clients_folder, other)
+    assert load_clients(folder.clients_folder) == {"ward": first}
+
+
+@pytest.mark.parametrize("name", ["../server_node", "a/b", ""])
+def test_a_name_cannot_leave_the_list(folder: ServerFolder, name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        revoke_client(folder.clients_folder, name)
+
+
+def test_admission_takes_allowed_keys_only(folder: ServerFolder) -> None:
+    allow_client(folder.clients_folder, introduction("ward", "a" * 64))
+    allow_client(folder.clients_folder, introduction("clinic", "b" * 64))
+    revoke_client(folder.clients_folder, "clinic")
+
+    narrowed = with_allowed_keys(ServerConfig(), folder)
+
+    assert narrowed.admission.allowed_public_keys == ["a" * 64]
+
+
+def test_what_was_admitted_before_a_revocation_stays_admitted(folder: ServerFolder) -> None:
+    allow_client(folder.clients_folder, introduction("ward", "a" * 64))
+    revoke_client(folder.clients_folder, "ward")
+    (folder.path / "releases").mkdir()
+    (folder.path / "releases" / "ward.generator.release").touch()
+
+    assert with_allowed_keys(ServerConfig(), folder).admission.allowed_public_keys == ["a" * 64]
+
+
+def test_a_simulation_has_no_list_and_is_not_narrowed(tmp_path: Path) -> None:
+    config = ServerConfig()
+
+    assert with_allowed_keys(config, ServerFolder(path=tmp_path)) == config
+
+
+def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
+    with pytest.raises(SystemExit, match="Expected at least 1 allowed clients, found 0"):
+        main(["collect", str(folder.path)])
+
+
+def test_finetune_wants_releases(folder: ServerFolder, tiny_llama: Path) -> None:
+    config = replace(ServerConfig(), base_model=str(tiny_llama), target_model=str(tiny_llama))
+    save_settings(config, folder.settings_file)
+
+    with pytest.raises(SystemExit, match="Expected admitted releases"):
+        main(["finetune", str(folder.path)])
+
+
+def test_status_of_a_new_folder(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["status", str(folder.path)])
+
+    printed = capsys.readouterr().out
+    assert "server.test:9443" in printed
+    assert "none allowed yet" in printed
+    assert "not run yet" in printed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"port": 0}, {"port": 70_000}, {"local_port": 9443}, {"host": "a b"}, {"wait_seconds": 0.0}],
+)
+def test_network_settings_are_checked(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        replace(NetworkConfig(), **changes)  # type: ignore[arg-type]  # by name
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("a.example", True), ("10.0.0.1", True), ("::1", True), ("", False), ("a..b", False),
+     ("a/b", False), ("ü.example", False)],
+)  # fmt: skip
+def test_hosts(text: str, is_one: bool) -> None:
+    assert is_host(text) is is_one
