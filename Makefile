@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What `make simulate` hands on, for example ARGS="experiment=smoke".
 ARGS ?=
+# Tests run side by side, a file at a time; each process keeps to one core.
+TEST_PROCESSES ?= auto
 # Written last, so it exists only when all of setup went through with these two files.
 STAMP := $(VENV)/.setup-complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -52,7 +54,8 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	echo "[3/5] Types";            $(BIN)/mypy || status=1; \
 	echo "[4/5] Import contracts"; $(BIN)/lint-imports --no-logo || status=1; \
 	echo "[5/5] Tests: unit, boundary, integration, end to end"; \
-	$(BIN)/pytest tests/unit tests/boundary tests/integration tests/e2e || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile \
+		tests/unit tests/boundary tests/integration tests/e2e || status=1; \
 	exit $$status
 
 # Not part of `make test`: it takes longer than five minutes. Run it before a release.

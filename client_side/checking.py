@@ -28,8 +28,8 @@ from client_side.config import ClientConfig, DpTrainingConfig, Precision
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder
 from client_side.network import NetworkConfig, NodeFiles, check_authority, load_node_key_pair
-from client_side.proxy_training import resolve_base
 from client_side.records import count_units, load_records
+from client_side.request_checks import resolve_base
 from client_side.spending import read_spending
 from lm.errors import LmError
 from protocol.bundle import bundle_digest
