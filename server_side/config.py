@@ -19,6 +19,7 @@ from server_side.setting_checks import (
     require_counts,
     require_fractions,
     require_positive,
+    require_vllm_url,
 )
 
 
@@ -50,7 +51,7 @@ class TuningObjective(StrEnum):
 _DTYPES = ("float32", "bfloat16")
 _SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 _REPORTERS = ("none", "tensorboard")
-_ENGINES = ("auto", "openvino", "transformers")
+_ENGINES = ("auto", "openvino", "transformers", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class SynthesisConfig:
     max_attempts_factor: float = 4.0
     """Prompts sampled ÷ prompts wanted at which asking again ends."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         require_counts("synthesis", self, "num_queries", "min_prompt_words", "min_response_words")
@@ -217,7 +218,7 @@ class RefinementConfig:
     min_response_words: int = 3
     """A shorter rewrite falls."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         require_counts("refinement", self, "num_rounds", "num_candidates", "min_response_words")
@@ -328,7 +329,7 @@ class EvaluationConfig(SamplingConfig):
     confidence_level: float = 0.95
     """Share of resamples that an interval covers."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,6 +360,10 @@ class ServerConfig:
     """Model to be tuned: a folder, a hub name, or `smollm2-135m`."""
     num_threads: int | None = None
     """CPU threads for sampling, scoring and tuning; None leaves it to the libraries."""
+    base_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the base model, for stages with `engine: vllm`."""
+    target_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the target model, for stages with `engine: vllm`."""
     seed: int = 0
     """Seed of everything that the server draws; it protects nothing."""
     min_clients: int = 1
@@ -384,4 +389,10 @@ class ServerConfig:
         if self.num_threads is not None:
             require_counts("server_side", self, "num_threads")
         require_counts("server_side", self, "min_clients")
+        refines = self.refinement.engine == "vllm" and self.refinement.num_rounds > 1
+        advises = refines and self.refinement.feedback_writer == FeedbackWriter.GENERATOR
+        asks_base = self.synthesis.engine == "vllm" or advises
+        asks_target = self.evaluation.engine == "vllm" or refines
+        require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
+        require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)

@@ -44,6 +44,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from lm.adapters import attach_lora, expected_adapter_shapes, load_adapter
+from lm.devices import best_device
 from lm.encoding import encode_chat
 from lm.likelihood import backbone_and_head, frozen_head_nll
 from lm.loading import base_model_digest, load_causal_lm, load_tokenizer
@@ -221,8 +222,7 @@ def _trainable_target(
         num_upper_layers=config.num_upper_layers,
         use_rslora=False,
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_causal_lm(target_folder, dtype=getattr(torch, config.dtype), device=device)
+    base = load_causal_lm(target_folder, dtype=getattr(torch, config.dtype), device=best_device())
     if previous_adapter is None:
         model = attach_lora(base, lora, seed=seed)
     else:
