@@ -189,7 +189,7 @@ def train_dp_sgd(
             noise = randomness.child(Purpose.NOISE, step).gaussian(
                 gradient.numel(), standard_deviation=plan.noise_multiplier * plan.max_grad_norm
             )
-            gradient += torch.from_numpy(noise)
+            gradient += torch.from_numpy(noise).to(gradient.device)
             # Privacy: a constant; the number that was drawn is private.
             optimizer.step(gradient / plan.expected_batch_size, number=step)
             losses.append(loss_sum / len(drawn) if len(drawn) else math.nan)
