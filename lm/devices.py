@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
 def best_device() -> str:
-    """Return `cuda` where there is an accelerator that torch can use, otherwise `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return `cuda` where there is an accelerator that torch can use, otherwise `cpu`.
+
+    Of several processes that work together, each takes the accelerator of its own number.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
 
 
 def fastest_dtype(device: str) -> torch.dtype:

@@ -34,20 +34,8 @@ class FeedbackWriter(StrEnum):
     """Nobody: a fixed sentence asks for a better answer."""
 
 
-class TuningMethod(StrEnum):
-    """Which weights of the target model are tuned."""
-
-    LORA = "lora"
-    """A low-rank adapter on a frozen base."""
-
-
-class TuningObjective(StrEnum):
-    """What the target model is tuned for."""
-
-    SFT = "sft"
-    """The likelihood of `chosen`."""
-
-
+_METHODS = ("lora",)
+_OBJECTIVES = ("sft",)
 _DTYPES = ("float32", "bfloat16")
 _SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 _REPORTERS = ("none", "tensorboard")
@@ -270,6 +258,8 @@ class FinetuningConfig:
     """A longer prompt is cut."""
     max_response_tokens: int = 256
     """A longer response is cut."""
+    num_processes: int = 1
+    """Processes among which each batch is split, one for each accelerator."""
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, from which a killed tuning goes on."""
     dtype: str = "float32"
@@ -280,15 +270,22 @@ class FinetuningConfig:
     """Where training curves go: none, or tensorboard for event files in the run folder."""
 
     def __post_init__(self) -> None:
-        require_choice("finetuning.method", self.method, TuningMethod)
+        require_choice("finetuning.method", self.method, _METHODS)
         require_choice("finetuning.schedule", self.schedule, _SCHEDULES)
         require_choice("finetuning.report_to", self.report_to, _REPORTERS)
-        require_choice("finetuning.objective", self.objective, TuningObjective)
+        require_choice("finetuning.objective", self.objective, _OBJECTIVES)
         require_choice("finetuning.dtype", self.dtype, _DTYPES)
         require_counts(
             "finetuning", self, "lora_rank", "num_epochs", "batch_size", "max_physical_batch_size",
-            "max_prompt_tokens", "max_response_tokens", "checkpoint_steps",
+            "max_prompt_tokens", "max_response_tokens", "checkpoint_steps", "num_processes",
         )  # fmt: skip
+        is_divided = self.batch_size % self.num_processes == 0
+        require(
+            is_divided,
+            "finetuning.num_processes",
+            "a divisor of its batch_size",
+            self.num_processes,
+        )
         if self.num_upper_layers is not None:
             require_counts("finetuning", self, "num_upper_layers")
         require_positive("finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm")
