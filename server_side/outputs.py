@@ -88,7 +88,8 @@ def judge_arm(
             _target_model(inputs, with_adapter, out_folder=merged, config=config),
             engine=SamplingEngine(config.evaluation.engine),
             num_threads=config.num_threads,
-            cache_folder=inputs.work_folder / "evaluation" / "engines",
+            # What is converted from the target as it is serves the next run as well.
+            cache_folder=with_adapter and inputs.work_folder / "evaluation" / "engines",
         )
 
     scores = evaluate_target(
