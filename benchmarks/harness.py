@@ -47,8 +47,8 @@ class Target:
     """What is judged."""
     baseline: str
     """What it is compared with."""
-    bound: float
-    """What the ratio must not pass."""
+    bound: float | None
+    """What the ratio must not pass; None only reports it."""
     is_speedup: bool = False
     """Whether the ratio is baseline ÷ variant and at least `bound`, instead of variant ÷ baseline
     and at most `bound`."""
@@ -151,13 +151,16 @@ def plain_ratio(values: Mapping[str, float], target: Target) -> float:
 
 def claim(quantity: str, target: Target, ratio: float) -> dict[str, object]:
     """Return a claim with what was found, as it stands in the results file."""
-    is_met = ratio >= target.bound if target.is_speedup else ratio <= target.bound
+    sign = ">=" if target.is_speedup else "<="
+    is_met = target.bound is None or (
+        ratio >= target.bound if target.is_speedup else ratio <= target.bound
+    )
     return {
         "quantity": quantity,
         "variant": target.variant,
         "baseline": target.baseline,
         "ratio": round(ratio, 3),
-        "target": f"{'>=' if target.is_speedup else '<='} {target.bound:g}",
+        "target": "none" if target.bound is None else f"{sign} {target.bound:g}",
         "is_met": is_met,
     }
 
@@ -211,7 +214,7 @@ def report(
             str(item["baseline"]),
             f"{item['ratio']}",
             str(item["target"]),
-            "met" if item["is_met"] else "NOT MET",
+            "" if item["target"] == "none" else "met" if item["is_met"] else "NOT MET",
         )
     Console(width=110).print(table)
     print(
