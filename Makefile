@@ -16,7 +16,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(
 	$(name) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup simulate test test-nodes lint format clean
+.PHONY: help setup simulate test test-nodes bench lint format clean
 
 help: ## Show this list
 	@echo "RewardDS. Usage: make TARGET"
@@ -61,6 +61,14 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 # Not part of `make test`: it takes longer than five minutes. Run it before a release.
 test-nodes: $(STAMP) ## Real nodes with TLS and keys; as root in network namespaces, else on loopback
 	@$(BIN)/pytest tests/nodes
+
+# Every script runs even after a missed target, so one run shows all ratios.
+bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 20 minutes, idle machine)
+	@status=0; \
+	for name in dp_step sampling scoring growth; do \
+		echo "[$$name]"; $(BIN)/python benchmarks/$$name.py || status=1; \
+	done; \
+	exit $$status
 
 lint: $(STAMP) ## The fast part of `make test`: format check, lint, types, import contracts
 	@$(BIN)/ruff format --check .

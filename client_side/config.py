@@ -226,7 +226,7 @@ class PreferencesConfig:
     top_p: float = 0.9
     """Nucleus mass of the machine-written responses."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino or transformers. No server over HTTP: prompts are private."""
 
     def __post_init__(self) -> None:
         weights = (self.chosen_over_generator, self.chosen_over_base, self.generator_over_base)

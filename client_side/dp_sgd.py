@@ -189,7 +189,7 @@ def train_dp_sgd(
             noise = randomness.child(Purpose.NOISE, step).gaussian(
                 gradient.numel(), standard_deviation=plan.noise_multiplier * plan.max_grad_norm
             )
-            gradient += torch.from_numpy(noise)
+            gradient += torch.from_numpy(noise).to(gradient.device)
             # Privacy: a constant; the number that was drawn is private.
             optimizer.step(gradient / plan.expected_batch_size, number=step)
             losses.append(loss_sum / len(drawn) if len(drawn) else math.nan)
@@ -216,7 +216,9 @@ def _clipped_sum(
     plan: DpSgdPlan,
     max_batch_tokens: int,
 ) -> tuple[torch.Tensor, float]:
-    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)  # (D,)
+    total = torch.zeros(
+        sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device
+    )  # (D,)
     loss_sum = 0.0
     for batch in _physical_batches(task, drawn, max_batch_tokens):
         units = [task.units[i] for i in batch]
@@ -243,21 +245,30 @@ def _clip_units(
     num_units: int,
     max_grad_norm: float,
 ) -> torch.Tensor:
-    """Add up each unit's rows, clip each unit, and return the sum, (D,) float64."""
-    rows = torch.tensor(unit_of_row)
+    """Add up each unit's rows, clip each unit, and return the sum, (D,) float64.
+
+    The gradients of all units are the largest tensors of a step, so they are read where they are,
+    one parameter at a time, and never copied as a whole.
+    """
+    rows = torch.tensor(unit_of_row, device=parameters[0].device)
+    squares = torch.zeros(num_units, dtype=torch.float64, device=rows.device)
     per_unit = []
     for parameter in parameters:
-        samples = parameter.grad_sample.detach().flatten(1).cpu()  # type: ignore[attr-defined]  # (R, d)
+        samples = parameter.grad_sample.detach().flatten(1)  # type: ignore[attr-defined]  # (R, d)
         _check_hooks(samples, parameter, num_rows=len(rows))
         # Privacy: a unit's sequences are one contribution; they are added before clipping.
-        unit_sums = torch.zeros(num_units, samples.shape[1], dtype=torch.float64)
-        per_unit.append(unit_sums.index_add_(0, rows, samples.double()))
-    gradients = torch.cat(per_unit, dim=1)  # (U, D)
-    norms = gradients.norm(dim=1)  # (U,)
+        unit_sums = samples
+        if list(unit_of_row) != list(range(num_units)):
+            unit_sums = samples.new_zeros(num_units, samples.shape[1]).index_add_(0, rows, samples)
+        squares += torch.linalg.vector_norm(unit_sums, dim=1, dtype=torch.float64).square()
+        per_unit.append(unit_sums)
+    norms = squares.sqrt()  # (U,)
     # Privacy: no unit adds more than max_grad_norm; one without a finite norm adds nothing.
-    factors = (max_grad_norm / norms.clamp(min=max_grad_norm)).where(norms.isfinite(), 0.0)
-    clipped: torch.Tensor = factors @ gradients.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return clipped
+    is_finite = norms.isfinite()
+    factors = (max_grad_norm / norms.clamp(min=max_grad_norm)).where(is_finite, 0.0)
+    if not bool(is_finite.all()):
+        per_unit = [unit_sums.where(is_finite[:, None], 0.0) for unit_sums in per_unit]
+    return torch.cat([factors @ unit_sums.double() for unit_sums in per_unit])
 
 
 def _check_hooks(samples: torch.Tensor, parameter: nn.Parameter, *, num_rows: int) -> None:
@@ -266,7 +277,7 @@ def _check_hooks(samples: torch.Tensor, parameter: nn.Parameter, *, num_rows: in
     if len(samples) != num_rows:
         raise RuntimeError(f"Expected {num_rows} per-sequence gradients, got {len(samples)}.")
     assert parameter.grad is not None
-    expected = parameter.grad.detach().flatten().cpu()
+    expected = parameter.grad.detach().flatten()
     difference = (samples.sum(dim=0) - expected).norm()
     scale = samples.norm() + expected.norm()
     if bool(difference > 1e-2 * scale):

@@ -22,6 +22,7 @@ from client_side.records import PrivateRecord
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from lm.adapters import adapter_tensors, attach_lora, freeze_a
+from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
 from lm.loading import load_causal_lm, load_tokenizer
@@ -97,7 +98,7 @@ def train_generator(
         for unit in units
     ]
     lora = lora_shape(config)
-    base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision))
+    base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision), device=best_device())
     model = attach_lora(base, lora, seed=ADAPTER_SEED)
     if config.lora.freeze_a:
         freeze_a(model)

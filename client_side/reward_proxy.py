@@ -26,6 +26,7 @@ from client_side.released_generator import ReleasedGenerator
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from lm.adapters import REWARD_HEAD, adapter_tensors, freeze_a, merge_adapter
+from lm.devices import best_device
 from lm.loading import load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import RewardModel, build_reward_model, rewards_of
@@ -95,7 +96,11 @@ def train_reward_proxy(
     )
     lora = lora_shape(config)
     model = build_reward_model(
-        base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
+        base_folder,
+        lora,
+        seed=ADAPTER_SEED,
+        dtype=torch_dtype(config.precision),
+        device=best_device(),
     )
     if config.lora.freeze_a:
         freeze_a(model.adapted)

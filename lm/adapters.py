@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
 from lm.errors import ModelFolderError
@@ -158,6 +159,36 @@ def load_adapter_tensors(model: PeftModel, tensors: Tensors) -> None:
                 parameter.copy_(value)
 
 
+def write_peft_folder(
+    base_folder: Path, tensors: Tensors, lora: LoraSpec, *, out_folder: Path
+) -> Path:
+    """Write an adapter as the folder that PEFT, and whatever loads PEFT's adapters, reads.
+
+    Args:
+        base_folder: Folder of the base model.
+        tensors: Adapter weights.
+        lora: Shape of the adapter.
+        out_folder: Where to write; an existing one is whole and is returned as it is.
+
+    Returns:
+        `out_folder`, which appears only when whole.
+    """
+    if out_folder.is_dir():
+        return out_folder
+    shapes = expected_adapter_shapes(base_folder, lora, has_reward_head=False)
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+
+    def fill(part: Path) -> None:
+        peft_config = _peft_config(lora, int(config["num_hidden_layers"]))
+        peft_config.base_model_name_or_path = str(base_folder)
+        peft_config.inference_mode = True
+        peft_config.save_pretrained(part)
+        weights = {f"base_model.model.{name}": np.asarray(tensors[name]) for name in shapes}
+        save_file(weights, part / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    return _write_whole(out_folder, fill)
+
+
 def merge_adapter(
     base_folder: Path,
     tensors: Tensors,
@@ -182,11 +213,21 @@ def merge_adapter(
         return out_folder
     model = load_adapter(load_causal_lm(base_folder), tensors, lora)
     merged = model.merge_and_unload().to(dtype)
+
+    def fill(part: Path) -> None:
+        merged.save_pretrained(part)
+        load_tokenizer(base_folder).save_pretrained(part)
+
+    return _write_whole(out_folder, fill)
+
+
+def _write_whole(out_folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Let `fill` write into a folder that gets its name only when all of it is on disk."""
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out_folder.name}.", dir=out_folder.parent))
     try:
-        merged.save_pretrained(part)
-        load_tokenizer(base_folder).save_pretrained(part)
+        fill(part)
+        part.chmod(0o755)  # mkdtemp makes folders for the owner alone
         for path in part.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -86,13 +86,13 @@ def encode_chat(
     Raises:
         ModelFolderError: The chat template rewrites or drops a turn.
     """
-    before, between, after = _template_parts(tokenizer, instruction)
+    before, opening, between, after = _template_parts(tokenizer)
     prompt_ids = _plain_ids(tokenizer, prompt)[:max_prompt_tokens]
     response_ids = _plain_ids(tokenizer, response)
     is_cut = max_response_tokens is not None and len(response_ids) > max_response_tokens
     end_ids = () if is_cut or not response_ids else _ids(tokenizer, after)[:1]
     return EncodedChat(
-        prefix_ids=_ids(tokenizer, before),
+        prefix_ids=_prefix_ids(tokenizer, before, instruction, opening),
         prompt_ids=prompt_ids,
         middle_ids=_ids(tokenizer, between),
         response_ids=response_ids[:max_response_tokens],
@@ -102,7 +102,8 @@ def encode_chat(
 
 def prompt_prefix(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[int, ...]:
     """Return the ids whose continuation is a prompt: system turn, opening of the user turn."""
-    return _ids(tokenizer, _template_parts(tokenizer, instruction)[0])
+    before, opening, _, _ = _template_parts(tokenizer)
+    return _prefix_ids(tokenizer, before, instruction, opening)
 
 
 def render_prefix(
@@ -129,7 +130,7 @@ def render_prefix(
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the ids at which sampling stops: end of turn, and end of text where it differs."""
-    after = _template_parts(tokenizer, "x")[2]
+    after = _template_parts(tokenizer)[3]
     ids = {_ids(tokenizer, after)[0]}
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
@@ -169,7 +170,8 @@ def batches_by_length(lengths: Sequence[int], max_batch_tokens: int) -> Iterator
         yield batch
 
 
-def _template_parts(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[str, str, str]:
+def _template_parts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, str]:
+    """Return what stands before, between and after the contents of the three turns."""
     roles = ("system", "user", "assistant")
     marked = [{"role": r, "content": s} for r, s in zip(roles, _SENTINELS, strict=True)]
     whole = tokenizer.apply_chat_template(marked, tokenize=False)
@@ -178,7 +180,14 @@ def _template_parts(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tup
     between, assistant_found, after = rest.partition(_SENTINELS[2])
     if not (system_found and user_found and assistant_found and after):
         raise _unusable_template()
-    return head + instruction + opening, between, after
+    return head, opening, between, after
+
+
+def _prefix_ids(
+    tokenizer: PreTrainedTokenizerBase, before: str, instruction: str, opening: str
+) -> tuple[int, ...]:
+    # In segments as `render_prefix` has them: some tokenizers begin each segment with a space.
+    return _ids(tokenizer, before) + _plain_ids(tokenizer, instruction) + _ids(tokenizer, opening)
 
 
 def _unusable_template() -> ModelFolderError:

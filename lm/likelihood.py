@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lm.encoding import EncodedChat, pad_right
 from lm.errors import ScoringError
 from lm.packing import PackedBatch, pack_chats
 
-_CHUNK_TOKENS = 512
-"""Tokens whose logits stand in memory at once: 512 × 152k × 4 bytes are about 0.3 GB."""
+_CHUNK_LOGITS = 2**25
+"""Logits that stand in memory at once: 128 MiB in float32, 220 tokens of a vocabulary of 152k."""
 
 
 def response_perplexities(
@@ -155,6 +154,11 @@ def frozen_head_nll(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor
     return losses
 
 
+def chunk_tokens(vocabulary_size: int) -> int:
+    """Return for how many tokens at once logits are computed."""
+    return max(1, _CHUNK_LOGITS // vocabulary_size)
+
+
 class _FrozenHeadNll(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -163,16 +167,19 @@ class _FrozenHeadNll(torch.autograd.Function):
         needs_grad = hidden.requires_grad
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         grads = torch.empty_like(hidden) if needs_grad else None
-        for start in range(0, len(targets), _CHUNK_TOKENS):
-            part = slice(start, start + _CHUNK_TOKENS)
-            logits = (hidden[part] @ weight.T).float()  # (m, V)
-            log_probs = functional.log_softmax(logits, dim=-1)
+        size = chunk_tokens(len(weight))
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            logits = (hidden[part] @ weight.T).float()  # (m, V); changed in place from here on
             picked = targets[part, None]
-            losses[part] = -log_probs.gather(1, picked)[:, 0]
+            logits -= logits.amax(dim=-1, keepdim=True)
+            wanted = logits.gather(1, picked)
+            sums = logits.exp_().sum(dim=-1, keepdim=True)
+            losses[part] = (sums.log() - wanted)[:, 0]
             if grads is not None:
-                residual = log_probs.exp_()  # softmax minus one-hot
-                residual.scatter_add_(1, picked, -torch.ones_like(picked, dtype=residual.dtype))
-                grads[part] = residual.to(weight.dtype) @ weight
+                logits /= sums  # softmax, and minus one-hot it is the gradient
+                logits.scatter_add_(1, picked, -torch.ones_like(wanted))
+                grads[part] = logits.to(weight.dtype) @ weight
         if grads is not None:
             ctx.save_for_backward(grads)
         return losses

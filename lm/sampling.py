@@ -26,6 +26,7 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lm.devices import best_device
 from lm.encoding import end_of_turn_ids
 from lm.errors import SamplingError
 from lm.loading import check_model_folder
@@ -33,11 +34,11 @@ from lm.loading import check_model_folder
 __all__ = [
     "Completion",
     "Progress",
+    "SampledModel",
     "Sampler",
     "SamplingEngine",
     "SamplingParams",
     "check_prefixes",
-    "fastest_dtype",
     "open_sampler",
     "prefix_seeds",
     "stop_token_ids",
@@ -58,6 +59,8 @@ class SamplingEngine(StrEnum):
     """OpenVINO GenAI: Llama and Qwen architectures, on a CPU."""
     TRANSFORMERS = "transformers"
     """The project's own loop over a transformers model: everywhere."""
+    VLLM = "vllm"
+    """A vLLM server over its HTTP API: for large models on accelerators; never chosen by `auto`."""
     AUTO = "auto"
     """OpenVINO where it can serve the model on this device, otherwise transformers."""
 
@@ -109,6 +112,20 @@ class Completion:
     """Whether the model ended it; False where `max_new_tokens` cut it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampledModel:
+    """A model with or without an adapter, as whichever engine needs it."""
+
+    base_folder: Path
+    """The model without adapter."""
+    write_merged: Callable[[], Path] | None = None
+    """Writes the model with its adapter merged, or finds it whole; None where there is none."""
+    write_adapter: Callable[[], Path] | None = None
+    """Writes the adapter as a PEFT folder, or finds it whole; None where there is none."""
+    vllm_url: str | None = None
+    """Address of a vLLM server that holds the base model."""
+
+
 class Sampler(Protocol):
     """An engine with one model loaded."""
 
@@ -143,7 +160,7 @@ class Sampler(Protocol):
 
 
 def open_sampler(
-    model_folder: Path,
+    model: Path | SampledModel,
     *,
     engine: SamplingEngine = SamplingEngine.AUTO,
     num_threads: int | None = None,
@@ -153,7 +170,8 @@ def open_sampler(
     """Load a model into an engine.
 
     Args:
-        model_folder: A checked model folder; adapters are merged into it beforehand.
+        model: A checked model folder, or a model with an adapter; the engine `vllm` loads an
+            adapter as it is, the others read a model into which it is merged.
         engine: Which engine, or `auto`.
         num_threads: CPU threads for sampling; None leaves it to the engine.
         cache_folder: Where an engine keeps a converted model, by digest of the model's files;
@@ -167,8 +185,13 @@ def open_sampler(
         ModelFolderError: The folder holds no usable model.
         SamplingError: The engine is not installed, or cannot serve this model on this device.
     """
+    if isinstance(model, Path):
+        model = SampledModel(base_folder=model)
+    if engine is SamplingEngine.VLLM:
+        return _open_vllm(model)
+    model_folder = model.base_folder if model.write_merged is None else model.write_merged()
     check_model_folder(model_folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or best_device()
     match engine:
         case SamplingEngine.AUTO:
             chosen, reason = _choose_engine(model_folder, device)
@@ -250,17 +273,19 @@ def check_prefixes(
             )
 
 
-def fastest_dtype(device: str) -> torch.dtype:
-    """Return bfloat16 where the device computes in it natively, otherwise float32."""
-    match torch.device(device).type:
-        case "cpu":
-            capabilities = torch.cpu.get_capabilities()
-            is_native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        case "cuda":
-            is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-        case _:
-            is_native = False
-    return torch.bfloat16 if is_native else torch.float32
+def _open_vllm(model: SampledModel) -> Sampler:
+    from lm.sampling_vllm import VllmSampler, VllmServer
+
+    if model.vllm_url is None:
+        raise SamplingError(
+            f"Expected the address of a vLLM server that holds the model of {model.base_folder} "
+            "because engine=vllm, found none. Name it, or use engine=auto."
+        )
+    return VllmSampler.open(
+        model.base_folder,
+        server=VllmServer(url=model.vllm_url),
+        adapter_folder=None if model.write_adapter is None else model.write_adapter(),
+    )
 
 
 def _choose_engine(model_folder: Path, device: str) -> tuple[SamplingEngine, str]:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.gguf_writer import cached_gguf
 from lm.loading import check_model_folder, load_tokenizer
@@ -32,7 +33,6 @@ from lm.sampling import (
     Progress,
     SamplingParams,
     check_prefixes,
-    fastest_dtype,
     prefix_seeds,
     stop_token_ids,
 )

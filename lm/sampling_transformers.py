@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer
 
+from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.sampling import (
@@ -29,7 +30,6 @@ from lm.sampling import (
     Progress,
     SamplingParams,
     check_prefixes,
-    fastest_dtype,
     prefix_seeds,
     stop_token_ids,
 )

@@ -19,6 +19,7 @@ from server_side.setting_checks import (
     require_counts,
     require_fractions,
     require_positive,
+    require_vllm_url,
 )
 
 
@@ -33,24 +34,12 @@ class FeedbackWriter(StrEnum):
     """Nobody: a fixed sentence asks for a better answer."""
 
 
-class TuningMethod(StrEnum):
-    """Which weights of the target model are tuned."""
-
-    LORA = "lora"
-    """A low-rank adapter on a frozen base."""
-
-
-class TuningObjective(StrEnum):
-    """What the target model is tuned for."""
-
-    SFT = "sft"
-    """The likelihood of `chosen`."""
-
-
+_METHODS = ("lora",)
+_OBJECTIVES = ("sft",)
 _DTYPES = ("float32", "bfloat16")
 _SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 _REPORTERS = ("none", "tensorboard")
-_ENGINES = ("auto", "openvino", "transformers")
+_ENGINES = ("auto", "openvino", "transformers", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +111,7 @@ class SynthesisConfig:
     max_attempts_factor: float = 4.0
     """Prompts sampled ÷ prompts wanted at which asking again ends."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         require_counts("synthesis", self, "num_queries", "min_prompt_words", "min_response_words")
@@ -217,7 +206,7 @@ class RefinementConfig:
     min_response_words: int = 3
     """A shorter rewrite falls."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         require_counts("refinement", self, "num_rounds", "num_candidates", "min_response_words")
@@ -269,6 +258,8 @@ class FinetuningConfig:
     """A longer prompt is cut."""
     max_response_tokens: int = 256
     """A longer response is cut."""
+    num_processes: int = 1
+    """Processes among which each batch is split, one for each accelerator."""
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, from which a killed tuning goes on."""
     dtype: str = "float32"
@@ -279,15 +270,22 @@ class FinetuningConfig:
     """Where training curves go: none, or tensorboard for event files in the run folder."""
 
     def __post_init__(self) -> None:
-        require_choice("finetuning.method", self.method, TuningMethod)
+        require_choice("finetuning.method", self.method, _METHODS)
         require_choice("finetuning.schedule", self.schedule, _SCHEDULES)
         require_choice("finetuning.report_to", self.report_to, _REPORTERS)
-        require_choice("finetuning.objective", self.objective, TuningObjective)
+        require_choice("finetuning.objective", self.objective, _OBJECTIVES)
         require_choice("finetuning.dtype", self.dtype, _DTYPES)
         require_counts(
             "finetuning", self, "lora_rank", "num_epochs", "batch_size", "max_physical_batch_size",
-            "max_prompt_tokens", "max_response_tokens", "checkpoint_steps",
+            "max_prompt_tokens", "max_response_tokens", "checkpoint_steps", "num_processes",
         )  # fmt: skip
+        is_divided = self.batch_size % self.num_processes == 0
+        require(
+            is_divided,
+            "finetuning.num_processes",
+            "a divisor of its batch_size",
+            self.num_processes,
+        )
         if self.num_upper_layers is not None:
             require_counts("finetuning", self, "num_upper_layers")
         require_positive("finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm")
@@ -328,7 +326,7 @@ class EvaluationConfig(SamplingConfig):
     confidence_level: float = 0.95
     """Share of resamples that an interval covers."""
     engine: str = "auto"
-    """Sampling engine: auto, openvino or transformers."""
+    """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,6 +357,10 @@ class ServerConfig:
     """Model to be tuned: a folder, a hub name, or `smollm2-135m`."""
     num_threads: int | None = None
     """CPU threads for sampling, scoring and tuning; None leaves it to the libraries."""
+    base_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the base model, for stages with `engine: vllm`."""
+    target_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the target model, for stages with `engine: vllm`."""
     seed: int = 0
     """Seed of everything that the server draws; it protects nothing."""
     min_clients: int = 1
@@ -384,4 +386,10 @@ class ServerConfig:
         if self.num_threads is not None:
             require_counts("server_side", self, "num_threads")
         require_counts("server_side", self, "min_clients")
+        refines = self.refinement.engine == "vllm" and self.refinement.num_rounds > 1
+        advises = refines and self.refinement.feedback_writer == FeedbackWriter.GENERATOR
+        asks_base = self.synthesis.engine == "vllm" or advises
+        asks_target = self.evaluation.engine == "vllm" or refines
+        require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
+        require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)

@@ -28,6 +28,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
 from lm.adapters import load_adapter
+from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm, load_tokenizer
@@ -45,7 +46,7 @@ from server_side.intervals import (
     ratio_of_sums,
 )
 from server_side.samples import OnProgress
-from server_side.target_adapter import merge_target, read_adapter
+from server_side.target_adapter import read_adapter
 
 
 class Metric(StrEnum):
@@ -110,8 +111,7 @@ def evaluate_target(
     adapter: Path | None,
     config: EvaluationConfig,
     instruction: str,
-    open_sampler: Callable[[Path], Sampler],
-    merged_folder: Path,
+    open_sampler: Callable[[Path | None], Sampler],
     seed: int,
     on_progress: OnProgress | None = None,
 ) -> ArmScores:
@@ -123,9 +123,7 @@ def evaluate_target(
         adapter: PEFT folder of the tuned target; None judges the untuned one.
         config: Decoding, samples a prompt, intervals.
         instruction: System turn of every chat.
-        open_sampler: Opens a sampling engine over a model folder.
-        merged_folder: Where the model with its adapter merged is, or is to be, written, because
-            sampling engines read whole models; unused without an adapter.
+        open_sampler: Opens a sampling engine over the target with the given adapter, or without.
         seed: Seed of sampling and of the bootstrap; give both arms the same.
         on_progress: Told how many of the sampled and scored rows are done, of how many.
 
@@ -155,9 +153,7 @@ def evaluate_target(
     num_units = 2 * len(rows)
     completions = _sample_answers(
         chats,
-        model_folder=target_folder
-        if adapter is None
-        else merge_target(target_folder, adapter, out_folder=merged_folder),
+        adapter=adapter,
         config=config,
         open_sampler=open_sampler,
         seed=seed,
@@ -292,13 +288,13 @@ def distinct_fraction(texts: Sequence[str], n: int) -> float:
 def _sample_answers(
     chats: Sequence[EncodedChat],
     *,
-    model_folder: Path,
+    adapter: Path | None,
     config: EvaluationConfig,
-    open_sampler: Callable[[Path], Sampler],
+    open_sampler: Callable[[Path | None], Sampler],
     seed: int,
     on_progress: OnProgress | None,
 ) -> list[list[Completion]]:
-    sampler = open_sampler(model_folder)
+    sampler = open_sampler(adapter)
     params = SamplingParams(
         max_new_tokens=config.max_new_tokens,
         num_candidates=config.samples_per_prompt,
@@ -324,8 +320,7 @@ def _reference_nll_sums(
     # The adapter is added to the activations, not merged: merging into bfloat16 rounds small
     # updates away and would judge another model than the one that was tuned.
     dtype: torch.dtype = getattr(torch, config.dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: torch.nn.Module = load_causal_lm(target_folder, dtype=dtype, device=device)
+    model: torch.nn.Module = load_causal_lm(target_folder, dtype=dtype, device=best_device())
     if adapter is not None:
         stored = read_adapter(adapter)
         model = load_adapter(model, stored.tensors, stored.lora)

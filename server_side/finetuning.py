@@ -8,6 +8,9 @@ the end is the same as without the interruption.
 Nothing is reported to anybody: TRL's telemetry and the hub are cut off, and what the libraries
 would print stays inside. `report_to: tensorboard` writes event files beside the checkpoints.
 
+With `num_processes` above 1 the batch is split among as many processes, one for each accelerator
+(`server_side/tuning_processes.py`).
+
 Layout of the output folder: `training.json` (what is trained), `checkpoints/` until the end, then
 `adapter/`, which appears only when whole.
 """
@@ -44,6 +47,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from lm.adapters import attach_lora, expected_adapter_shapes, load_adapter
+from lm.devices import best_device
 from lm.encoding import encode_chat
 from lm.likelihood import backbone_and_head, frozen_head_nll
 from lm.loading import base_model_digest, load_causal_lm, load_tokenizer
@@ -59,8 +63,11 @@ from server_side.target_adapter import (
     read_adapter,
     write_adapter,
 )
+from server_side.tuning_processes import TuningJob, is_worker, num_workers, tune_in_processes
 
 _IGNORED_LABEL = -100
+_ADAPTER = "adapter"
+_HISTORY = "history.json"
 
 
 def finetune_target(
@@ -106,18 +113,22 @@ def finetune_target(
         output_folder,
         _description(pool, target_folder, previous_adapter, config, seed, round_index),
     )
-    adapter_folder = output_folder / "adapter"
-    history_path = output_folder / "history.json"
-    if adapter_folder.is_dir() and history_path.is_file():
-        history = json.loads(history_path.read_text(encoding="utf-8"))
-        return TargetAdapter(
-            folder=adapter_folder,
-            digest=adapter_digest(adapter_folder),
-            num_steps=history["num_steps"],
-            losses=tuple(history["losses"]),
-        )
+    if (output_folder / _ADAPTER).is_dir() and (output_folder / _HISTORY).is_file():
+        return _read_finished(output_folder)
     checkpoints = output_folder / "checkpoints"
     newest = newest_whole_checkpoint(checkpoints)
+    if config.num_processes > 1 and not is_worker():
+        job = TuningJob(
+            pool=tuple(pool),
+            target_folder=target_folder,
+            previous_adapter=previous_adapter,
+            config=config,
+            output_folder=output_folder,
+            seed=seed,
+            round_index=round_index,
+        )
+        tune_in_processes(job, on_progress=on_progress)
+        return _read_finished(output_folder)
     with _contained(seed):
         tokenizer = load_tokenizer(target_folder)
         rows = _encode_pool(pool, tokenizer, config)
@@ -136,13 +147,24 @@ def finetune_target(
             f"Expected a finite loss in every step of round {round_index}, found one that is not. "
             "Lower finetuning.learning_rate, or set finetuning.dtype=float32."
         )
-    num_steps = trainer.state.global_step
-    _write_json(history_path, {"num_steps": num_steps, "losses": losses})
-    digest = write_adapter(trainer.model, adapter_folder)
-    for folder in checkpoints.glob("checkpoint-*"):
-        shutil.rmtree(folder, ignore_errors=True)  # event files of TensorBoard stay
+    if trainer.is_world_process_zero():
+        _write_json(
+            output_folder / _HISTORY, {"num_steps": trainer.state.global_step, "losses": losses}
+        )
+        write_adapter(trainer.model, output_folder / _ADAPTER)
+        for folder in checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(folder, ignore_errors=True)  # event files of TensorBoard stay
+    trainer.accelerator.wait_for_everyone()
+    return _read_finished(output_folder)
+
+
+def _read_finished(output_folder: Path) -> TargetAdapter:
+    history = json.loads((output_folder / _HISTORY).read_text(encoding="utf-8"))
     return TargetAdapter(
-        folder=adapter_folder, digest=digest, num_steps=num_steps, losses=tuple(losses)
+        folder=output_folder / _ADAPTER,
+        digest=adapter_digest(output_folder / _ADAPTER),
+        num_steps=history["num_steps"],
+        losses=tuple(history["losses"]),
     )
 
 
@@ -168,7 +190,9 @@ class _TargetTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types
         Without Triton, TRL projects every position of the batch onto the vocabulary. Here only
         response tokens are; the value is the same (a test compares the two).
         """
-        if inputs["input_ids"].device.type != "cpu" or return_outputs:
+        is_alone = self.accelerator.num_processes == 1
+        if inputs["input_ids"].device.type != "cpu" or return_outputs or not is_alone:
+            # Several processes average their gradients within the wrapped model's own forward.
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         backbone, head = backbone_and_head(model)
         hidden = backbone(
@@ -208,7 +232,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
         **kwargs: object,
     ) -> None:
         """Vouch for the checkpoint."""
-        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero:
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _trainable_target(
@@ -221,8 +246,7 @@ def _trainable_target(
         num_upper_layers=config.num_upper_layers,
         use_rslora=False,
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_causal_lm(target_folder, dtype=getattr(torch, config.dtype), device=device)
+    base = load_causal_lm(target_folder, dtype=getattr(torch, config.dtype), device=best_device())
     if previous_adapter is None:
         model = attach_lora(base, lora, seed=seed)
     else:
@@ -264,10 +288,11 @@ def _encode_pool(
 
 def _training_arguments(config: FinetuningConfig, checkpoints: Path, *, seed: int) -> SFTConfig:
     # The largest share of a batch that divides it: otherwise optimiser steps would differ in size.
+    share = config.batch_size // num_workers()
     physical = max(
         size
-        for size in range(1, min(config.max_physical_batch_size, config.batch_size) + 1)
-        if config.batch_size % size == 0
+        for size in range(1, min(config.max_physical_batch_size, share) + 1)
+        if share % size == 0
     )
     return SFTConfig(
         output_dir=str(checkpoints),
@@ -275,7 +300,9 @@ def _training_arguments(config: FinetuningConfig, checkpoints: Path, *, seed: in
         data_seed=seed,
         num_train_epochs=config.num_epochs,
         per_device_train_batch_size=physical,
-        gradient_accumulation_steps=config.batch_size // physical,
+        gradient_accumulation_steps=share // physical,
+        ddp_backend="gloo" if is_worker() and not torch.cuda.is_available() else None,
+        ddp_find_unused_parameters=False,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_fraction,

@@ -85,6 +85,7 @@ def gather_inputs(
             max_prompt_tokens=config.scoring.max_prompt_tokens,
             max_response_tokens=config.scoring.max_response_tokens,
             num_threads=config.num_threads,
+            vllm_url=config.base_model_vllm_url,
         )
         for generator, reward in pairs
     )
@@ -151,8 +152,15 @@ def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
 
 def _outcome_settings(config: ServerConfig) -> dict[str, object]:
     settings = dataclasses.asdict(config)
-    # A resumed job may have another number of cores, and its folders may have moved.
-    for name in ("num_threads", "base_model", "target_model"):
+    # A resumed job may have another number of cores, and its folders may have moved, as may
+    # the servers that it asks.
+    for name in (
+        "num_threads",
+        "base_model",
+        "target_model",
+        "base_model_vllm_url",
+        "target_model_vllm_url",
+    ):
         del settings[name]
     del settings["evaluation"]["path"]
     return settings

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from lm.sampling import Sampler, SamplingEngine, open_sampler
+from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
 from server_side.config import ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
@@ -50,7 +50,7 @@ def target_writer(
     # A merged target is as large as the target; no stage asks for that of an earlier round.
     shutil.rmtree(inputs.work_folder / f"target_r{round_index - 1}", ignore_errors=True)
     return ModelWriter(
-        lambda: merge_target(inputs.target_folder, adapter, out_folder=folder / "merged"),
+        _target_model(inputs, adapter, out_folder=folder / "merged", config=config),
         num_threads=config.num_threads,
         engine_cache=folder / "engines",
     )
@@ -82,12 +82,14 @@ def judge_arm(
     """
     rows, num_overlapping = _judged_rows(inputs, queries)
 
-    def open_engine(folder: Path) -> Sampler:
+    def open_engine(with_adapter: Path | None) -> Sampler:
+        merged = inputs.work_folder / "evaluation" / "merged"
         return open_sampler(
-            folder,
+            _target_model(inputs, with_adapter, out_folder=merged, config=config),
             engine=SamplingEngine(config.evaluation.engine),
             num_threads=config.num_threads,
-            cache_folder=inputs.work_folder / "evaluation" / "engines",
+            # What is converted from the target as it is serves the next run as well.
+            cache_folder=with_adapter and inputs.work_folder / "evaluation" / "engines",
         )
 
     scores = evaluate_target(
@@ -97,7 +99,6 @@ def judge_arm(
         config=config.evaluation,
         instruction=inputs.test_instruction,
         open_sampler=open_engine,
-        merged_folder=inputs.work_folder / "evaluation" / "merged",
         seed=_evaluation_seed(config),
         on_progress=on_progress,
     )
@@ -181,6 +182,20 @@ def write_outputs(
         copy_folder(adapter, output_folder / "target_adapter")
         write_metrics(output_folder / "metrics.json", metrics)
         write_report(report, output_folder / "report.html")
+
+
+def _target_model(
+    inputs: JobInputs, adapter: Path | None, *, out_folder: Path, config: ServerConfig
+) -> SampledModel:
+    """Return the target for a sampling engine; an engine that wants it merged gets `out_folder`."""
+    if adapter is None:
+        return SampledModel(base_folder=inputs.target_folder, vllm_url=config.target_model_vllm_url)
+    return SampledModel(
+        base_folder=inputs.target_folder,
+        write_merged=lambda: merge_target(inputs.target_folder, adapter, out_folder=out_folder),
+        write_adapter=lambda: adapter,
+        vllm_url=config.target_model_vllm_url,
+    )
 
 
 def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[TextRow, ...], int]:

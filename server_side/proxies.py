@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lm.adapters import load_adapter, merge_adapter
+from lm.adapters import load_adapter, merge_adapter, write_peft_folder
+from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat, prompt_prefix, render_prefix
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
-from lm.sampling import Sampler, SamplingEngine, SamplingParams, open_sampler
+from lm.sampling import SampledModel, Sampler, SamplingEngine, SamplingParams, open_sampler
 from lm.threads import torch_threads
 from protocol.prompts import Chat
 from server_side.config import SamplingConfig
@@ -87,31 +88,24 @@ class RewardProxy(Protocol):
 
 
 class ModelWriter:
-    """A whole model folder as a `Writer`, made when it is first needed."""
+    """A model, with or without an adapter, as a `Writer`; it is loaded when first needed."""
 
-    def __init__(
-        self, make_folder: Callable[[], Path], *, num_threads: int | None, engine_cache: Path
-    ) -> None:
+    def __init__(self, model: SampledModel, *, num_threads: int | None, engine_cache: Path) -> None:
         """Say how to come by the model; nothing is written or loaded yet.
 
         Args:
-            make_folder: Writes the model folder, or finds it whole, and returns it.
+            model: The model.
             num_threads: CPU threads for sampling; None leaves it to the engine.
             engine_cache: Where a sampling engine keeps its form of the model.
         """
-        self._make_folder = make_folder
+        self._model = model
         self._num_threads = num_threads
         self._engine_cache = engine_cache
 
     @cached_property
-    def folder(self) -> Path:
-        """The model folder."""
-        return self._make_folder()
-
-    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
-        return load_tokenizer(self.folder)
+        """The model's tokenizer; an adapter has none of its own."""
+        return load_tokenizer(self._model.base_folder)
 
     def chat_prefix(self, chat: Chat) -> Sequence[int]:
         """Return the token ids whose continuation is the assistant's next turn."""
@@ -121,7 +115,7 @@ class ModelWriter:
     def sampler(self, *, engine: str) -> Iterator[Sampler]:
         """Hold the model in a sampling engine for the time of a `with` block."""
         sampler = open_sampler(
-            self.folder,
+            self._model,
             engine=SamplingEngine(engine),
             num_threads=self._num_threads,
             cache_folder=self._engine_cache,
@@ -146,6 +140,7 @@ class ClientProxies:
         max_prompt_tokens: int,
         max_response_tokens: int,
         num_threads: int | None = None,
+        vllm_url: str | None = None,
     ) -> None:
         """Put a client's two releases together; nothing is loaded yet.
 
@@ -157,6 +152,7 @@ class ClientProxies:
             max_prompt_tokens: A longer prompt is cut before it is scored.
             max_response_tokens: A longer response is cut before it is scored.
             num_threads: CPU threads; None leaves it to the libraries.
+            vllm_url: Address of a vLLM server that holds the base model, where one is used.
         """
         assert generator.client_name == reward.client_name
         self._generator = generator
@@ -166,6 +162,7 @@ class ClientProxies:
         self._max_prompt_tokens = max_prompt_tokens
         self._max_response_tokens = max_response_tokens
         self._num_threads = num_threads
+        self._vllm_url = vllm_url
 
     @property
     def client_name(self) -> str:
@@ -187,17 +184,21 @@ class ClientProxies:
 
     @contextmanager
     def sampler(self, *, engine: str) -> Iterator[Sampler]:
-        """Hold the merged generator in a sampling engine for the time of a `with` block."""
+        """Hold the generator in a sampling engine for the time of a `with` block."""
         digest = self._generator.certificate.weights_digest[:16]
-        merge = partial(
-            merge_adapter,
-            self._base_folder,
-            self._generator.weights,
-            self._generator.lora,
-            out_folder=self._work_folder / f"generator-{digest}",
+        adapter = (self._base_folder, self._generator.weights, self._generator.lora)
+        model = SampledModel(
+            base_folder=self._base_folder,
+            write_merged=partial(
+                merge_adapter, *adapter, out_folder=self._work_folder / f"generator-{digest}"
+            ),
+            write_adapter=partial(
+                write_peft_folder, *adapter, out_folder=self._work_folder / f"adapter-{digest}"
+            ),
+            vllm_url=self._vllm_url,
         )
         writer = ModelWriter(
-            merge, num_threads=self._num_threads, engine_cache=self._work_folder / "engines"
+            model, num_threads=self._num_threads, engine_cache=self._work_folder / "engines"
         )
         with writer.sampler(engine=engine) as sampler:
             yield sampler
@@ -206,7 +207,7 @@ class ClientProxies:
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
         """Return each response's perplexity after its prompt, under the generator."""
-        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=_device())
+        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=best_device())
         model = load_adapter(base, self._generator.weights, self._generator.lora)
         return self._ask(
             lambda chats: response_perplexities(
@@ -220,7 +221,7 @@ class ClientProxies:
     ) -> list[float]:
         """Return each response's reward after its prompt, under the client's own instruction."""
         model = load_reward_model(
-            self._base_folder, self._reward.weights, self._reward.lora, device=_device()
+            self._base_folder, self._reward.weights, self._reward.lora, device=best_device()
         )
         return self._ask(
             lambda chats: score_chats(
@@ -262,7 +263,3 @@ def sampling_params(config: SamplingConfig, *, num_candidates: int = 1) -> Sampl
         top_p=config.top_p,
         repetition_penalty=config.repetition_penalty,
     )
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -59,3 +59,19 @@ def require_choice(name: str, found: str, choices: Iterable[str]) -> None:
     """
     options = [str(choice) for choice in choices]
     require(found in options, name, f"one of {', '.join(options)}", found)
+
+
+def require_vllm_url(name: str, url: str | None, *, is_needed: bool) -> None:
+    """Refuse what is no address, and a missing one that a stage needs.
+
+    Raises:
+        ConfigurationError: It names the setting as the user typed it, and shows the value.
+    """
+    is_address = url is not None and url.startswith(("http://", "https://"))
+    reason = ", because a stage has engine=vllm" if is_needed else ""
+    require(
+        is_address or (url is None and not is_needed),
+        f"server_side.{name}",
+        f"the http:// or https:// address of a vLLM server{reason}",
+        url,
+    )

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import torch
 from scipy import stats
-from transformers import AutoModelForCausalLM
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lm.loading import load_tokenizer
 from lm.sampling import SamplingParams
 from simulations.tiny_models import build_tiny_model
+
+_BRACKETS = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}<s>[SYS]{{ m['content'] }}[/SYS]"
+    "{% elif m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+    "{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
+)
 
 PREFIXES: tuple[tuple[int, ...], ...] = (
     (1, 40, 41, 42),
@@ -41,6 +48,41 @@ def build_opinionated_model(folder: Path, *, architecture: str, seed: int = 3) -
             # What the file format holds exactly is what both engines then compute with.
             parameter.copy_(parameter.half().float())
     model.save_pretrained(folder)
+    return folder
+
+
+def build_foreign_model(folder: Path, *, seed: int = 3) -> Path:
+    """Write an opinionated model whose tokenizer and template are of another family.
+
+    Pieces of words with marked spaces in place of bytes, other names for the control tokens, and a
+    template that is not ChatML: what sentencepiece models have.
+    """
+    build_opinionated_model(folder, architecture="llama", seed=seed)
+    controls = ["<unk>", "<s>", "</s>", "<pad>", "[SYS]", "[/SYS]", "[INST]", "[/INST]"]
+    words = ["▁the", "▁is", "▁a", "ing", "er", "▁", *map(chr, range(33, 127))]
+    # Plain text never falls into pieces as unlikely as the control tokens.
+    pieces = [(name, -1e4) for name in controls] + [(w, -1.0 - n) for n, w in enumerate(words)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in controls])
+    # The model knows more ids than the tokenizer, as padded vocabularies do.
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        chat_template=_BRACKETS,
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+    fast.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        file = folder / name
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+        file.write_text(json.dumps(settings), encoding="utf-8")
     return folder
 
 

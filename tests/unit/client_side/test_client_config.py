@@ -57,6 +57,7 @@ from protocol.errors import ConfigurationError
         ),
         (PreferencesConfig, {"top_p": 0.0}, "preferences.top_p"),
         (PreferencesConfig, {"engine": "fast"}, "one of auto, openvino, transformers"),
+        (PreferencesConfig, {"engine": "vllm"}, "one of auto, openvino, transformers"),
         (ClientConfig, {"name": "../up"}, "client_side.name"),
         (ClientConfig, {"num_threads": 0}, "client_side.num_threads"),
         (

@@ -56,7 +56,7 @@ def test_perplexity_is_exp_of_the_mean(tiny_llama: Path) -> None:
 def test_frozen_head_nll_has_the_loss_and_gradient_of_cross_entropy(
     chunk_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(likelihood, "_CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr(likelihood, "_CHUNK_LOGITS", 50 * chunk_tokens + 7)
     torch.manual_seed(0)
     head = nn.Linear(8, 50, bias=False).requires_grad_(False)
     hidden = torch.randn(9, 8, requires_grad=True)
@@ -71,6 +71,43 @@ def test_frozen_head_nll_has_the_loss_and_gradient_of_cross_entropy(
     (oracle * weights).sum().backward()
     torch.testing.assert_close(losses, oracle)
     torch.testing.assert_close(hidden.grad, oracle_hidden.grad)
+
+
+def test_likelihoods_of_extreme_logits_stay_finite() -> None:
+    """Logits of a thousand overflow where they are not shifted before the exponential."""
+    head = nn.Linear(2, 3, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.tensor([[1e3, 0.0], [-1e3, 0.0], [0.0, 1e3]]))
+    hidden = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    targets = torch.tensor([1, 2])
+
+    losses = frozen_head_nll(hidden, head, targets)
+    losses.sum().backward()
+
+    torch.testing.assert_close(losses, torch.tensor([2000.0, math.log(2.0)]))
+    assert hidden.grad is not None
+    assert bool(hidden.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("vocabulary_size", [259, 49_152, 151_936])
+def test_logits_of_any_vocabulary_keep_to_the_same_memory(
+    vocabulary_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest float32 tensor that is made on the way, seen by the matmul that makes it."""
+    sizes = []
+    original = torch.Tensor.float
+
+    def spy(self: torch.Tensor) -> torch.Tensor:
+        sizes.append(self.numel())
+        return original(self)
+
+    monkeypatch.setattr(torch.Tensor, "float", spy)
+    monkeypatch.setattr(likelihood, "_CHUNK_LOGITS", 2**20)
+    head = nn.Linear(1, vocabulary_size, bias=False).requires_grad_(False)
+
+    losses = frozen_head_nll(torch.zeros(40, 1), head, torch.arange(40))
+
+    assert max(sizes) <= 2**20
+    torch.testing.assert_close(losses, torch.full((40,), math.log(vocabulary_size)))
 
 
 def test_broken_weights_are_told_rather_than_scored(tiny_llama: Path) -> None:

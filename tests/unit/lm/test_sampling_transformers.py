@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.loading import load_causal_lm, load_tokenizer
-from lm.sampling import SamplingParams, fastest_dtype, stop_token_ids
+from lm.sampling import SamplingParams, stop_token_ids
 from lm.sampling_transformers import TransformersSampler
 from tests.support.sampling import PREFIXES, build_opinionated_model
 

@@ -65,7 +65,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: SynthesisConfig(num_candidates=1), "synthesis.num_candidates"),
         (lambda: SynthesisConfig(max_prompt_words=1), "synthesis.max_prompt_words"),
         (lambda: SynthesisConfig(client_weights={"a": 0.0}), "synthesis.client_weights"),
-        (lambda: SynthesisConfig(engine="vllm"), "synthesis.engine"),
+        (lambda: SynthesisConfig(engine="fast"), "synthesis.engine"),
         (lambda: SynthesisConfig(max_attempts_factor=float("nan")), "max_attempts_factor"),
         (lambda: SamplingConfig(temperature=0.0), "sampling.temperature"),
         (lambda: SamplingConfig(top_p=1.1), "sampling.top_p"),
@@ -79,6 +79,24 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: EvaluationConfig(confidence_level=1.0), "evaluation.confidence_level"),
         (lambda: AdmissionConfig(max_delta=1.0), "admission.max_delta"),
         (lambda: ServerConfig(min_clients=0), "server_side.min_clients"),
+        (
+            lambda: ServerConfig(synthesis=SynthesisConfig(engine="vllm")),
+            "server_side.base_model_vllm_url",
+        ),
+        (
+            lambda: ServerConfig(evaluation=EvaluationConfig(engine="vllm")),
+            "server_side.target_model_vllm_url",
+        ),
+        (
+            lambda: ServerConfig(
+                refinement=RefinementConfig(engine="vllm"), target_model_vllm_url="http://host:1"
+            ),
+            "server_side.base_model_vllm_url",
+        ),
+        (
+            lambda: ServerConfig(target_model_vllm_url="host:8000"),
+            "server_side.target_model_vllm_url",
+        ),
     ],
 )
 def test_bad_value_is_named_as_the_user_typed_it(make: Callable[[], object], name: str) -> None:
@@ -87,6 +105,13 @@ def test_bad_value_is_named_as_the_user_typed_it(make: Callable[[], object], nam
 
     assert name in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_a_single_round_without_vllm_needs_no_server() -> None:
+    """The refinement stage does not run then, whatever its engine."""
+    config = ServerConfig(refinement=RefinementConfig(num_rounds=1, engine="vllm"))
+
+    assert config.base_model_vllm_url is None
 
 
 def test_configs_are_frozen() -> None:

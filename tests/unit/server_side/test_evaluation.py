@@ -211,7 +211,7 @@ def test_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"evaluation\.path"):
         evaluate_target(
             [], target_folder=tmp_path, adapter=None, config=CONFIG, instruction="x",
-            open_sampler=lambda folder: ScriptedSampler([]), merged_folder=tmp_path, seed=0,
+            open_sampler=lambda adapter: ScriptedSampler([]), seed=0,
         )  # fmt: skip
 
 
@@ -233,25 +233,25 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
         config=FinetuningConfig(lora_rank=2, learning_rate=1e-2, num_epochs=5, batch_size=3),
         seed=0, round_index=1,
     )  # fmt: skip
-    samplers: dict[Path, ScriptedSampler] = {}
+    samplers: dict[Path | None, ScriptedSampler] = {}
     progress: list[tuple[int, int]] = []
 
-    def open_scripted(folder: Path) -> ScriptedSampler:
-        samplers[folder] = ScriptedSampler(REFERENCES)
-        return samplers[folder]
+    def open_scripted(with_adapter: Path | None) -> ScriptedSampler:
+        samplers[with_adapter] = ScriptedSampler(REFERENCES)
+        return samplers[with_adapter]
 
     arms = [
         evaluate_target(
             rows, target_folder=target, adapter=folder, config=CONFIG, instruction="Help.",
-            open_sampler=open_scripted, merged_folder=tmp_path / "merged", seed=4,
+            open_sampler=open_scripted, seed=4,
             on_progress=lambda done, of: progress.append((done, of)),
         )
         for folder in (None, adapter.folder)
     ]  # fmt: skip
 
-    assert list(samplers) == [target, tmp_path / "merged"]
-    assert [s.calls for s in samplers.values()] == [samplers[target].calls] * 2
-    assert samplers[target].calls[0][0].num_candidates == 2
+    assert list(samplers) == [None, adapter.folder]
+    assert [s.calls for s in samplers.values()] == [samplers[None].calls] * 2
+    assert samplers[None].calls[0][0].num_candidates == 2
     assert all(sampler.is_closed for sampler in samplers.values())
     untuned, tuned = (arm.metrics[Metric.PERPLEXITY] for arm in arms)
     assert tuned.high < untuned.low

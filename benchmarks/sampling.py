@@ -1,0 +1,121 @@
+"""How much faster do our engines sample than `transformers.generate`?
+
+16 prompts × 6 responses × 96 tokens, exact top-p 0.7, SmolLM2-135M, one core. All get the same
+prompts and the same end tokens, and all stop a text at its end; `generate` gets its prompts padded
+on the left, with `num_return_sequences=6`, in one call.
+
+Run: python benchmarks/sampling.py   (one core, about eight minutes)
+"""
+
+from __future__ import annotations
+
+import harness  # first: it sets the number of threads
+
+# isort: split
+import tempfile
+from pathlib import Path
+
+import torch
+from real_records import read_chats, source_name
+
+from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.sampling import SamplingParams, stop_token_ids
+from lm.sampling_openvino import OpenVinoSampler
+from lm.sampling_transformers import TransformersSampler
+
+NUM_PROMPTS = 16
+PARAMS = SamplingParams(max_new_tokens=96, num_candidates=6, top_p=0.7)
+
+FOLDER = resolve_base_model("smollm2-135m")
+CACHE = Path(tempfile.gettempdir()) / "rewardds-benchmarks"
+harness.imports_are_done()
+
+
+def main() -> None:
+    schedule = ["openvino", "transformers", "transformers, float32"]
+    for dtype in ("float32", "bfloat16"):
+        schedule += [f"generate, {dtype}", "openvino", "transformers"]
+    harness.run(
+        harness.Benchmark(
+            name="sampling",
+            variants={
+                "openvino": openvino,
+                "transformers": lambda: own_loop(None),
+                "transformers, float32": lambda: own_loop(torch.float32),
+                "generate, float32": lambda: generate(torch.float32),
+                "generate, bfloat16": lambda: generate(torch.bfloat16),
+            },
+            schedule=schedule,
+            time_targets=[
+                harness.Target(
+                    variant=variant, baseline=f"generate, {dtype}", bound=bound, is_speedup=True
+                )
+                for variant, dtype, bound in (
+                    ("openvino", "float32", 5.0),
+                    ("openvino", "bfloat16", 4.0),
+                    ("transformers", "float32", 3.0),
+                    ("transformers", "bfloat16", None),
+                    ("transformers, float32", "float32", None),
+                )
+            ],
+            settings={
+                "records": source_name(),
+                "num_prompts": NUM_PROMPTS,
+                "num_candidates": PARAMS.num_candidates,
+                "max_new_tokens": PARAMS.max_new_tokens,
+                "top_p": PARAMS.top_p,
+                "base_model": "smollm2-135m",
+            },
+        )
+    )
+
+
+def openvino() -> harness.Work:
+    """Return the CPU engine in its own precision (bfloat16 where the core has it)."""
+    sampler = OpenVinoSampler.open(FOLDER, num_threads=1, cache_folder=CACHE)
+    return lambda: sampler.sample(prefixes(), PARAMS, seed=1)
+
+
+def own_loop(dtype: torch.dtype | None) -> harness.Work:
+    """Return the engine over transformers; None takes its own precision, as users get it."""
+    sampler = TransformersSampler.open(FOLDER, num_threads=1, dtype=dtype)
+    return lambda: sampler.sample(prefixes(), PARAMS, seed=1)
+
+
+def generate(dtype: torch.dtype) -> harness.Work:
+    """Return transformers' own `generate` on all prompts at once."""
+    tokenizer = load_tokenizer(FOLDER)
+    model = load_causal_lm(FOLDER, dtype=dtype)
+    stop_ids = sorted(stop_token_ids(FOLDER, tokenizer))
+    rows = prefixes()
+    width = max(map(len, rows))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(r)) + list(r) for r in rows])
+    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+
+    def work() -> torch.Tensor:
+        torch.manual_seed(1)
+        with torch.inference_mode():
+            return model.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                top_p=PARAMS.top_p,
+                top_k=0,
+                temperature=1.0,
+                max_new_tokens=PARAMS.max_new_tokens,
+                num_return_sequences=PARAMS.num_candidates,
+                eos_token_id=stop_ids,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+
+    return work
+
+
+def prefixes() -> list[tuple[int, ...]]:
+    """Return what is continued: the records' prompts in their chats."""
+    chats = read_chats(FOLDER, NUM_PROMPTS, max_prompt_tokens=64, max_response_tokens=96)
+    return [chat.response_prefix for chat in chats]
+
+
+if __name__ == "__main__":
+    main()
