@@ -5,6 +5,7 @@ Exit status: 0; 1 for an error, said in one line; 3 where a bound exceeds its cl
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -76,6 +77,7 @@ def audit(config: AuditConfig, folder: Path) -> bool:
     """
     from lm.loading import quiet_transformers
     from simulations.audit.auditing import run_audit
+    from simulations.audit.laying_out import RECORDS_FILE
     from simulations.audit.views import PLOT_FILE, RESULT_FILE, show_result, write_result
     from simulations.console import SimulationConsole
 
@@ -87,9 +89,15 @@ def audit(config: AuditConfig, folder: Path) -> bool:
             f"{config.num_canaries} canaries, every one trained on or not by a coin, among "
             f"{config.num_records} records."
         )
-        result = run_audit(
-            config, folder, progress=console, run_exchange=partial(_exchange, console)
-        )
+        try:
+            result = run_audit(
+                config, folder, progress=console, run_exchange=partial(_exchange, console)
+            )
+        except BaseException:
+            # Nothing was laid out yet: the folder of an audit that never began is only in the way.
+            if not (folder / RECORDS_FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         write_result(result, folder)
     show_result(result)
     console.say(f"Result: {shown / RESULT_FILE}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations import run
+from simulations import command_line, run
 from simulations.config import SimulateConfig
 from simulations.run import main
 
@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Both are set for the whole process, which is a command line's own.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(run, "_failures", [])
+    monkeypatch.setattr(command_line, "_failures", [])
     monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
     monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
     main()
