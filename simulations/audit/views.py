@@ -36,16 +36,15 @@ def show_result(result: AuditResult, *, console: Console | None = None) -> None:
         title=f"Lower bounds on ε, {level} confidence, δ = {result.delta:g}", title_justify="left"
     )
     for name in ("release", "attack", "canaries"):
-        table.add_column(name)
-    for name in ("AUC", "right", "bound", "of all", "claim"):
+        table.add_column(name, no_wrap=True)
+    for name in ("AUC", "bound", "of all", "claim"):
         table.add_column(name, justify="right")
     for row in result.rows:
         table.add_row(
             row.release,
             row.attack,
-            f"{row.num_canaries} {row.kind}",
+            row.kind,
             f"{row.area_under_curve:.3f}",
-            f"{row.num_correct}/{row.num_guesses}",
             f"{row.epsilon:.2f}",
             f"{row.joint_epsilon:.2f}" + ("!" if row.exceeds_claim else ""),
             f"{row.claimed_epsilon:.2f}",
