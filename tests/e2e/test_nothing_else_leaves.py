@@ -35,7 +35,7 @@ from tests.support.recording import Connection, Relay
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(300),
     # Flower's own build asks for a pattern class by its old name.
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
@@ -207,7 +207,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Exch
                     num_evaluation=0,
                 ),
                 run_id=RUN_ID,
-                runtime=RuntimeConfig(poll_seconds=0.2, deadline_seconds=450),
+                runtime=RuntimeConfig(poll_seconds=0.2, deadline_seconds=240),
                 on_poll=lambda: None,
             )
         finally:
