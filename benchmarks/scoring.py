@@ -32,7 +32,7 @@ from protocol.artifacts import LoraShape
 NUM_PROMPTS = 8
 NUM_CANDIDATES = 6
 MAX_BATCH_TOKENS = 4096
-TOLERANCE = 0.05
+TOLERANCE = 0.1
 """Largest difference of a score ÷ standard deviation of that score over the candidates."""
 LORA = LoraShape(
     rank=16,
