@@ -79,13 +79,15 @@ def clear(weight: nn.Parameter) -> None:
 def _watch(
     layer: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> torch.Tensor:
-    values = inputs[0].detach()  # (R, ..., i)
+    kept = [inputs[0].detach()]  # (R, ..., i)
     if not output.requires_grad:
         # The lowest adapted layers read what needs no gradient; a gradient must reach them still.
         output = output.detach().requires_grad_()
 
     def keep(gradient: torch.Tensor) -> None:
         g = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]  # (R, T, o)
+        # Taken out, not looked at: the graph outlives the backward pass, these values must not.
+        values = kept.pop()
         x = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # (R, T, i)
         rows = torch.bmm(g.transpose(1, 2), x)  # (R, o, i)
         earlier = getattr(layer.weight, "grad_sample", None)
