@@ -37,6 +37,7 @@ from protocol.artifacts import LoraShape
 
 NUM_RECORDS = 8
 NUM_REWARD_RECORDS = 3
+NUM_WIDE_RECORDS = 16  # noise is drawn once a step for each weight, however few the records
 ATTENTION = ("q_proj", "v_proj")
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_BATCH_TOKENS = 1024
@@ -77,6 +78,7 @@ def main() -> None:
             settings={
                 "records": source_name(),
                 "num_records": NUM_RECORDS,
+                "num_records_all_linear": NUM_WIDE_RECORDS,
                 "num_reward_records": NUM_REWARD_RECORDS,
                 "base_model": "smollm2-135m",
                 "lora_rank": 16,
@@ -151,7 +153,7 @@ def stock_step() -> harness.Work:
 
 def generator_task(modules: Sequence[str]) -> DpSgdTask[Any]:
     """Return the generator proxy's training on single records."""
-    chats = records(NUM_RECORDS)
+    chats = records(NUM_RECORDS if modules == ATTENTION else NUM_WIDE_RECORDS)
     return DpSgdTask(
         model=attach_lora(load_causal_lm(FOLDER, dtype=torch.bfloat16), lora(modules), seed=0),
         units=[[chat] for chat in chats],

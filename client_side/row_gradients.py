@@ -70,7 +70,7 @@ class RowGradients:
             clear(layer.weight)
 
 
-def clear(weight: nn.Parameter) -> None:
+def clear(weight: torch.Tensor) -> None:
     """Drop a weight's gradients, by row and whole."""
     weight.grad = None
     weight.grad_sample = None  # type: ignore[attr-defined]
@@ -91,7 +91,8 @@ def _watch(
         x = values.flatten(1, -2) if values.ndim > 2 else values[:, None]  # (R, T, i)
         rows = torch.bmm(g.transpose(1, 2), x)  # (R, o, i)
         earlier = getattr(layer.weight, "grad_sample", None)
-        layer.weight.grad_sample = rows if earlier is None else earlier + rows  # type: ignore[assignment]
+        total = rows if earlier is None else earlier + rows
+        layer.weight.grad_sample = total  # type: ignore[attr-defined]
 
-    output.register_hook(keep)  # type: ignore[no-untyped-call]
+    output.register_hook(keep)
     return output
