@@ -6,7 +6,7 @@ settings), LoRA of rank 16, SmolLM2-135M, one core. `private` is the product's o
 all; `stock` is what PEFT and transformers do unasked: float32, padded batches of 8 in the order of
 the draw, logits of every token.
 
-Run: python benchmarks/dp_step.py   (one core, about five minutes)
+Run: python benchmarks/dp_step.py   (one core, about eight minutes)
 """
 
 from __future__ import annotations
