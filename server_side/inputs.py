@@ -163,6 +163,7 @@ def _outcome_settings(config: ServerConfig) -> dict[str, object]:
     ):
         del settings[name]
     del settings["evaluation"]["path"]
+    del settings["evaluation"]["judge"]["url"]
     return settings
 
 

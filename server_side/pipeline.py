@@ -18,7 +18,7 @@ from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
 from server_side.inputs import gather_inputs
-from server_side.outputs import judge_arm, target_writer, write_outputs
+from server_side.outputs import Annotate, judge_arm, target_writer, write_outputs
 from server_side.progress import Progress
 from server_side.refinement import (
     choose_again,
@@ -53,6 +53,7 @@ def run_pipeline(
     output_folder: Path | None = None,
     exchange: StageRecord | None = None,
     progress: Progress | None = None,
+    annotate: Annotate | None = None,
 ) -> None:
     """Turn admitted releases into a tuned target, a synthetic data set and a report.
 
@@ -63,6 +64,7 @@ def run_pipeline(
         output_folder: Where metrics, report, adapter and data set go; None takes `run_folder`.
         exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
+        annotate: Says what a simulation knows about the final pool, for metrics and report.
 
     Raises:
         RewardDSError: Something is missing, or a stage has nothing to hand on.
@@ -143,5 +145,6 @@ def run_pipeline(
             config=config,
             exchange=exchange,
             output_folder=output_folder or run_folder,
+            annotate=annotate,
         )
         shutil.rmtree(job.work_folder, ignore_errors=True)

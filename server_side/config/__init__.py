@@ -11,7 +11,7 @@ against the enum that names them.
 from __future__ import annotations
 
 from server_side.config.admission import AdmissionConfig
-from server_side.config.evaluation import EvaluationConfig
+from server_side.config.evaluation import EvaluationConfig, JudgeConfig
 from server_side.config.filtering import FilteringConfig
 from server_side.config.finetuning import FinetuningConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
@@ -26,6 +26,7 @@ __all__ = [
     "FeedbackWriter",
     "FilteringConfig",
     "FinetuningConfig",
+    "JudgeConfig",
     "RefinementConfig",
     "SamplingConfig",
     "ScoringConfig",

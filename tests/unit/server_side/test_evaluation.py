@@ -12,12 +12,12 @@ from lm.sampling import Completion, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
 from server_side.config import EvaluationConfig, FinetuningConfig
+from server_side.diversity import distinct_fraction
 from server_side.evaluation import (
     ArmScores,
     Metric,
     RowScores,
     compare_arms,
-    distinct_fraction,
     evaluate_target,
     score_answers,
     summarize_arm,
