@@ -115,6 +115,45 @@ def gather_inputs(
     )
 
 
+def inputs_without_releases(
+    *, config: ServerConfig, run_folder: Path, run_id: str, instruction: str
+) -> JobInputs:
+    """Gather what judging a target takes, for arms of a simulation that use no release.
+
+    Args:
+        config: The server's settings.
+        run_folder: The run folder, for a work folder in it.
+        run_id: Name of the run.
+        instruction: System turn of the test where the settings name none.
+
+    Returns:
+        Target, test records and settings; no clients and no certificates.
+
+    Raises:
+        ConfigurationError: No test records are named.
+        LmError: A model or the table of test records cannot be used.
+    """
+    target_folder = resolve_base_model(config.target_model)
+    rows = _read_test_rows(config.evaluation)
+    own = config.evaluation.instruction
+    return JobInputs(
+        run_id=run_id,
+        clients=(),
+        certificates=(),
+        target_folder=target_folder,
+        test_rows=rows,
+        test_instruction=instruction if own is None else own,
+        work_folder=run_folder / "work",
+        settings={
+            "software_version": SOFTWARE_VERSION,
+            "config": _outcome_settings(config),
+            "target_model_digest": base_model_digest(target_folder),
+            "test_rows_digest": _rows_digest(rows),
+            "releases": {},
+        },
+    )
+
+
 def _pair_up(
     releases: Sequence[AdmittedRelease], *, min_clients: int
 ) -> list[tuple[AdmittedRelease, AdmittedRelease]]:

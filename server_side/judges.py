@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 import torch
 
-from lm.devices import best_device
+from lm.devices import best_device, fastest_dtype
 from lm.encoding import encode_chat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
@@ -110,8 +110,9 @@ class LocalJudge:
         """Say for each question which answer is better."""
         tokenizer = load_tokenizer(self._folder)
         if self._model is None:
-            dtype = torch.bfloat16 if best_device().type == "cuda" else torch.float32
-            self._model = load_causal_lm(self._folder, dtype=dtype, device=best_device())
+            device = best_device()
+            dtype = fastest_dtype(device)
+            self._model = load_causal_lm(self._folder, dtype=dtype, device=device)
         chats = [
             encode_chat(
                 tokenizer,

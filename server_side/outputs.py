@@ -108,7 +108,7 @@ def judge_arm(
         config=config.evaluation,
         instruction=inputs.test_instruction,
         open_sampler=open_engine,
-        seed=_evaluation_seed(config),
+        seed=evaluation_seed(config),
         on_progress=on_progress,
     )
     counts = {"num_rows": len(rows), "num_rows_overlapping": num_overlapping}
@@ -146,7 +146,7 @@ def write_outputs(
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
     difference = compare_arms(
-        untuned, tuned, config=config.evaluation, seed=_evaluation_seed(config)
+        untuned, tuned, config=config.evaluation, seed=evaluation_seed(config)
     )
     test_rows = _judged_rows(inputs, store.read("07_queries", Query))[0]
     win_rate = _measure_win_rate(store, test_rows, untuned=untuned, tuned=tuned, config=config)
@@ -264,7 +264,7 @@ def _measure_win_rate(
         judge_name=judge.name,
         num_resamples=config.evaluation.num_resamples,
         confidence_level=config.evaluation.confidence_level,
-        seed=_evaluation_seed(config),
+        seed=evaluation_seed(config),
     )
 
 
@@ -301,6 +301,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-def _evaluation_seed(config: ServerConfig) -> int:
+def evaluation_seed(config: ServerConfig) -> int:
+    """Return the seed of judging, sampling and resampling alike."""
     # One for both arms: they are sampled and resampled alike, so that their difference is paired.
     return derive_seed(config.seed, "13_evaluation")

@@ -107,7 +107,7 @@ class SimulateConfig:
             )
         if not re.fullmatch(r"[a-z0-9_]{1,40}", self.arm):
             raise ConfigurationError(
-                "Expected arm to be a short name of small letters, digits and _, got "
+                f"Expected arm to be a short name of small letters, digits and _, got "
                 f"{self.arm!r}. Change arm."
             )
         if not 0 < self.evaluation_fraction < 1:

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,9 +37,10 @@ from simulations.command_line import (
     new_run_folder,
     run_command_line,
 )
-from simulations.config import Runtime, SimulateConfig
+from simulations.config import Runtime, SimulateConfig, TunedOn
 
 if TYPE_CHECKING:
+    from simulations.console import SimulationConsole
     from simulations.prepare import World
 
 SETTINGS_FILE: Final = "simulate.yaml"
@@ -87,17 +89,14 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     """
     # Only now: these take seconds to import, and `--help` should not.
     from lm.loading import quiet_transformers
-    from server_side.collecting import load_collected
     from server_side.metrics import read_metrics
-    from server_side.pipeline import run_pipeline
     from simulations.console import SimulationConsole
-    from simulations.costs import read_exchange_cost
     from simulations.prepare import delta_warnings
+    from simulations.private_tuning import run_private_arm
 
     quiet_transformers()
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
-    run_id = run_folder.name
     with alone_in(run_folder), SimulationConsole() as console:
         console.say(f"Run folder: {shown}")
         world = _prepared(config, run_folder)
@@ -107,26 +106,45 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
             f"{len(world.clients)} clients, {world.num_evaluation} test records "
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
-        console.say("Exchange: every client trains its two proxies under differential privacy.")
-        _exchange(
-            config,
-            world,
-            run_folder=run_folder,
-            on_poll=lambda: console.look_at_clients(world),
-        )
-        console.say("The server's job: from releases to the tuned target.")
-        admitted = load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
-        run_pipeline(
-            admitted,
-            config=world.server,
-            run_folder=world.server_folder,
-            output_folder=run_folder,
-            exchange=read_exchange_cost(run_folder),
-            progress=console,
-        )
+        if config.tuned_on is TunedOn.SYNTHETIC:
+            _run_both_parties(config, world, run_folder=run_folder, console=console)
+        else:
+            console.say(
+                f"Arm {config.arm}: the target is tuned on the private records themselves. It "
+                "exists in simulation only, to compare with; nothing of it may be handed out."
+            )
+            run_private_arm(config, world, run_folder=run_folder, progress=console)
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=shown)
     console.say(f"Took {seconds / 60:.1f} min in all.")
+
+
+def _run_both_parties(
+    config: SimulateConfig, world: World, *, run_folder: Path, console: SimulationConsole
+) -> None:
+    from server_side.collecting import load_collected
+    from server_side.pipeline import run_pipeline
+    from simulations.annotating import annotate_run
+    from simulations.costs import read_exchange_cost
+
+    console.say("Exchange: every client trains its two proxies under differential privacy.")
+    _exchange(
+        config,
+        world,
+        run_folder=run_folder,
+        on_poll=lambda: console.look_at_clients(world),
+    )
+    console.say("The server's job: from releases to the tuned target.")
+    admitted = load_collected(world.server, run_id=run_folder.name, run_folder=world.server_folder)
+    run_pipeline(
+        admitted,
+        config=world.server,
+        run_folder=world.server_folder,
+        output_folder=run_folder,
+        exchange=read_exchange_cost(run_folder),
+        progress=console,
+        annotate=partial(annotate_run, config=config, world=world),
+    )
 
 
 def _prepared(config: SimulateConfig, run_folder: Path) -> World:
