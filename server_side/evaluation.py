@@ -36,7 +36,6 @@ from lm.sampling import Completion, Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
 from server_side.config import EvaluationConfig
-from server_side.diversity import distinct_fraction
 from server_side.intervals import (
     FloatArray,
     Formula,
@@ -46,6 +45,7 @@ from server_side.intervals import (
     perplexity_of_sums,
     ratio_of_sums,
 )
+from server_side.repetition import distinct_fraction
 from server_side.row_naming import name_rows
 from server_side.samples import OnProgress
 from server_side.target_adapter import read_adapter

@@ -18,11 +18,11 @@ import jsonschema
 from protocol import SOFTWARE_VERSION
 from protocol.errors import StageError
 from protocol.ledger import PrivacyLedger
-from server_side.diversity import TextDiversity, self_bleu
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
 from server_side.json_values import to_json
 from server_side.notes import RunNotes
+from server_side.repetition import TextDiversity, self_bleu
 from server_side.run_store import write_atomically
 from server_side.win_rate import WinRate
 

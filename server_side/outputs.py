@@ -15,13 +15,13 @@ from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
 from server_side.config import FinetuningConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
-from server_side.diversity import measure_diversity
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
 from server_side.judges import open_judge
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.proxies import ModelWriter
+from server_side.repetition import measure_diversity
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
 from server_side.samples import (

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from lm.tables import TextRow
 from protocol.artifacts import Certificate
-from server_side.diversity import TextDiversity
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
 from server_side.notes import RunNotes
+from server_side.repetition import TextDiversity
 from server_side.run_store import StageRecord
 from server_side.samples import CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.win_rate import WinRate

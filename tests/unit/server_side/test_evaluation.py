@@ -12,7 +12,6 @@ from lm.sampling import Completion, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
 from server_side.config import EvaluationConfig, FinetuningConfig
-from server_side.diversity import distinct_fraction
 from server_side.evaluation import (
     ArmScores,
     Metric,
@@ -30,6 +29,7 @@ from server_side.intervals import (
     ratio_of_sums,
 )
 from server_side.json_values import from_json, to_json
+from server_side.repetition import distinct_fraction
 from server_side.samples import CuratedSample
 from tests.support.tiny_models import build_tiny_model
 
