@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = ComparingConfig()
     parser = argparse.ArgumentParser(
         prog="rewardds-compare",
-        description="Compare arms of a simulation on the test rows and seeds that all of them have.",
+        description="Compare arms of a simulation on the test rows and seeds that all have.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="finished runs, or sweeps"

@@ -66,8 +66,9 @@ def notes(comparison: Comparison) -> list[str]:
         f"Seeds {', '.join(map(str, seeds))}; {comparison.num_rows} rows judged by all arms, over "
         f"all seeds.{left_out}",
         f"Intervals: {config.confidence_level:.0%} of {config.num_resamples} resamples of rows and "
-        f"seeds. Difference: to {config.reference}, paired. p: two-sided, {config.num_permutations} "
-        "exchanges within rows. Ahead: seeds in which the arm beats the reference.",
+        f"seeds. Difference: to {config.reference}, paired. p: two-sided, by exchanging both arms "
+        "within rows. Ahead: seeds in which the arm beats the reference. Saw: samples that went "
+        "through the model in tuning, which arms should have in common.",
     ]
     if any(arm.arm == config.ceiling for arm in comparison.arms):
         lines.append(f"Gap closed: from the untuned target (0 %) to {config.ceiling} (100 %).")
@@ -142,7 +143,7 @@ def _cells(arm: ArmResult, metric: Metric, comparison: Comparison, *, break_by: 
         name,
         _with_interval(figure.value, lambda v: f"{v:.{decimals}f}", break_by),
         _with_interval(figure.difference, lambda v: f"{v:+.{decimals}f}", break_by),
-        "" if figure.p_value is None else f"{figure.p_value:.3f}",
+        _p_value(figure.p_value),
         _ahead(figure, len(comparison.seeds)),
         _with_interval(figure.gap_closed, lambda v: f"{100 * v:.0f} %", break_by),
     ]
@@ -153,6 +154,12 @@ def _with_interval(interval: Interval | None, write: Callable[[float], str], bre
         return ""
     ends = f"{write(interval.low)} to {write(interval.high)}"
     return f"{write(interval.mean)}{break_by}{ends}"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else "<.001"
 
 
 def _ahead(figure: ArmFigure, num_seeds: int) -> str:
