@@ -132,7 +132,7 @@ def _compare(options: argparse.Namespace) -> None:
     for metric in metrics:
         show_comparison(comparison, metric)
     if num_unfinished:
-        print(f"Left out: {num_unfinished} runs that are not finished.")
+        print(f"Left out because not finished: {num_unfinished}.")
     if options.csv is not None:
         write_atomically(options.csv, as_csv(comparison))
     if options.markdown is not None:
