@@ -19,6 +19,8 @@ from protocol.errors import StageError
 from protocol.ledger import PrivacyLedger
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
+from server_side.json_values import to_json
+from server_side.ranking import RankingQuality
 from server_side.run_store import write_atomically
 
 SCHEMA_PATH: Final = Path(__file__).with_name("metrics.schema.json")
@@ -39,6 +41,8 @@ def build_metrics(
     seconds: Mapping[str, float],
     peak_rss_bytes: int,
     counts: Mapping[str, Mapping[str, int]],
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+    ranking: RankingQuality | None = None,
 ) -> dict[str, Any]:  # a JSON object
     """Put together what `write_metrics` takes.
 
@@ -53,6 +57,8 @@ def build_metrics(
         seconds: By stage; the total is added.
         peak_rss_bytes: Most memory that the job's process held.
         counts: By stage, what went in, fell and came out.
+        figures: By stage, what else was measured on the way.
+        ranking: How well the scores rank; None where that was not measured.
 
     Returns:
         A JSON object that fits the schema.
@@ -71,6 +77,8 @@ def build_metrics(
         "seconds": {**seconds, "total": sum(seconds.values())},
         "peak_rss_bytes": peak_rss_bytes,
         "counts": {stage: dict(by_reason) for stage, by_reason in counts.items()},
+        "figures": {stage: dict(by_name) for stage, by_name in (figures or {}).items()},
+        **({} if ranking is None else {"ranking": to_json(ranking)}),
     }
 
 

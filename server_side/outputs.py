@@ -17,6 +17,7 @@ from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
 from server_side.metrics import build_metrics, write_metrics
 from server_side.proxies import ModelWriter
+from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
 from server_side.samples import (
@@ -152,6 +153,8 @@ def write_outputs(
         seconds={name: stage.seconds for name, stage in stages.items()},
         peak_rss_bytes=max(stage.peak_rss_bytes for stage in stages.values()),
         counts={name: stage.counts for name, stage in stages.items()},
+        figures={name: stage.figures for name, stage in stages.items() if stage.figures},
+        ranking=_ranking(store, config),
     )
     report = ReportInputs(
         run_id=inputs.run_id,
@@ -201,6 +204,13 @@ def _target_model(
 def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[TextRow, ...], int]:
     """Return the test records that no synthetic prompt repeats, and how many were left out."""
     return drop_overlapping(inputs.test_rows, training_prompts=[query.prompt for query in queries])
+
+
+def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
+    if RANKING_STAGE not in store.stages:
+        return None
+    prompts = store.read(RANKING_STAGE, RankedPrompt)
+    return ranking_quality(prompts, config=config.evaluation, seed=_evaluation_seed(config))
 
 
 def _read_losses(folder: Path) -> tuple[float, ...]:

@@ -32,6 +32,7 @@ _STAGES: Final = {
     "10_pool": "pool of the best prompts",
     "11_target": "tuning the target",
     "12_feedback": "feedback",
+    "13_ranking": "judging the ranking",
     "13_untuned": "judging the untuned target",
     "13_tuned": "judging the tuned target",
 }
