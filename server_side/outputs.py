@@ -210,6 +210,8 @@ def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
     if RANKING_STAGE not in store.stages:
         return None
     prompts = store.read(RANKING_STAGE, RankedPrompt)
+    if not prompts:
+        return None
     return ranking_quality(prompts, config=config.evaluation, seed=_evaluation_seed(config))
 
 

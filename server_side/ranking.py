@@ -17,6 +17,7 @@ of one answer against one reference is a noisy judge: read the intervals, and us
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from itertools import groupby
 import numpy as np
 
 from lm.tables import TextRow
+from protocol.errors import StageError
 from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig
 from server_side.consensus import rouge_l, split_words
 from server_side.filtering import average_ranks, choice_scores
@@ -35,6 +37,7 @@ from server_side.samples import OnProgress, Query, ScoredCandidate, StageResult
 from server_side.scoring import RewardScale, score_candidates
 from server_side.synthesis import client_quotas, propose_candidates
 
+_LOGGER = logging.getLogger(__name__)
 RANKING_STAGE = "13_ranking"
 """Under what name the stage stands in the run folder."""
 
@@ -103,10 +106,11 @@ def judge_ranking(
         on_progress: Told how far it is.
 
     Returns:
-        One value a prompt that has two usable answers or more.
+        One value a prompt that has two usable answers or more; where no prompt has, that is logged
+        and there is none.
 
     Raises:
-        StageError: No prompt has, or a score is not a finite number.
+        StageError: A score is not a finite number.
     """
     synthesis = dataclasses.replace(config.synthesis, num_queries=len(rows))
     quotas = client_quotas([generator.client_name for generator in generators], synthesis)
@@ -117,13 +121,17 @@ def judge_ranking(
         for number, (row, place) in enumerate(zip(rows, order, strict=True), start=1)
     ]
     half = len(rows) * synthesis.num_candidates
-    proposed = propose_candidates(
-        queries,
-        generators,
-        config=synthesis,
-        seed=seed,
-        on_progress=lambda done, _: on_progress(done, 2 * half),
-    )
+    try:
+        proposed = propose_candidates(
+            queries,
+            generators,
+            config=synthesis,
+            seed=seed,
+            on_progress=lambda done, _: on_progress(done, 2 * half),
+        )
+    except StageError as error:  # a tuned target is not to be lost over a figure
+        _LOGGER.warning("The ranking is not judged: %s", error)
+        return StageResult(values=(), counts={"num_queries": len(queries), "num_prompts": 0})
     scored = score_candidates(
         proposed.values,
         panel=proposed.values,

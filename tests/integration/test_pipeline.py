@@ -309,8 +309,12 @@ def test_baseline_and_ranking_are_settings_alone(
     base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:
     """Raw synthetic data without refinement, and the scores judged beside it."""
+    often = SamplingConfig(max_new_tokens=128, top_p=1.0)  # a tiny model seldom ends a text
     raw = dataclasses.replace(
         config,
+        synthesis=dataclasses.replace(
+            config.synthesis, num_queries=4, num_candidates=12, response_sampling=often
+        ),
         filtering=FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0),
         refinement=dataclasses.replace(config.refinement, num_rounds=1),
         scoring=ScoringConfig(ensemble="min", length_debias=True),

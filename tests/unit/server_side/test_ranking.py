@@ -134,3 +134,13 @@ def test_same_seed_gives_the_same_ranking() -> None:
     assert judge(FakeProxies("north"), FakeProxies("south")) == judge(
         FakeProxies("north"), FakeProxies("south")
     )
+
+
+def test_ranking_that_cannot_be_judged_costs_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    mute = [FakeProxies(name, write=lambda text, rng: None) for name in ("north", "south")]
+
+    result = judge(*mute)
+
+    assert result.values == ()
+    assert result.counts["num_prompts"] == 0
+    assert "not judged" in caplog.text
