@@ -19,6 +19,7 @@ from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
 from server_side.config import EvaluationConfig, ServerConfig
 from server_side.proxies import ClientProxies
+from server_side.synthesis import client_quotas
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
@@ -48,6 +49,11 @@ class JobInputs:
     """All that decides the outcome, as JSON values."""
 
     @property
+    def test_prompts(self) -> list[str]:
+        """What the target is judged on, and so must not be tuned on."""
+        return [row.prompt for row in self.test_rows]
+
+    @property
     def instructions(self) -> dict[str, str]:
         """Each client's instruction, by client name."""
         return {client.client_name: client.instruction for client in self.clients}
@@ -68,11 +74,15 @@ def gather_inputs(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients have both proxies here.
-        ConfigurationError: No test records are named.
+        ConfigurationError: No test records are named, a release belongs to another base model, or
+            `client_weights` names a client that is not there.
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
+    client_quotas([generator.client_name for generator, _ in pairs], config.synthesis)
     base_folder = resolve_base_model(config.base_model)
+    base_digest = base_model_digest(base_folder)
+    _require_base_model([release for pair in pairs for release in pair], base_digest)
     target_folder = resolve_base_model(config.target_model)
     rows = _read_test_rows(config.evaluation)
     work_folder = run_folder / "work"
@@ -101,7 +111,7 @@ def gather_inputs(
         settings={
             "software_version": SOFTWARE_VERSION,
             "config": _outcome_settings(config),
-            "base_model_digest": base_model_digest(base_folder),
+            "base_model_digest": base_digest,
             "target_model_digest": base_model_digest(target_folder),
             "test_rows_digest": _rows_digest(rows),
             "releases": {
@@ -176,6 +186,17 @@ def _pair_up(
             "or were refused, or lower min_clients."
         )
     return pairs
+
+
+def _require_base_model(releases: Sequence[AdmittedRelease], digest: str) -> None:
+    for release in releases:
+        found = release.certificate.base_model_digest
+        if found != digest:
+            raise ConfigurationError(
+                f"Expected releases on the base model {digest[:16]}… (server_side.base_model), "
+                f"found that the {release.proxy.value} proxy of client {release.client_name} "
+                f"belongs to {found[:16]}…. Restore base_model, or ask for releases on this one."
+            )
 
 
 def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:

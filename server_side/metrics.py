@@ -22,6 +22,7 @@ from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
 from server_side.json_values import to_json
 from server_side.notes import RunNotes
+from server_side.ranking import RankingQuality
 from server_side.repetition import TextDiversity, self_bleu
 from server_side.run_store import write_atomically
 from server_side.win_rate import WinRate
@@ -62,6 +63,8 @@ def build_metrics(
     synthetic: TextDiversity | None = None,
     win_rate: WinRate | None = None,
     notes: RunNotes | None = None,
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+    ranking: RankingQuality | None = None,
 ) -> dict[str, Any]:  # a JSON object
     """Put together what `write_metrics` takes.
 
@@ -80,6 +83,8 @@ def build_metrics(
         synthetic: Diversity of the final pool's responses; None where nothing was synthesised.
         win_rate: How often a judge preferred the tuned target; None where none was asked.
         notes: What a simulation knows about the run; None in a deployment.
+        figures: By stage, what else was measured on the way.
+        ranking: How well the scores rank; None where that was not measured.
 
     Returns:
         A JSON object that fits the schema.
@@ -98,6 +103,8 @@ def build_metrics(
         "seconds": {**seconds, "total": sum(seconds.values())},
         "peak_rss_bytes": peak_rss_bytes,
         "counts": {stage: dict(by_reason) for stage, by_reason in counts.items()},
+        "figures": {stage: dict(by_name) for stage, by_name in (figures or {}).items()},
+        **({} if ranking is None else {"ranking": to_json(ranking)}),
     }
     if tuning is not None:
         metrics["tuning"] = to_json(tuning)

@@ -21,6 +21,7 @@ from server_side.judges import open_judge
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.proxies import ModelWriter
+from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
 from server_side.repetition import measure_diversity
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
@@ -176,6 +177,8 @@ def write_outputs(
         synthetic=synthetic,
         win_rate=win_rate,
         notes=notes,
+        figures={name: stage.figures for name, stage in stages.items() if stage.figures},
+        ranking=_ranking(store, config),
     )
     report = ReportInputs(
         run_id=inputs.run_id,
@@ -285,6 +288,15 @@ def _target_model(
 def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[TextRow, ...], int]:
     """Return the test records that no synthetic prompt repeats, and how many were left out."""
     return drop_overlapping(inputs.test_rows, training_prompts=[query.prompt for query in queries])
+
+
+def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
+    if RANKING_STAGE not in store.stages:
+        return None
+    prompts = store.read(RANKING_STAGE, RankedPrompt)
+    if not prompts:
+        return None
+    return ranking_quality(prompts, config=config.evaluation, seed=evaluation_seed(config))
 
 
 def _read_losses(folder: Path) -> tuple[float, ...]:

@@ -34,6 +34,7 @@ _STAGES: Final = {
     "11_target": "tuning the target",
     "11_target_private": "tuning the target on the private records",
     "12_feedback": "feedback",
+    "13_ranking": "judging the ranking",
     "13_untuned": "judging the untuned target",
     "13_tuned": "judging the tuned target",
     "13_verdicts": "asking the judge",

@@ -8,6 +8,7 @@ from server_side.config.admission import AdmissionConfig
 from server_side.config.evaluation import EvaluationConfig
 from server_side.config.filtering import FilteringConfig
 from server_side.config.finetuning import FinetuningConfig
+from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.synthesis import SynthesisConfig
@@ -50,6 +51,8 @@ class ServerConfig:
     """Tuning of the target."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Judgement of the target."""
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    """Judgement of the scores by which responses are chosen."""
 
     def __post_init__(self) -> None:
         for name in ("base_model", "target_model"):
