@@ -37,8 +37,8 @@ class TuningJob:
     """Samples to tune on."""
     target_folder: Path
     """Folder of the target model."""
-    previous_adapter: Path | None
-    """PEFT folder to go on from."""
+    previous: Path | None
+    """Folder of the tuned target to go on from."""
     config: FinetuningConfig
     """Adapter and optimiser."""
     output_folder: Path
@@ -101,7 +101,7 @@ def write_job(job: TuningJob, path: Path) -> None:
     content = {
         "pool": to_json(job.pool),
         "target_folder": str(job.target_folder),
-        "previous_adapter": None if job.previous_adapter is None else str(job.previous_adapter),
+        "previous": None if job.previous is None else str(job.previous),
         "config": asdict(job.config),
         "output_folder": str(job.output_folder),
         "seed": job.seed,
@@ -113,11 +113,11 @@ def write_job(job: TuningJob, path: Path) -> None:
 def read_job(path: Path) -> TuningJob:
     """Read what `write_job` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    previous = content["previous_adapter"]
+    previous = content["previous"]
     return TuningJob(
         pool=tuple(from_json(CuratedSample, sample) for sample in content["pool"]),
         target_folder=Path(content["target_folder"]),
-        previous_adapter=None if previous is None else Path(previous),
+        previous=None if previous is None else Path(previous),
         config=FinetuningConfig(**content["config"]),
         output_folder=Path(content["output_folder"]),
         seed=content["seed"],

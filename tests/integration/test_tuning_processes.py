@@ -13,7 +13,8 @@ from protocol.errors import ConfigurationError, StageError
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import TargetAdapter, read_adapter
+from server_side.target_adapter import read_adapter
+from server_side.tuned_target import TunedTarget
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -47,7 +48,7 @@ def _tune(
     learning_rate: float = 1e-2,
     max_grad_norm: float = 1.0,
     **changes: Any,
-) -> TargetAdapter:
+) -> TunedTarget:
     config = FinetuningConfig(
         lora_rank=2,
         target_modules=["q_proj", "v_proj"],
@@ -59,7 +60,7 @@ def _tune(
         checkpoint_steps=2,
         num_processes=num_processes,
     )
-    arguments: dict[str, Any] = {"previous_adapter": None, "seed": 3, "round_index": 1}
+    arguments: dict[str, Any] = {"previous": None, "seed": 3, "round_index": 1}
     return finetune_target(
         _pool(), target_folder=target, config=config, output_folder=output, **arguments | changes
     )
@@ -71,13 +72,11 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TargetAdapter:
+def alone(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedTarget:
     return _tune(target, tmp_path_factory.mktemp("alone"), num_processes=1)
 
 
-def test_two_processes_end_where_one_does(
-    target: Path, alone: TargetAdapter, tmp_path: Path
-) -> None:
+def test_two_processes_end_where_one_does(target: Path, alone: TunedTarget, tmp_path: Path) -> None:
     """The same samples stand in each step; only the order of additions differs."""
     seen: list[tuple[int, int]] = []
 
@@ -102,7 +101,7 @@ def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(
         _tune(target, tmp_path, num_processes=2, learning_rate=1e30, max_grad_norm=1e30)
 
     assert "Lower finetuning.learning_rate" in (tmp_path / "tuning.log").read_text()
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
@@ -116,7 +115,7 @@ def test_the_job_is_read_as_it_was_written(target: Path, tmp_path: Path) -> None
     job = TuningJob(
         pool=tuple(_pool()),
         target_folder=target,
-        previous_adapter=tmp_path / "previous",
+        previous=tmp_path / "previous",
         config=FinetuningConfig(num_processes=2, target_modules=["q_proj"]),
         output_folder=tmp_path,
         seed=5,

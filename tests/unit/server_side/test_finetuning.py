@@ -15,13 +15,15 @@ import torch
 from peft import PeftModel
 from trl import SFTTrainer
 
-import server_side.finetuning as finetuning
+import server_side.tuning_trainers as tuning_trainers
 from lm.loading import load_causal_lm, load_tokenizer
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import TargetAdapter, merge_target, read_adapter
+from server_side.target_adapter import merge_target, read_adapter
+from server_side.tuned_target import TunedTarget
+from server_side.tuning_rows import encode_chosen, sft_row
 from tests.support.tiny_models import build_tiny_model
 
 CONFIG: dict[str, Any] = {
@@ -57,10 +59,10 @@ def _pool(num_samples: int = 10) -> list[CuratedSample]:
     ]
 
 
-def _tune(target: Path, output: Path, **changes: Any) -> TargetAdapter:
+def _tune(target: Path, output: Path, **changes: Any) -> TunedTarget:
     arguments: dict[str, Any] = {
         "target_folder": target,
-        "previous_adapter": None,
+        "previous": None,
         "config": FinetuningConfig(**CONFIG),
         "output_folder": output,
         "seed": 3,
@@ -75,7 +77,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TargetAdapter:
+def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedTarget:
     return _tune(target, tmp_path_factory.mktemp("undisturbed"))
 
 
@@ -90,14 +92,14 @@ def test_finetuning_lowers_the_loss_and_reports_every_step(target: Path, tmp_pat
 
 
 def test_finetuning_is_repeatable_on_a_cpu(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     assert _tune(target, tmp_path).digest == undisturbed.digest
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
 def test_adapter_loads_with_peft_and_equals_the_merged_model(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     ids = torch.tensor([load_tokenizer(target)("hello there")["input_ids"]])
     model = PeftModel.from_pretrained(load_causal_lm(target), undisturbed.folder)
@@ -113,7 +115,7 @@ def test_adapter_loads_with_peft_and_equals_the_merged_model(
 
 
 def test_a_finished_tuning_is_returned_and_not_repeated(
-    target: Path, undisturbed: TargetAdapter
+    target: Path, undisturbed: TunedTarget
 ) -> None:
     steps: list[int] = []
 
@@ -128,7 +130,8 @@ def test_a_finished_tuning_is_returned_and_not_repeated(
 def test_labels_cover_the_response_and_its_end_only(target: Path) -> None:
     tokenizer = load_tokenizer(target)
 
-    row = finetuning._encode_pool(_pool(1), tokenizer, FinetuningConfig(**CONFIG))[0]
+    (chat,) = encode_chosen(_pool(1), tokenizer, FinetuningConfig(**CONFIG))
+    row = sft_row(chat)
     learnt = [label for label in row["labels"] if label != -100]
 
     assert tokenizer.decode(learnt) == "All is well. <|im_end|>"
@@ -139,7 +142,8 @@ def test_a_cut_response_has_no_end_to_learn(target: Path) -> None:
     tokenizer = load_tokenizer(target)
     config = FinetuningConfig(**CONFIG, max_response_tokens=6)
 
-    row = finetuning._encode_pool(_pool(1), tokenizer, config)[0]
+    (chat,) = encode_chosen(_pool(1), tokenizer, config)
+    row = sft_row(chat)
 
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == "All is"
 
@@ -148,7 +152,7 @@ def test_loss_equals_that_of_trl(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shortcut for CPUs computes less and means the same."""
-    own = finetuning._TargetTrainer.compute_loss
+    own = tuning_trainers._SftTrainer.compute_loss
     pairs: list[tuple[float, float]] = []
 
     def both(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -157,34 +161,32 @@ def test_loss_equals_that_of_trl(
         pairs.append((loss.item(), theirs.item()))
         return loss
 
-    monkeypatch.setattr(finetuning._TargetTrainer, "compute_loss", both)
+    monkeypatch.setattr(tuning_trainers._SftTrainer, "compute_loss", both)
     _tune(target, tmp_path, config=FinetuningConfig(**CONFIG | {"lora_dropout": 0.0}))
 
     assert len(pairs) > 9
     np.testing.assert_allclose([ours for ours, _ in pairs], [trls for _, trls in pairs], rtol=1e-5)
 
 
-def test_next_round_goes_on_from_the_previous_adapter(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+def test_next_round_goes_on_from_the_previous(
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
-    second = _tune(target, tmp_path, previous_adapter=undisturbed.folder, round_index=2)
+    second = _tune(target, tmp_path, previous=undisturbed.folder, round_index=2)
 
     assert second.losses[0] < undisturbed.losses[0]
     assert second.digest != undisturbed.digest
 
 
-def test_previous_adapter_of_another_shape_is_refused(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+def test_previous_of_another_shape_is_refused(
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     config = FinetuningConfig(**CONFIG | {"lora_rank": 3})
 
     with pytest.raises(ConfigurationError, match="lora_rank"):
-        _tune(target, tmp_path, previous_adapter=undisturbed.folder, config=config)
+        _tune(target, tmp_path, previous=undisturbed.folder, config=config)
 
 
-def test_another_pool_in_the_same_folder_is_refused(
-    target: Path, undisturbed: TargetAdapter
-) -> None:
+def test_another_pool_in_the_same_folder_is_refused(target: Path, undisturbed: TunedTarget) -> None:
     with pytest.raises(ConfigurationError, match="pool_digest"):
         _tune(target, undisturbed.folder.parent, pool=_pool(9))
 
@@ -199,7 +201,7 @@ def test_a_diverging_training_leaves_no_adapter(target: Path, tmp_path: Path) ->
 
     with pytest.raises(StageError, match="learning_rate"):
         _tune(target, tmp_path, config=config)
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -
 
 
 def test_gradient_checkpointing_changes_memory_and_not_the_result(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     adapter = _tune(
         target, tmp_path, config=FinetuningConfig(**CONFIG, gradient_checkpointing=True)
@@ -289,7 +291,7 @@ def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert not (output / "adapter").exists()
+    assert not (output / "tuned").exists()
     return output
 
 
@@ -300,7 +302,7 @@ def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_killed_training_ends_as_if_nothing_had_happened(
     target: Path,
-    undisturbed: TargetAdapter,
+    undisturbed: TunedTarget,
     killed: Path,
     tmp_path: Path,
     damage: str,
@@ -328,7 +330,7 @@ def test_killed_training_ends_as_if_nothing_had_happened(
     assert adapter.losses == undisturbed.losses
 
 
-def test_description_file_names_what_is_trained(undisturbed: TargetAdapter) -> None:
+def test_description_file_names_what_is_trained(undisturbed: TunedTarget) -> None:
     description = json.loads((undisturbed.folder.parent / "training.json").read_text())
 
     assert description["config"]["lora_rank"] == 2
