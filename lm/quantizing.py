@@ -51,5 +51,9 @@ def load_quantized_causal_lm(
             f"Expected to load {folder} in 4 bits on {device}, found {type(error).__name__}: "
             f"{error}. Install a bitsandbytes that runs on this machine, or tune without qlora."
         ) from error
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # In evaluation mode a CPU would pack the weights for good, in a form without backward.
+            module.support_avx512bf16_for_cpu = False
     model.requires_grad_(False)
     return model.eval()

@@ -8,6 +8,7 @@ owner may synchronise afterwards. All of it lies in `curves/` and outlives the c
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +104,9 @@ def keep_curves(
 def _mlflow_run(folder: Path, name: str) -> Iterator[None]:
     import mlflow
 
-    previous = mlflow.get_tracking_uri()
+    logger = logging.getLogger("mlflow")
+    previous, level = mlflow.get_tracking_uri(), logger.level
+    logger.setLevel(logging.WARNING)  # it would tell that it makes an experiment
     mlflow.set_tracking_uri(folder.resolve().as_uri())
     try:
         mlflow.set_experiment(_PROJECT)
@@ -114,6 +117,7 @@ def _mlflow_run(folder: Path, name: str) -> Iterator[None]:
                 mlflow.flush_async_logging()
     finally:
         mlflow.set_tracking_uri(previous)
+        logger.setLevel(level)
 
 
 @contextmanager

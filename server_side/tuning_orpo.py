@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 
 def orpo_arguments(settings: dict[str, Any], *, beta: float) -> ORPOConfig:
     """Return the trainer's arguments; `settings` are those that all objectives share."""
-    return ORPOConfig(**settings, beta=beta)
+    return ORPOConfig(**settings, beta=beta, remove_unused_columns=False)
 
 
 class OrpoTrainer(QuietTrainer, ORPOTrainer):  # type: ignore[misc]  # TRL ships no types

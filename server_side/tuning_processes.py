@@ -1,7 +1,6 @@
 """Stage 11 on several devices: one tuning split among processes, one process for each accelerator.
 
-The processes are started by torch's launcher, the same that `accelerate launch` uses, and each runs
-`server_side/tuning_worker.py`. A batch is cut among them and their gradients are averaged, so an
+`accelerate launch` starts the processes, and each runs `server_side/tuning_worker.py`. A batch is cut among them and their gradients are averaged, so an
 optimiser step sees the samples that it would see in one process. Only the first process writes;
 what it leaves in the output folder is the result.
 """
@@ -72,8 +71,10 @@ def tune_in_processes(job: TuningJob, *, on_progress: OnProgress | None) -> None
     path = job.output_folder / "job.json"
     write_job(job, path)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc_per_node={job.config.num_processes}",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_machines", "1", "--num_processes", str(job.config.num_processes),
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0",  # any that is free
         "--module", "server_side.tuning_worker", str(path),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path[1:]])}

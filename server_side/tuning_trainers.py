@@ -31,6 +31,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from lm.adapters import adapter_tensors, load_adapter_tensors
+from lm.devices import best_device
 from lm.likelihood import backbone_and_head, frozen_head_nll, response_nll_sums
 from protocol.errors import StageError
 from server_side.config import FinetuningConfig
@@ -114,7 +115,10 @@ def prepare_training(
                 max_length=None,
                 precompute_ref_log_probs=True,
             )
-            rows = _rows_with_reference(model, pairs)
+            with torch.autocast(
+                torch.device(best_device()).type, torch.bfloat16, enabled=settings["bf16"]
+            ):
+                rows = _rows_with_reference(model, pairs)
             trainer = _DpoTrainer(
                 args=arguments, train_dataset=datasets.Dataset.from_list(rows), **shared
             )
