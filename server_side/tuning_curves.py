@@ -39,7 +39,7 @@ _QUIET: Final = {
     "HF_MLFLOW_LOG_ARTIFACTS": "false",
 }
 # Each would send the curves somewhere, or attach them to another run.
-_REMOVED: Final = ("WANDB_RUN_ID", "WANDB_RESUME", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
+_REMOVED: Final = ("WANDB_RUN_ID", "WANDB_RESUME", "MLFLOW_RUN_ID")
 
 
 def require_tracker(config: FinetuningConfig) -> None:

@@ -47,7 +47,7 @@ class FinetuningConfig:
     """Stage 11: tuning of the target model on the pool."""
 
     method: str = "lora"
-    """Which weights are tuned: lora (an adapter), qlora (the same over a base in 4 bits) or full."""
+    """Which weights are tuned: lora (an adapter), qlora (one over a base in 4 bits) or full."""
     objective: str = "sft"
     """What they are tuned for: sft (chosen responses), orpo or dpo (chosen against rejected)."""
     preference_beta: float = 0.1

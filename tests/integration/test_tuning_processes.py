@@ -47,6 +47,7 @@ def _tune(
     num_processes: int,
     learning_rate: float = 1e-2,
     max_grad_norm: float = 1.0,
+    objective: str = "sft",
     **changes: Any,
 ) -> TunedTarget:
     config = FinetuningConfig(
@@ -59,6 +60,7 @@ def _tune(
         max_physical_batch_size=2,
         checkpoint_steps=2,
         num_processes=num_processes,
+        objective=objective,
     )
     arguments: dict[str, Any] = {"previous": None, "seed": 3, "round_index": 1}
     return finetune_target(
@@ -71,17 +73,18 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("target"))
 
 
-@pytest.fixture(scope="module")
-def alone(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedTarget:
-    return _tune(target, tmp_path_factory.mktemp("alone"), num_processes=1)
-
-
-def test_two_processes_end_where_one_does(target: Path, alone: TunedTarget, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["sft", "dpo", "orpo"])
+def test_two_processes_end_where_one_does(target: Path, tmp_path: Path, objective: str) -> None:
     """The same samples stand in each step; only the order of additions differs."""
     seen: list[tuple[int, int]] = []
 
+    alone = _tune(target, tmp_path / "alone", num_processes=1, objective=objective)
     together = _tune(
-        target, tmp_path, num_processes=2, on_progress=lambda done, of: seen.append((done, of))
+        target,
+        tmp_path / "together",
+        num_processes=2,
+        objective=objective,
+        on_progress=lambda done, of: seen.append((done, of)),
     )
 
     assert together.num_steps == alone.num_steps == 4
@@ -91,7 +94,7 @@ def test_two_processes_end_where_one_does(target: Path, alone: TunedTarget, tmp_
     for name, tensor in one.items():
         np.testing.assert_allclose(two[name], tensor, atol=2e-3, err_msg=name)
     assert seen[-1] == (4, 4)
-    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert not list((tmp_path / "together").glob("checkpoints/*"))
 
 
 def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(

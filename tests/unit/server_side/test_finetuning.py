@@ -227,20 +227,13 @@ def test_only_upper_layers_are_tuned_when_asked(target: Path, tmp_path: Path) ->
     assert all(".layers.1." in name for name in read_adapter(adapter.folder).tensors)
 
 
-def test_tensorboard_that_is_not_installed_is_an_early_error(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-
-    with pytest.raises(ConfigurationError, match="report_to"):
-        _tune(target, tmp_path, config=FinetuningConfig(**CONFIG, report_to="tensorboard"))
-
-
+@pytest.mark.parametrize("objective", ["sft", "dpo", "orpo"])
 def test_training_speaks_to_nobody(
     target: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    objective: str,
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         pytest.fail("training tried to reach the network")
@@ -251,7 +244,8 @@ def test_training_speaks_to_nobody(
     monkeypatch.delenv("CI", raising=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _tune(target, tmp_path)
+        config = FinetuningConfig(**CONFIG | {"lora_dropout": 0.0, "objective": objective})
+        _tune(target, tmp_path, config=config)
 
     printed = capfd.readouterr()
     assert not caught
@@ -271,27 +265,34 @@ def test_training_leaves_the_global_random_state_alone(target: Path, tmp_path: P
 
 
 _KILLED_RUN = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
+from server_side.config import FinetuningConfig
 from tests.unit.server_side.test_finetuning import _tune
 def die(done, of):
     if done == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-_tune(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=die)
+config = FinetuningConfig(**json.loads(sys.argv[4]))
+_tune(Path(sys.argv[1]), Path(sys.argv[2]), config=config, on_progress=die)
 """
+
+
+def _kill(target: Path, output: Path, *, in_step: int, config: dict[str, Any]) -> None:
+    arguments = [str(target), str(output), str(in_step), json.dumps(config)]
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_RUN, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (output / "tuned").exists()
 
 
 @pytest.fixture(scope="module")
 def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a training of 9 steps that a signal ended in step 7."""
     output = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_RUN, str(target), str(output), "7"],
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    assert not (output / "tuned").exists()
+    _kill(target, output, in_step=7, config=CONFIG)
     return output
 
 
@@ -328,6 +329,36 @@ def test_killed_training_ends_as_if_nothing_had_happened(
     assert steps == list(range(first_step, 10))
     assert adapter.digest == undisturbed.digest
     assert adapter.losses == undisturbed.losses
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "dpo"},
+        {"objective": "orpo", "use_rslora": True},
+        {"method": "full", "objective": "dpo", "learning_rate": 1e-3},
+    ],
+    ids=["dpo", "orpo", "full-dpo"],
+)
+def test_killed_training_ends_as_if_nothing_had_happened_in_every_way_to_tune(
+    target: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = CONFIG | {"lora_dropout": 0.0, "num_epochs": 2} | changes
+    whole = _tune(target, tmp_path / "whole", config=FinetuningConfig(**config))
+    _kill(target, tmp_path / "killed", in_step=5, config=config)
+    steps: list[int] = []
+
+    again = _tune(
+        target,
+        tmp_path / "killed",
+        config=FinetuningConfig(**config),
+        on_progress=lambda done, of: steps.append(done),
+    )
+
+    assert steps == [5, 6]
+    assert again.losses == whole.losses
+    assert again.digest == whole.digest
 
 
 def test_description_file_names_what_is_trained(undisturbed: TunedTarget) -> None:
