@@ -2,7 +2,8 @@
 
 `accelerate launch` starts the processes, and each runs `server_side/tuning_worker.py`. A batch is
 cut among them and their gradients are averaged, so an optimiser step sees the samples that it would
-see in one process. Only the first process writes; what it leaves in the output folder is the result.
+see in one process. Only the first process writes; what it leaves in the output folder is the
+result.
 """
 
 from __future__ import annotations
