@@ -27,11 +27,10 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-from lm.adapters import load_adapter
 from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_nll_sums
-from lm.loading import load_causal_lm, load_tokenizer
+from lm.loading import load_tokenizer
 from lm.sampling import Completion, Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
@@ -48,7 +47,7 @@ from server_side.intervals import (
 from server_side.repetition import distinct_fraction
 from server_side.row_naming import name_rows
 from server_side.samples import OnProgress
-from server_side.target_adapter import read_adapter
+from server_side.tuned_target import load_tuned_target
 
 
 class Metric(StrEnum):
@@ -124,10 +123,10 @@ def evaluate_target(
     Args:
         rows: Public test rows; none may stand in training (`lm.tables` drops such rows).
         target_folder: Folder of the untuned target model.
-        adapter: PEFT folder of the tuned target; None judges the untuned one.
+        adapter: Folder of the tuned target, an adapter or a whole model; None judges the untuned.
         config: Decoding, samples a prompt, intervals.
         instruction: System turn of every chat.
-        open_sampler: Opens a sampling engine over the target with the given adapter, or without.
+        open_sampler: Opens a sampling engine over the tuned target in that folder, or the untuned.
         seed: Seed of sampling and of the bootstrap; give both arms the same.
         on_progress: Told how many of the sampled and scored rows are done, of how many.
 
@@ -313,13 +312,8 @@ def _reference_nll_sums(
     config: EvaluationConfig,
     on_progress: OnProgress | None,
 ) -> list[float]:
-    # The adapter is added to the activations, not merged: merging into bfloat16 rounds small
-    # updates away and would judge another model than the one that was tuned.
     dtype: torch.dtype = getattr(torch, config.dtype)
-    model: torch.nn.Module = load_causal_lm(target_folder, dtype=dtype, device=best_device())
-    if adapter is not None:
-        stored = read_adapter(adapter)
-        model = load_adapter(model, stored.tensors, stored.lora)
+    model = load_tuned_target(target_folder, adapter, dtype=dtype, device=best_device())
     return response_nll_sums(
         model, chats, max_batch_tokens=config.max_batch_tokens, on_progress=on_progress
     )

@@ -44,6 +44,7 @@ from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress
 from server_side.seeds import derive_seed
+from server_side.tuned_target import TUNED
 from simulations.config import SimulateConfig, TunedOn
 from simulations.owned_records import read_owned_records
 from simulations.prepare import World
@@ -99,7 +100,7 @@ def run_private_arm(
         fill = partial(
             # A record has no rejected side, so a preference objective has nothing to learn from it.
             finetune_target, pool, config=replace(server.finetuning, objective="sft"),
-            target_folder=job.target_folder, previous_adapter=None, round_index=1,
+            target_folder=job.target_folder, previous=None, round_index=1,
         )  # fmt: skip
     with RunStore(
         world.server_folder, settings=settings, seed=server.seed, progress=progress
@@ -107,7 +108,7 @@ def run_private_arm(
         folder = store.subfolder(STAGE, fill)
         judge = partial(judge_arm, job, queries=(), config=server, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
-        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / "adapter"))
+        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / TUNED))
         if is_private:
             effort = _dp_effort(clients, num_records=sum(map(len, records)))
         else:
@@ -260,7 +261,7 @@ def _tune_with_dp(
         on_progress=on_progress,
     )
     write_peft_folder(
-        target_folder, trained.tensors, trained.lora, out_folder=output_folder / "adapter"
+        target_folder, trained.tensors, trained.lora, out_folder=output_folder / TUNED
     )
     history = {"num_steps": event.steps, "losses": []}
     (output_folder / "history.json").write_text(json.dumps(history), encoding="utf-8")

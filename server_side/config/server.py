@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from server_side.config.admission import AdmissionConfig
 from server_side.config.evaluation import EvaluationConfig
 from server_side.config.filtering import FilteringConfig
-from server_side.config.finetuning import FinetuningConfig
+from server_side.config.finetuning import FinetuningConfig, Method
 from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
@@ -66,4 +66,11 @@ class ServerConfig:
         asks_target = self.evaluation.engine == "vllm" or refines
         require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
         require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
+        is_whole_model = self.finetuning.method == Method.FULL
+        require(
+            not (is_whole_model and asks_target),
+            "server_side.finetuning.method",
+            "lora or qlora, because a vLLM server takes adapters only while it runs",
+            self.finetuning.method,
+        )
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
