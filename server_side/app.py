@@ -23,7 +23,7 @@ from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
-from server_side.clients import with_allowed_keys
+from server_side.clients import read_register
 from server_side.collecting import (
     Content,
     Waiting,
@@ -85,12 +85,11 @@ def main(grid: Grid, context: Context) -> None:
     own.addHandler(log)
     run_id = str(settings["run-id"])
     try:
+        register = read_register(ServerFolder(path=run_folder))
         collect(
-            GridChannel(grid),
-            config=with_allowed_keys(
-                load_settings(ServerConfig, run_folder / SETTINGS_FILE),
-                ServerFolder(path=run_folder),
-            ),
+            GridChannel(grid, names=register.names if register else None),
+            config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),
+            client_keys=register.signing_keys if register else None,
             run_id=run_id,
             run_folder=run_folder,
             waiting=Waiting(
@@ -115,19 +114,35 @@ class GridChannel:
     had answered gives the stored release, and one that was cut off pays no second time for it.
     """
 
-    def __init__(self, grid: Grid, *, poll_seconds: float = 3.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        names: Mapping[bytes, str] | None = None,
+        poll_seconds: float = 3.0,
+    ) -> None:
         """Wrap a grid.
 
         Args:
             grid: Flower's way to the nodes.
+            names: Client name by node key, as registered; others are not asked. The link lets a
+                node in by its signature. None takes every node under any name, for a simulation.
             poll_seconds: How often to look for answers and for nodes that are back.
         """
         self._grid = grid
+        self._names = names
         self._poll_seconds = poll_seconds
 
-    def client_ids(self) -> Sequence[int]:
-        """Return who is connected."""
-        return sorted(self._grid.get_node_ids())
+    def clients(self) -> Mapping[int, str | None]:
+        """Return who is connected, and for which client its key speaks."""
+        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.node_id)
+        if self._names is None:
+            return dict.fromkeys(node.node_id for node in nodes)
+        return {
+            node.node_id: self._names[node.public_key]
+            for node in nodes
+            if node.public_key in self._names
+        }
 
     def ask(
         self,
@@ -212,17 +227,22 @@ class GridChannel:
 class BytesChannel:
     """Clients within this process; each message becomes bytes and is read from them."""
 
-    def __init__(self, endpoints: Mapping[int, Endpoint]) -> None:
+    def __init__(
+        self, endpoints: Mapping[int, Endpoint], *, names: Mapping[int, str] | None = None
+    ) -> None:
         """Name the clients.
 
         Args:
             endpoints: One function a client, by an identifier.
+            names: For which client each may speak; None lets each choose its name.
         """
         self._endpoints = endpoints
+        self._names = names
 
-    def client_ids(self) -> Sequence[int]:
+    def clients(self) -> Mapping[int, str | None]:
         """Return who is there."""
-        return sorted(self._endpoints)
+        ids = sorted(self._endpoints)
+        return dict.fromkeys(ids) if self._names is None else {i: self._names[i] for i in ids}
 
     def ask(
         self,

@@ -21,7 +21,7 @@ from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
 from server_side.certificates import make_authority, make_server_certificate
-from server_side.clients import allow_client, revoke_client, with_allowed_keys
+from server_side.clients import allow_client, read_register, revoke_client
 from server_side.network import ServerFolder, make_server_folder
 
 _LOGGER = logging.getLogger(__name__)
@@ -139,8 +139,12 @@ def _finetune(folder: ServerFolder) -> None:
     _set_up_logs(folder)
     path = folder.path.resolve()
     config = folder.load_config()
+    register = read_register(folder)
     admitted = load_collected(
-        with_allowed_keys(config, folder), run_id=folder.run_id(), run_folder=path
+        config,
+        run_id=folder.run_id(),
+        run_folder=path,
+        client_keys=register.signing_keys if register else None,
     )
     if not admitted:
         raise ConfigurationError(
