@@ -16,7 +16,6 @@ import ctypes
 import json
 import logging
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -32,6 +31,7 @@ from typing import IO, Final
 
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
+from lm.logs import relay
 
 NODE_STATUS_FILE: Final = "node.json"
 """How the node is, in a client's folder."""
@@ -41,8 +41,6 @@ _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
 _NUM_LAST_LINES: Final = 8
 _PR_SET_PDEATHSIG: Final = 1
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-_LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*")
 _NODE_LOGGER: Final = logging.getLogger("client_side.node.flower")
 _LOGGER = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ def keep_running(
         node = _start(command, environment, cwd=folder.path)
         has_lost_reply = threading.Event()
         pump = threading.Thread(
-            target=_pump, args=(node.stdout, lines, has_lost_reply), daemon=True
+            target=_relay, args=(node.stdout, lines, has_lost_reply), daemon=True
         )
         pump.start()
         try:
@@ -194,21 +192,15 @@ def _start(
     )
 
 
-def _pump(stream: IO[bytes] | None, lines: deque[str], has_lost_reply: threading.Event) -> None:
-    """Hand each line that the node wrote to the log, in the log's own form."""
-    if stream is None:
-        return
-    for raw in stream:
-        line = _COLOUR.sub("", raw.decode("utf-8", errors="replace")).rstrip()
-        if not line:
-            continue
+def _relay(stream: IO[bytes] | None, lines: deque[str], has_lost_reply: threading.Event) -> None:
+    """Hand each line that the node prints to the log, and keep the last ones."""
+
+    def note(line: str) -> None:
         lines.append(line)
         if _LOST_REPLY in line:
             has_lost_reply.set()
-        found = _LEVEL.match(line)
-        level = logging.getLevelNamesMapping()[found.group(1)] if found else logging.INFO
-        if text := line[found.end() :] if found else line:
-            _NODE_LOGGER.log(level, "%s", text)
+
+    relay(stream or (), _NODE_LOGGER, on_line=note)
 
 
 def _end_group(node: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from lm.logs import log_to_file
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
@@ -30,7 +31,7 @@ from server_side.collecting import (
     collect,
 )
 from server_side.config import ServerConfig
-from server_side.network import SETTINGS_FILE, ServerFolder
+from server_side.network import SETTINGS_FILE, NetworkConfig, ServerFolder
 from server_side.outcome import read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,15 +78,19 @@ def main(grid: Grid, context: Context) -> None:
             "found nothing. Start the SuperLink with `rewardds-server`."
         )
     run_folder, settings = Path(folder), context.run_config
+    server = ServerFolder(path=run_folder)
+    # A simulation has no network settings.
+    network = server.load_network() if server.network_file.is_file() else NetworkConfig()
     # Flower sends what a ServerApp prints to its own store; the operator wants it in the folder.
-    log = logging.FileHandler(run_folder / LOG_FILE, encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    own = logging.getLogger(__package__)
-    own.setLevel(logging.INFO)
-    own.addHandler(log)
+    log_to_file(
+        logging.getLogger(__package__),
+        run_folder / LOG_FILE,
+        form=network.log_format,
+        level=network.log_level,
+    )
     run_id = str(settings["run-id"])
     try:
-        register = read_register(ServerFolder(path=run_folder))
+        register = read_register(server)
         collect(
             GridChannel(grid, names=register.names if register else None),
             config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),

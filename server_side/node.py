@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm.errors import LmError
-from lm.logs import set_up_logs
+from lm.logs import last_word, set_up_logs
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(last_word(str(error)))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Start the same command again to go on.")
 

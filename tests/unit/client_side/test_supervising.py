@@ -163,3 +163,27 @@ def test_the_pinned_bundle_passes() -> None:
     check_bundle(
         b"bundle", pinned="1e6ed65d77d6364eeaed5a745ba5c4985ae2b700dd85d7cf7f027bdf294a33fc"
     )
+
+
+def test_a_client_process_logs_one_line_an_entry_and_no_text_of_others(tmp_path: Path) -> None:
+    """In a process of its own, as it runs: without a log, what was refused would not be seen."""
+    code = (
+        "from client_side.pinning import write_log\n"
+        "import logging\n"
+        "write_log()\n"
+        "log = logging.getLogger('client_side.answering')\n"
+        "log.info('goes on after step 7')\n"
+        "try:\n"
+        "    raise ValueError('quotes a record')\n"
+        "except ValueError:\n"
+        "    log.exception('first\\nsecond')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stderr.splitlines() == [
+        "INFO: goes on after step 7",
+        "ERROR: first\\nsecond\\nValueError",
+    ]
