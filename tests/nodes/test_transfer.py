@@ -1,14 +1,20 @@
 """A large reply arrives whole, though the cable is pulled and the link is killed in its middle.
 
-`REWARDDS_REPLY_MB` sets its size; 60 is what was tried, in both releases of both clients.
+`REWARDDS_REPLY_MB` sets its size, in both releases of both clients. What was tried, and what it
+took in time and memory, stands in docs/deploying.md; `-rP` shows the figures of a run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from client_side.config import LoraConfig
@@ -17,10 +23,20 @@ from tests.support.deployment import Deployment, deployment, releases
 from tests.support.machines import World, wait_until
 from tests.support.tiny_models import build_tiny_model
 
-pytestmark = [pytest.mark.nodes, pytest.mark.timeout(1800)]
-
 MEGABYTES = int(os.environ.get("REWARDDS_REPLY_MB", "60"))
+SECONDS = 800.0 + 3 * MEGABYTES
+"""What a release may take, sent twice and with all that is waited for in between."""
+
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(1000 + 2 * SECONDS)]
+
 WIDTH = 512 if MEGABYTES <= 100 else 2048
+KINDS = {
+    "gateway": "server_side.gateway",
+    "link": "flower-superlink",
+    "exchange": "flwr-serverapp",
+    "node": "client_side.flower_node",
+    "client process": "pinning.py",
+}
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Rank at which both factors of all modules of two layers have that size.
 RANK = MEGABYTES * 1_000_000 // (128 * WIDTH)
@@ -34,7 +50,10 @@ def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
     cables: World, wide_base: Path, tmp_path: Path
 ) -> None:
-    with deployment(cables, tmp_path, wide_base, deadline_seconds=800.0) as made:
+    with (
+        deployment(cables, tmp_path, wide_base, deadline_seconds=SECONDS) as made,
+        memory_peaks(made) as peaks,
+    ):
         for name in ("a", "b"):
             widen(made, name)
         widen_server(made)
@@ -43,7 +62,7 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
         collecting = made.start_collecting()
 
         # With both clients sending, a fourth of one reply is the middle of at least one of them.
-        in_the_middle(made, "generator")
+        began = in_the_middle(made, "generator")
         for machine in cables.clients:
             machine.cable(is_up=False)
         wait_until(
@@ -55,7 +74,10 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
         in_the_middle(made, "reward")
         made.kill(made.server.path, "flower-superlink")
 
-        assert collecting.wait(900) == 0, made.log("server") + made.exchange_log()
+        assert collecting.wait(2 * SECONDS) == 0, made.log("server") + made.exchange_log()
+        print(f"{time.monotonic() - began:.0f} s from the first reply's beginning to the end")
+        for what, peak in sorted(peaks.items()):
+            print(f"{what:<20} {peak / 1e6:6.0f} MB at most")
 
         sizes = {name: len(data) for name, data in releases(made.server.path / "releases").items()}
         assert len(sizes) == 4
@@ -63,16 +85,45 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
         assert [made.ledger(name)["reserve"] for name in ("a", "b")] == [1, 1]
 
 
-def in_the_middle(made: Deployment, proxy: str) -> None:
-    """Wait until a fourth of a reply has reached the server and no client is through with it."""
+def in_the_middle(made: Deployment, proxy: str) -> float:
+    """Wait until a fourth of a reply is at the server and not all is; tell when it began."""
     sign = f"Sending: train.{proxy}"
     wait_until(lambda: any(sign in made.log(name) for name in ("a", "b")), what=f"a {proxy} reply")
+    began = time.monotonic()
     before = made.world.server.num_received_bytes()
     wait_until(
         lambda: made.world.server.num_received_bytes() - before > MEGABYTES * 250_000,
         what=f"a fourth of a {proxy} reply",
     )
     assert sending(made), "all replies were through already; take larger ones"
+    return began
+
+
+@contextlib.contextmanager
+def memory_peaks(made: Deployment) -> Iterator[dict[str, int]]:
+    """Note the largest resident memory of each kind of process."""
+    peaks: dict[str, int] = {}
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.5):
+            for folder in (made.server.path, *(folder.path for folder in made.clients.values())):
+                for process in made.processes(folder):
+                    with contextlib.suppress(psutil.Error, OSError):
+                        line = " ".join(process.cmdline())
+                        what = next((name for name, part in KINDS.items() if part in line), "")
+                        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+                        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+                        if what:
+                            peaks[what] = max(peaks.get(what, 0), peak)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def sending(made: Deployment) -> list[str]:
