@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Final, TextIO
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-_LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*")
+# Flower writes `INFO :  text`, its servers `2026-01-01T00:00:00Z INFO [name] text`.
+_LEVEL: Final = re.compile(
+    r"(?:\d{4}-\S+Z\s+)?(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)(?:\s*:\s*|\s+(?=\[))"
+)
 
 
 class LogFormat(StrEnum):

@@ -77,6 +77,7 @@ def test_what_another_program_prints_gets_the_same_form(tmp_path: Path) -> None:
         b"no level \xff\n",
         b"ERROR: broke off\n",
         b"DEBUG: detail\n",
+        b"2026-01-01T00:00:00.123Z ERROR [uvicorn.error] bad\n",
     )
     logger, seen = logging.Logger("link"), list[str]()
     log_to_file(logger, tmp_path / "log", form=LogFormat.JSON, level=LogLevel.INFO)
@@ -88,8 +89,9 @@ def test_what_another_program_prints_gets_the_same_form(tmp_path: Path) -> None:
         ("info", "Started", "link"),
         ("info", "no level \ufffd", "link"),
         ("error", "broke off", "link"),
+        ("error", "[uvicorn.error] bad", "link"),
     ]
-    assert len(seen) == 5
+    assert len(seen) == 6
     for handler in logger.handlers:
         handler.close()
 
