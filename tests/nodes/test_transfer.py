@@ -1,7 +1,7 @@
 """A large reply arrives whole, though the cable is pulled and the link is killed in its middle.
 
-`REWARDDS_REPLY_MB` sets its size, in both releases of both clients; above 100 of one client, so that
-one machine can hold it all. What was tried, and what it took in time and memory, stands in
+`REWARDDS_REPLY_MB` sets its size, in both releases of both clients; above 100 of one client alone,
+so that one machine can hold it all. What was tried, and what it took in time and memory, stands in
 docs/deploying.md; `-rP` shows the figures of a run.
 """
 
