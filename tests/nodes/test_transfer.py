@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -92,12 +93,14 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
 def in_the_middle(made: Deployment, proxy: str) -> float:
     """Wait until a fourth of a reply is at the server and not all is; tell when it began."""
     sign = f"Sending: train.{proxy}"
-    wait_until(lambda: any(sign in made.log(name) for name in NAMES), what=f"a {proxy} reply")
+    wait_until(lambda: any(sign in made.log(name) for name in NAMES), what=f"a {proxy} reply",
+               seconds=SECONDS)  # fmt: skip
     began = time.monotonic()
     before = made.world.server.num_received_bytes()
     wait_until(
         lambda: made.world.server.num_received_bytes() - before > MEGABYTES * 250_000,
         what=f"a fourth of a {proxy} reply",
+        seconds=SECONDS,
     )
     assert sending(made), "all replies were through already; take larger ones"
     return began
@@ -117,9 +120,10 @@ def memory_peaks(made: Deployment) -> Iterator[dict[str, int]]:
                         line = " ".join(process.cmdline())
                         what = next((name for name, part in KINDS.items() if part in line), "")
                         status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-                        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
-                        if what:
-                            peaks[what] = max(peaks.get(what, 0), peak)
+                        # A process that has just ended has no such line.
+                        found = re.search(r"VmHWM:\s+(\d+)", status)
+                        if what and found:
+                            peaks[what] = max(peaks.get(what, 0), int(found[1]) * 1024)
 
     thread = threading.Thread(target=look)
     thread.start()
