@@ -1,8 +1,9 @@
 """A large reply arrives whole, though the cable is pulled and the link is killed in its middle.
 
 `REWARDDS_REPLY_MB` sets its size, in both releases of both clients; above 100 of one client alone,
-so that one machine can hold it all. What was tried, and what it took in time and memory, stands in
-docs/deploying.md; `-rP` shows the figures of a run.
+so that one machine can hold it all. What is sent lies in the clients' stores, as after an earlier
+try: random weights, released by the client's own egress, without hours of training. What was tried,
+and what it took in time and memory, stands in docs/deploying.md; `-rP` shows the figures of a run.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from client_side.app import answer_bytes
 from client_side.config import LoraConfig
+from client_side.generator import TrainedProxy, lora_shape
+from client_side.proxy_training import ProxyTraining
+from client_side.request_checks import training_settings
+from lm.adapters import expected_adapter_shapes
 from lm.settings import save_settings
+from protocol.ledger import ProxyKind
+from protocol.wire import encode_bytes
+from tests.support.clients import training_request
 from tests.support.deployment import Deployment, deployment, releases
 from tests.support.machines import World, wait_until
 from tests.support.tiny_models import build_tiny_model
@@ -62,6 +72,8 @@ def test_a_large_reply_outlives_a_pulled_cable_and_a_killed_link(
         for name in NAMES:
             widen(made, name)
         widen_server(made)
+        for name in NAMES:
+            fill_store(made, name, wide_base)
         for name in NAMES:
             made.start_client(name)
         collecting = made.start_collecting()
@@ -155,11 +167,31 @@ def widen(made: Deployment, name: str) -> None:
     save_settings(
         replace(
             config,
-            generator=replace(config.generator, lora=lora, max_batch_tokens=64, steps=1),
-            reward_proxy=replace(config.reward_proxy, lora=lora, max_batch_tokens=64, steps=1),
+            generator=replace(config.generator, lora=lora, steps=1),
+            reward_proxy=replace(config.reward_proxy, lora=lora, steps=1),
         ),
         folder.settings_file,
     )
+
+
+def fill_store(made: Deployment, name: str, wide_base: Path) -> None:
+    """Let a client answer the coming requests, with random weights in the place of a training."""
+    folder = made.clients[name]
+
+    def draw(training: ProxyTraining, *_: object) -> TrainedProxy:
+        shape = lora_shape(training_settings(training.config, training.proxy))
+        is_reward = training.proxy is ProxyKind.REWARD
+        shapes = expected_adapter_shapes(wide_base, shape, has_reward_head=is_reward)
+        rng = np.random.default_rng(1)
+        tensors = {key: rng.standard_normal(size, dtype=np.float32) for key, size in shapes.items()}
+        return TrainedProxy(lora=shape, tensors=tensors, private_losses=())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProxyTraining, "_train", draw)
+        for proxy in ProxyKind:
+            request = training_request(wide_base, proxy, run_id=made.server.run_id())
+            answer_bytes(proxy.value, encode_bytes(request), folder=folder.path)
+    assert made.ledger(name)["release"] == len(ProxyKind)
 
 
 def widen_server(made: Deployment) -> None:
