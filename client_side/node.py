@@ -29,6 +29,7 @@ from client_side.folder import (
 )
 from lm.commented_settings import save_commented_settings
 from lm.errors import LmError
+from lm.logs import last_word
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(last_word(str(error)))
 
 
 def supernode_command(

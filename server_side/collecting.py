@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,8 +19,9 @@ from flwr.app import RecordDict
 
 from lm.adapters import expected_adapter_shapes
 from lm.loading import base_model_digest, resolve_base_model
-from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
+from protocol import PROTOCOL_VERSION
 from protocol.errors import (
+    AdmissionCode,
     AdmissionError,
     ExchangeError,
     ProtocolError,
@@ -39,6 +40,7 @@ from server_side.admission import (
     store_refused,
 )
 from server_side.config import ServerConfig
+from server_side.greeting import judge_hello
 from server_side.outcome import ClientOutcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
@@ -49,12 +51,15 @@ RELEASES = "releases"
 Content = RecordDict | bytes
 """What a client sent, unread."""
 
+ClientKeys = Mapping[str, frozenset[str]]
+"""By client name, the keys that may sign for it."""
+
 
 class Channel(Protocol):
     """A way to ask clients and to wait for their answers."""
 
-    def client_ids(self) -> Sequence[int]:
-        """Return who is connected."""
+    def clients(self) -> Mapping[int, str | None]:
+        """Return who is connected, and for which client each may speak; None for any."""
         ...
 
     def ask(
@@ -111,12 +116,15 @@ class Collection:
     """One a client, also of those that failed."""
 
 
-def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPolicy, ExpectedShapes]:
+def admission_terms(
+    config: ServerConfig, *, run_id: str, client_keys: ClientKeys | None = None
+) -> tuple[AdmissionPolicy, ExpectedShapes]:
     """Derive from the server's settings what admission accepts.
 
     Args:
         config: The server's settings.
         run_id: Name of the run.
+        client_keys: Which keys sign for which client; None where nobody is registered.
 
     Returns:
         The policy, and the shapes of adapters on the server's own base model.
@@ -133,6 +141,7 @@ def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPoli
         max_epsilon=config.admission.max_epsilon,
         max_delta=config.admission.max_delta,
         allowed_public_keys=None if keys is None else tuple(keys),
+        client_keys=client_keys,
         allowed_code_digests=None if codes is None else tuple(codes),
         accept_reproducible_noise=config.admission.accept_reproducible_noise,
         accept_unsafe_non_private=config.admission.accept_unsafe_non_private,
@@ -150,6 +159,7 @@ def collect(
     run_id: str,
     run_folder: Path,
     waiting: Waiting,
+    client_keys: ClientKeys | None = None,
 ) -> Collection:
     """Ask every client for both proxies, admit what comes, and store it.
 
@@ -160,6 +170,7 @@ def collect(
         run_folder: Where `releases/` and the outcome go. Releases of an earlier start are kept and
             their clients are not asked again.
         waiting: How long to wait for whom.
+        client_keys: Which keys sign for which client; None where nobody is registered.
 
     Returns:
         What was admitted, and what became of each client.
@@ -168,7 +179,14 @@ def collect(
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
         LmError: The base model cannot be used.
     """
-    exchange = _Exchange(channel, config=config, run_id=run_id, run_folder=run_folder)
+    policy, shapes = admission_terms(config, run_id=run_id, client_keys=client_keys)
+    exchange = _Exchange(
+        channel,
+        policy=policy,
+        shapes=shapes,
+        min_clients=config.min_clients,
+        run_folder=run_folder,
+    )
     try:
         exchange.greet(waiting)
         for proxy in ProxyKind:
@@ -185,13 +203,19 @@ class _Exchange:
     """One exchange under way."""
 
     def __init__(
-        self, channel: Channel, *, config: ServerConfig, run_id: str, run_folder: Path
+        self,
+        channel: Channel,
+        *,
+        policy: AdmissionPolicy,
+        shapes: ExpectedShapes,
+        min_clients: int,
+        run_folder: Path,
     ) -> None:
         self._channel = channel
-        self._run_id = run_id
+        self._run_id = policy.run_id
         self._folder = run_folder
-        self._min_clients = config.min_clients
-        self._policy, self._shapes = admission_terms(config, run_id=run_id)
+        self._min_clients = min_clients
+        self._policy, self._shapes = policy, shapes
         self._admitted: list[AdmittedRelease] = list(
             load_admitted(run_folder / RELEASES, policy=self._policy, expected_shapes=self._shapes)
         )
@@ -201,7 +225,7 @@ class _Exchange:
         """Wait until enough clients are there, and ask who they are."""
         wanted = waiting.num_clients or self._min_clients
         give_up = time.monotonic() + waiting.wait_seconds
-        while len(present := list(self._channel.client_ids())) < wanted:
+        while len(present := dict(self._channel.clients())) < wanted:
             if time.monotonic() > give_up:
                 if len(present) >= self._min_clients:
                     break
@@ -217,8 +241,10 @@ class _Exchange:
             dict.fromkeys(present, request),
             timeout_seconds=min(waiting.hello_seconds, waiting.deadline_seconds),
         )
+        self._outcomes = {
+            client_id: ClientOutcome(name=name or "") for client_id, name in present.items()
+        }
         for client_id in present:
-            self._outcomes[client_id] = ClientOutcome()
             if client_id in answers:
                 self._read_hello(client_id, answers[client_id])
             else:
@@ -286,24 +312,19 @@ class _Exchange:
         if isinstance(reply, Refusal):
             self._answered(client_id, "hello", f"refused: {reply.code.value}")
             return
-        if any(outcome.name == reply.client_name for outcome in self._outcomes.values()):
-            self._answered(client_id, "hello", "not admitted: client")
-            _LOGGER.warning("Two nodes call themselves %s; the first counts.", reply.client_name)
-            return
-        self._outcomes[client_id] = replace(self._outcomes[client_id], name=reply.client_name)
-        if reply.software_version != SOFTWARE_VERSION:
-            self._answered(client_id, "hello", "not admitted: version")
-            _LOGGER.warning(
-                "Expected %s to run RewardDS %s, as this server does, found %s. Agree with its "
-                "operator on one version.",
-                reply.client_name,
-                SOFTWARE_VERSION,
-                reply.software_version,
-            )
-            return
-        if reply.base_model_digest != self._policy.base_model_digest:
-            # The client would refuse; asking it to train would only waste its time.
-            self._answered(client_id, "hello", "not admitted: base_model")
+        flaw = judge_hello(
+            reply,
+            policy=self._policy,
+            registered=self._outcomes[client_id].name,
+            taken={item.name for other, item in self._outcomes.items() if other != client_id},
+        )
+        # Who claims a name that is another's does not get it.
+        if flaw is None or flaw[0] is not AdmissionCode.CLIENT:
+            self._outcomes[client_id] = replace(self._outcomes[client_id], name=reply.client_name)
+        if flaw is not None:
+            code, words = flaw
+            self._answered(client_id, "hello", f"not admitted: {code.value}")
+            _LOGGER.warning("%s", words)
             return
         self._answered(client_id, "hello", "admitted")
 
@@ -349,7 +370,11 @@ class _Exchange:
 
 
 def load_collected(
-    config: ServerConfig, *, run_id: str, run_folder: Path
+    config: ServerConfig,
+    *,
+    run_id: str,
+    run_folder: Path,
+    client_keys: ClientKeys | None = None,
 ) -> tuple[AdmittedRelease, ...]:
     """Read what an exchange stored, and check all of it again.
 
@@ -357,6 +382,7 @@ def load_collected(
         config: The server's settings.
         run_id: Name of the run.
         run_folder: The server's run folder.
+        client_keys: Which keys sign for which client; None where nobody is registered.
 
     Returns:
         The admitted releases.
@@ -365,7 +391,7 @@ def load_collected(
         AdmissionError: A stored release does not pass any more.
         ProtocolError: A stored file is no release.
     """
-    policy, shapes = admission_terms(config, run_id=run_id)
+    policy, shapes = admission_terms(config, run_id=run_id, client_keys=client_keys)
     return load_admitted(run_folder / RELEASES, policy=policy, expected_shapes=shapes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -40,8 +40,8 @@ def test_every_admission_setting_reaches_the_policy(tiny_llama: Path) -> None:
 class OtherVersion:
     """A channel to one client that runs another version."""
 
-    def client_ids(self) -> Sequence[int]:
-        return [1]
+    def clients(self) -> Mapping[int, str | None]:
+        return {1: None}
 
     def ask(
         self,
