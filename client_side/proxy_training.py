@@ -101,6 +101,8 @@ class ProxyTraining:
         self.tell("records")
         records_config = replace(self.config.records, path=self.folder.records_path(self.config))
         records = load_records(records_config)
+        # Before anything is paid for: the file is needed only by the second of the two trainings.
+        self._check_public_prompts(records_config.path)
         unit_keys = frozenset(record.unit_id for record in records)
         cut_off = self._find_cut_off(ledger, unit_keys, digest)
         reservation, state = cut_off or (self._reserve(ledger, unit_keys), TrainingState())
@@ -245,6 +247,20 @@ class ProxyTraining:
             for item in ledger.reservations()
         )
 
+    def _check_public_prompts(self, records_path: str) -> None:
+        from client_side.other_prompts import read_public_prompts
+
+        path = self.folder.public_prompts_path(self.config)
+        if path is None:
+            return
+        # Privacy: a record's pairs must not hold another record's prompt, whatever it is called.
+        if Path(path).resolve() == Path(records_path).resolve():
+            raise ConfigurationError(
+                "Expected preferences.public_prompts_path to name public prompts, got the file of "
+                "the records. Name another file."
+            )
+        read_public_prompts(path)
+
     def _check_noise(self, reservation: Reservation) -> None:
         # Privacy: the ledger's mark was set when this was paid for, and the certificate quotes it.
         if self.config.budget.noise_seed is not None and not reservation.reproducible_noise:
@@ -314,7 +330,10 @@ class ProxyTraining:
             work_folder=self.folder.work_folder,
             num_threads=self.config.num_threads,
             config=replace(self.config.reward_proxy, steps=event.steps),
-            preferences_config=self.config.preferences,
+            preferences_config=replace(
+                self.config.preferences,
+                public_prompts_path=self.folder.public_prompts_path(self.config),
+            ),
             records_config=self.config.records,
             plan=plan,
             randomness=self._randomness(),
