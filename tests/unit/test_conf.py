@@ -135,6 +135,13 @@ def test_the_smoke_experiment_runs_in_process() -> None:
         (["server_side.min_clients=3"], "min_clients"),
         (["server_side.base_model=other"], "base_model"),
         (["num_clients=0"], "num_clients"),
+        (["split.concentration=0"], "split.concentration"),
+        (["split.shares=[1,2]"], "split.kind=by_size"),
+        (["split.kind=by_size", "split.shares=[1,2,3]"], "num_clients=2"),
+        (["split.kind=by_size", "split.shares=[1,0]"], "split.shares"),
+        (["split.topic_column=x"], "split.kind=by_topic"),
+        (["split.kind=by_topic", "split.topic_column=x"], "null for the shipped"),
+        (["split.kind=by_topic", "client_side.records.path=x.csv"], "a column of the records"),
         (["runtime.poll_seconds=0"], "runtime.poll_seconds"),
     ],
 )
