@@ -299,6 +299,19 @@ class PreferencesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Whether a server may say from which public weights the proxies' training starts."""
+
+    accept: bool = False
+    """Take starting weights that a server sends; they cost no privacy and may cost quality."""
+    max_bytes: int = 64 * 1024 * 1024
+    """Largest request that is read at all; one without starting weights takes a few hundred."""
+
+    def __post_init__(self) -> None:
+        _require_positive("warm_start.max_bytes", self.max_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientConfig:
     """One client node: its name, its base model and its own settings for every room."""
 
@@ -318,6 +331,8 @@ class ClientConfig:
     """Training of the generator proxy."""
     reward_proxy: RewardProxyConfig = field(default_factory=RewardProxyConfig)
     """Training of the reward proxy."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Starting weights that a server sends."""
 
     def __post_init__(self) -> None:
         name_is_safe = self.name.replace("-", "").replace("_", "").isalnum()

@@ -7,14 +7,15 @@ prompts are the released DP generator's own, or a public file's, and the generat
 
 Covers: that no private prompt gets in by way of this file, and which of the public ones a record is
 paired with.
-Does not cover: an operator who calls a file public that is not; `ProxyTraining` refuses the file of
-the records and no other.
+Does not cover: an operator who calls a file public that is not; `check_public_prompts` refuses the
+file of the records and no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -113,6 +114,28 @@ def answer_other_prompts(
     return OtherPrompts(
         prompts=tuple(keys), responses=tuple(tuple(row[0].token_ids) for row in completions)
     )
+
+
+def check_public_prompts(path: str | None, *, records_path: str) -> None:
+    """See that a file of public prompts can be used, while nothing is paid for.
+
+    Args:
+        path: The file, seen from this process; None where none is named.
+        records_path: The records, likewise.
+
+    Raises:
+        ConfigurationError: It is the file of the records.
+        RecordsError: It cannot be used.
+    """
+    if path is None:
+        return
+    # Privacy: a record's pairs must not hold another record's prompt, whatever it is called.
+    if Path(path).resolve() == Path(records_path).resolve():
+        raise ConfigurationError(
+            "Expected preferences.public_prompts_path to name public prompts, got the file of the "
+            "records. Name another file."
+        )
+    read_public_prompts(path)
 
 
 def read_public_prompts(path: str) -> tuple[str, ...]:

@@ -34,7 +34,8 @@ from client_side.training_state import (
     TrainingStateFile,
     bind_training,
 )
-from protocol.artifacts import digest_code
+from client_side.warm_start import AdmittedStart, admit_start
+from protocol.artifacts import AdapterWeights, digest_code
 from protocol.errors import ConfigurationError, RefusalCode
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from protocol.messages import ReleaseReply, TrainingRequest
@@ -75,6 +76,8 @@ class ProxyTraining:
     """The client's settings."""
     requested_by: str = ""
     """Who asks, as this node's operator named the server; for the ledger."""
+    start: AdapterWeights | None = None
+    """Starting weights that came with the request, unchecked; None where none came."""
 
     def run(self, ledger: BudgetLedger, codec: ReleaseCodec) -> ReleaseReply:
         """Check, pay, train, release and store.
@@ -94,15 +97,26 @@ class ProxyTraining:
             Output leaves the client. What pays is on disk before the first gradient; the records
             themselves reach nothing but the trainer.
         """
+        from client_side.other_prompts import check_public_prompts
         from client_side.records import load_records
         from lm.adapters import expected_adapter_shapes
 
-        base_folder, digest = check_request(self.request, proxy=self.proxy, config=self.config)
+        base_folder, digest = check_request(
+            self.request, proxy=self.proxy, config=self.config, has_start=self.start is not None
+        )
+        start = None
+        if self.start is not None:
+            # Privacy: fixed here, before any record is read.
+            start = admit_start(
+                self.start, proxy=self.proxy, config=self.config, base_folder=base_folder
+            )
         self.tell("records")
         records_config = replace(self.config.records, path=self.folder.records_path(self.config))
         records = load_records(records_config)
         # Before anything is paid for: the file is needed only by the second of the two trainings.
-        self._check_public_prompts(records_config.path)
+        check_public_prompts(
+            self.folder.public_prompts_path(self.config), records_path=records_config.path
+        )
         unit_keys = frozenset(record.unit_id for record in records)
         cut_off = self._find_cut_off(ledger, unit_keys, digest)
         reservation, state = cut_off or (self._reserve(ledger, unit_keys), TrainingState())
@@ -120,7 +134,15 @@ class ProxyTraining:
             # Privacy: noted before the first gradient; one event pays for one training.
             ledger.start(reservation.reservation_id, proxy=self.proxy)
         trained = self._train(
-            records, base_folder, reservation, ledger, codec, statement.epsilon, state, binding
+            records,
+            base_folder,
+            reservation,
+            ledger,
+            codec,
+            statement.epsilon,
+            state,
+            binding,
+            start,
         )
         reply = release(
             tensors=trained.tensors,
@@ -139,6 +161,7 @@ class ProxyTraining:
             max_prompt_tokens=self.config.records.max_prompt_tokens,
             max_response_tokens=self.config.records.max_response_tokens,
             signing_key=load_signing_key(self.folder.path),
+            start_digest=None if start is None else start.digest,
         )
         # Kept before it is sent: a lost answer is then given again for free.
         ledger.record_release(
@@ -197,6 +220,7 @@ class ProxyTraining:
             base_model_digest=base_model_digest,
             code_digest=code_digest(),
             generator_release=_released_generator(ledger, reservation) if is_reward else None,
+            start_digest=self.request.start_digest,
         )
 
     def _state_file(self) -> TrainingStateFile:
@@ -247,20 +271,6 @@ class ProxyTraining:
             for item in ledger.reservations()
         )
 
-    def _check_public_prompts(self, records_path: str) -> None:
-        from client_side.other_prompts import read_public_prompts
-
-        path = self.folder.public_prompts_path(self.config)
-        if path is None:
-            return
-        # Privacy: a record's pairs must not hold another record's prompt, whatever it is called.
-        if Path(path).resolve() == Path(records_path).resolve():
-            raise ConfigurationError(
-                "Expected preferences.public_prompts_path to name public prompts, got the file of "
-                "the records. Name another file."
-            )
-        read_public_prompts(path)
-
     def _check_noise(self, reservation: Reservation) -> None:
         # Privacy: the ledger's mark was set when this was paid for, and the certificate quotes it.
         if self.config.budget.noise_seed is not None and not reservation.reproducible_noise:
@@ -288,6 +298,7 @@ class ProxyTraining:
         epsilon: float,
         state: TrainingState,
         binding: Binding,
+        start: AdmittedStart | None,
     ) -> TrainedProxy:
         from client_side.dp_sgd import DpSgdPlan
         from client_side.generator import train_generator
@@ -313,6 +324,7 @@ class ProxyTraining:
                 records_config=self.config.records,
                 plan=plan,
                 randomness=self._randomness(),
+                start=start,
                 state=state,
                 save=lambda after: file.save(after, binding),
                 on_progress=on_training,
@@ -337,6 +349,7 @@ class ProxyTraining:
             records_config=self.config.records,
             plan=plan,
             randomness=self._randomness(),
+            start=start,
             state=state,
             save=lambda after: file.save(after, binding),
             on_sampling=self._progress("sampling", epsilon),

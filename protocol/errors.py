@@ -84,6 +84,8 @@ class AdmissionCode(StrEnum):
     """Made by another client than the one that was asked."""
     PROXY = "proxy"
     """Another proxy than the one that was asked for."""
+    START = "start"
+    """Trained from other starting weights than those that this server sent, if it sent any."""
     REPLAY = "replay"
     """This client's or this key's release was already admitted."""
     BASE_MODEL = "base_model"

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import HelloReply, Refusal, Request
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from server_side.clients import with_allowed_keys
 from server_side.collecting import (
@@ -132,7 +132,7 @@ class GridChannel:
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -191,7 +191,7 @@ class GridChannel:
     def _send(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         client_ids: Sequence[int],
         *,
         ttl_seconds: float,
@@ -227,7 +227,7 @@ class BytesChannel:
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:

@@ -27,7 +27,13 @@ from protocol.errors import (
     RefusedError,
 )
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    Request,
+    TrainingRequest,
+)
 from server_side.admission import (
     AdmissionPolicy,
     AdmittedRelease,
@@ -40,6 +46,7 @@ from server_side.admission import (
 )
 from server_side.config import ServerConfig
 from server_side.outcome import ClientOutcome, write_outcome
+from server_side.warm_starting import StartShapes, sent_digests, with_starts
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +67,7 @@ class Channel(Protocol):
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -111,12 +118,15 @@ class Collection:
     """One a client, also of those that failed."""
 
 
-def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPolicy, ExpectedShapes]:
+def admission_terms(
+    config: ServerConfig, *, run_id: str, run_folder: Path | None = None
+) -> tuple[AdmissionPolicy, ExpectedShapes]:
     """Derive from the server's settings what admission accepts.
 
     Args:
         config: The server's settings.
         run_id: Name of the run.
+        run_folder: Where the starting weights that were sent lie; None where none were.
 
     Returns:
         The policy, and the shapes of adapters on the server's own base model.
@@ -137,6 +147,7 @@ def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPoli
         accept_reproducible_noise=config.admission.accept_reproducible_noise,
         accept_unsafe_non_private=config.admission.accept_unsafe_non_private,
         max_release_bytes=config.admission.max_release_bytes,
+        start_digests={} if run_folder is None else sent_digests(run_folder),
     )
     return policy, lambda lora, has_head: expected_adapter_shapes(
         folder, lora, has_reward_head=has_head
@@ -191,11 +202,14 @@ class _Exchange:
         self._run_id = run_id
         self._folder = run_folder
         self._min_clients = config.min_clients
-        self._policy, self._shapes = admission_terms(config, run_id=run_id)
+        self._config = config
+        self._base_folder = resolve_base_model(config.base_model)
+        self._policy, self._shapes = admission_terms(config, run_id=run_id, run_folder=run_folder)
         self._admitted: list[AdmittedRelease] = list(
             load_admitted(run_folder / RELEASES, policy=self._policy, expected_shapes=self._shapes)
         )
         self._outcomes: dict[int, ClientOutcome] = {}
+        self._start_shapes: dict[int, StartShapes] = {}
 
     def greet(self, waiting: Waiting) -> None:
         """Wait until enough clients are there, and ask who they are."""
@@ -247,9 +261,16 @@ class _Exchange:
         )
         answers: Mapping[int, Content] = {}
         if asked:
-            answers = self._channel.ask(
-                action, dict.fromkeys(asked, request), timeout_seconds=timeout_seconds
+            requests = with_starts(
+                request,
+                {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
+                config=self._config,
+                base_folder=self._base_folder,
+                run_folder=self._folder,
+                on_waiting=self._channel.client_ids,
             )
+            self._policy = replace(self._policy, start_digests=sent_digests(self._folder))
+            answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:
             if client_id in answers:
                 self._answered(client_id, action, self._admit(client_id, proxy, answers[client_id]))
@@ -305,6 +326,10 @@ class _Exchange:
             # The client would refuse; asking it to train would only waste its time.
             self._answered(client_id, "hello", "not admitted: base_model")
             return
+        self._start_shapes[client_id] = {
+            ProxyKind.GENERATOR: reply.generator_start,
+            ProxyKind.REWARD: reply.reward_start,
+        }
         self._answered(client_id, "hello", "admitted")
 
     def _admit(self, client_id: int, proxy: ProxyKind, content: Content) -> str:
@@ -365,7 +390,7 @@ def load_collected(
         AdmissionError: A stored release does not pass any more.
         ProtocolError: A stored file is no release.
     """
-    policy, shapes = admission_terms(config, run_id=run_id)
+    policy, shapes = admission_terms(config, run_id=run_id, run_folder=run_folder)
     return load_admitted(run_folder / RELEASES, policy=policy, expected_shapes=shapes)
 
 

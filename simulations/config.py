@@ -192,6 +192,11 @@ class SimulateConfig:
                 "client_side.budget.noise_seed is set, got false. Remove the seed, or accept that "
                 "such noise protects nobody."
             )
+        if self.server_side.warm_start.path is not None and not self.client_side.warm_start.accept:
+            raise ConfigurationError(
+                "Expected client_side.warm_start.accept=true, because server_side.warm_start.path "
+                "is set, got false. Set it, or leave the public text out."
+            )
         for name, limit in (("epsilon", admission.max_epsilon), ("delta", admission.max_delta)):
             target = getattr(budget, f"target_{name}")
             if target > limit and not budget.unsafe_non_private:

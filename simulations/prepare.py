@@ -278,9 +278,14 @@ def _server_config(
     keys = [
         load_signing_key(client.path).public_key().public_bytes_raw().hex() for client in clients
     ]
+    public_text = server.warm_start.path
+    if public_text is not None and Path(public_text).is_file():
+        # The exchange may run in a process that was started elsewhere.
+        public_text = str(Path(public_text).resolve())
     return replace(
         server,
         seed=config.seed,
+        warm_start=replace(server.warm_start, path=public_text),
         admission=replace(server.admission, allowed_public_keys=keys),
         evaluation=replace(
             server.evaluation,

@@ -19,6 +19,7 @@ from server_side.config.sampling import SamplingConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.server import ServerConfig
 from server_side.config.synthesis import SynthesisConfig
+from server_side.config.warm_start import WarmStartConfig
 
 __all__ = [
     "AdmissionConfig",
@@ -31,4 +32,5 @@ __all__ = [
     "ScoringConfig",
     "ServerConfig",
     "SynthesisConfig",
+    "WarmStartConfig",
 ]
