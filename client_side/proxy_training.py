@@ -19,6 +19,7 @@ from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key, release
 from client_side.folder import ClientFolder
+from client_side.public_prompts import check_public_prompts
 from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import (
     RequestRefusedError,
@@ -97,7 +98,6 @@ class ProxyTraining:
             Output leaves the client. What pays is on disk before the first gradient; the records
             themselves reach nothing but the trainer.
         """
-        from client_side.other_prompts import check_public_prompts
         from client_side.records import load_records
         from lm.adapters import expected_adapter_shapes
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from lm.errors import ModelFolderError
+from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights, Certificate, LoraShape, sign_release
 from protocol.errors import (
     AdmissionCode,
@@ -137,7 +138,8 @@ def test_refuses_an_additional_record_beside_the_release() -> None:
 
 
 def test_refuses_another_protocol_version() -> None:
-    data = encode_bytes(make_reply()).replace(b'"version":1}', b'"version":9}')
+    ours = f'"version":{PROTOCOL_VERSION}}}'.encode()
+    data = encode_bytes(make_reply()).replace(ours, b'"version":9}')
 
     assert refusal_of(data) == "version"
 

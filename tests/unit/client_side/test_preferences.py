@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from client_side.config import PreferencesConfig, RecordsConfig
-from client_side.other_prompts import read_public_prompts
 from client_side.preferences import RecordPreferences, build_preferences
+from client_side.public_prompts import read_public_prompts
 from client_side.records import PrivateRecord
 from lm.loading import load_tokenizer
 from lm.sampling import Completion, Progress, SamplingParams
