@@ -23,7 +23,7 @@ from client_side.warm_start import AdmittedStart
 from lm.adapters import expected_adapter_shapes
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights
-from protocol.errors import AdmissionCode, AdmissionError, RefusalCode
+from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import (
     HelloReply,
@@ -33,9 +33,7 @@ from protocol.messages import (
     WarmTrainingRequest,
 )
 from protocol.wire import decode_bytes, encode_bytes
-from server_side.admission import AdmissionPolicy, admit
 from tests.support.clients import client_config, make_client, training_request
-from tests.support.releases import BASE_MODEL_DIGEST, RUN_ID, expected_shapes, make_reply
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 GENERATOR: Final = ProxyKind.GENERATOR
@@ -204,31 +202,3 @@ def test_a_request_that_is_too_large_is_not_read(tmp_path: Path, tiny_llama: Pat
 def test_only_the_gate_makes_an_admitted_start() -> None:
     with pytest.raises(TypeError, match="admit_start"):
         AdmittedStart(tensors={}, digest="ab" * 32, token=None)
-
-
-@pytest.mark.parametrize(
-    ("sent", "stated", "is_admitted"),
-    [
-        (None, None, True),
-        ("ab" * 32, "ab" * 32, True),
-        ("ab" * 32, "cd" * 32, False),
-        ("ab" * 32, None, False),
-        (None, "ab" * 32, False),
-    ],
-)
-def test_admission_compares_the_start_with_what_was_sent(
-    sent: str | None, stated: str | None, is_admitted: bool
-) -> None:
-    policy = AdmissionPolicy(
-        run_id=RUN_ID,
-        base_model_digest=BASE_MODEL_DIGEST,
-        start_digests={} if sent is None else {"clinic-a.generator": sent},
-    )
-    data = encode_bytes(make_reply(start_digest=stated))
-
-    if is_admitted:
-        admit(data, policy=policy, expected_shapes=expected_shapes)
-        return
-    with pytest.raises(AdmissionError) as caught:
-        admit(data, policy=policy, expected_shapes=expected_shapes)
-    assert caught.value.code is AdmissionCode.START
