@@ -7,7 +7,8 @@ can be checked. Checks run in this order, cheap before costly, and each has a co
 2. key is a known one (`unknown_key`), signature (`signature`)
 3. made in this protocol version (`version`), for this run (`run`), by the client that was asked
    (`client`) and by the key that is registered for it (`client`), the proxy that was asked for
-   (`proxy`), not admitted before (`replay`)
+   (`proxy`), not admitted before (`replay`), from the starting weights that were sent, if any were
+   (`start`)
 4. base model (`base_model`), client code where the policy lists some (`code`)
 5. ledger of the reward proxy goes on with the generator's, and has an event for its own proxy
    (`unaccounted`), finite claim (`not_private`), secret noise (`reproducible_noise`), delta
@@ -59,6 +60,7 @@ from server_side.admission_checks import (
     check_digests,
     check_ledgers_agree,
     check_signature,
+    check_start,
     check_tensors,
     may_sign,
     recompute_epsilon,
@@ -173,6 +175,7 @@ def admit(
     release = reply.release
     check_signature(release, policy)
     _check_binding(release, policy, client_name=client_name, proxy=proxy, admitted=admitted)
+    check_start(release.certificate, policy)
     check_digests(release.certificate, policy)
     earlier = [
         item.certificate for item in admitted if item.client_name == release.certificate.client_name

@@ -9,7 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from lm.errors import LmError
@@ -60,6 +60,9 @@ class AdmissionPolicy:
     """Whether noise from a fixed seed passes, as in simulations and tests."""
     accept_unsafe_non_private: bool = False
     """Whether releases without any protection pass, as for baselines on public records."""
+    start_digests: Mapping[str, str] | None = field(default_factory=dict)
+    """SHA-256 of the starting weights that were sent, by `start_name` of client and proxy; None
+    where nobody knows, as for a release far from its run."""
     max_release_bytes: int = 256 * 1024 * 1024
     """Largest message that is read at all."""
 
@@ -127,6 +130,29 @@ def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
             f"Expected one of {len(codes)} allowed_code_digests, found {certificate.code_digest}. "
             f"Add it if you know the code.",
             code=AdmissionCode.CODE,
+        )
+
+
+def start_name(client_name: str, proxy: ProxyKind) -> str:
+    """Name the starting weights for one proxy of one client."""
+    return f"{client_name}.{proxy.value}"
+
+
+def check_start(certificate: Certificate, policy: AdmissionPolicy) -> None:
+    """Check that training started where this server said, and fresh where it said nothing.
+
+    Raises:
+        DigestMismatchError: It is not so.
+    """
+    if policy.start_digests is None:
+        return
+    sent = policy.start_digests.get(start_name(certificate.client_name, certificate.proxy))
+    if certificate.start_digest != sent:
+        raise DigestMismatchError(
+            f"Expected a release that started from {sent or 'a fresh adapter'}, found "
+            f"{certificate.start_digest or 'a fresh adapter'}. Ask the client to answer this "
+            "request.",
+            code=AdmissionCode.START,
         )
 
 

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from lm.logs import log_to_file
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import HelloReply, Refusal, Request
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from server_side.clients import read_register
 from server_side.collecting import (
@@ -152,7 +152,7 @@ class GridChannel:
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -211,7 +211,7 @@ class GridChannel:
     def _send(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         client_ids: Sequence[int],
         *,
         ttl_seconds: float,
@@ -252,7 +252,7 @@ class BytesChannel:
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:

@@ -17,8 +17,7 @@ from typing import Protocol
 
 from flwr.app import RecordDict
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest, resolve_base_model
+from lm.loading import resolve_base_model
 from protocol import PROTOCOL_VERSION
 from protocol.errors import (
     AdmissionCode,
@@ -28,7 +27,13 @@ from protocol.errors import (
     RefusedError,
 )
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    Request,
+    TrainingRequest,
+)
 from server_side.admission import (
     AdmissionPolicy,
     AdmittedRelease,
@@ -39,9 +44,11 @@ from server_side.admission import (
     store_admitted,
     store_refused,
 )
+from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
 from server_side.greeting import judge_hello
 from server_side.outcome import ClientOutcome, write_outcome
+from server_side.warm_starting import StartShapes, sent_digests, with_starts
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,9 +57,6 @@ RELEASES = "releases"
 
 Content = RecordDict | bytes
 """What a client sent, unread."""
-
-ClientKeys = Mapping[str, frozenset[str]]
-"""By client name, the keys that may sign for it."""
 
 
 class Channel(Protocol):
@@ -65,7 +69,7 @@ class Channel(Protocol):
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -116,42 +120,6 @@ class Collection:
     """One a client, also of those that failed."""
 
 
-def admission_terms(
-    config: ServerConfig, *, run_id: str, client_keys: ClientKeys | None = None
-) -> tuple[AdmissionPolicy, ExpectedShapes]:
-    """Derive from the server's settings what admission accepts.
-
-    Args:
-        config: The server's settings.
-        run_id: Name of the run.
-        client_keys: Which keys sign for which client; None where nobody is registered.
-
-    Returns:
-        The policy, and the shapes of adapters on the server's own base model.
-
-    Raises:
-        ModelFolderError: The base model cannot be found.
-    """
-    folder = resolve_base_model(config.base_model)
-    keys = config.admission.allowed_public_keys
-    codes = config.admission.allowed_code_digests
-    policy = AdmissionPolicy(
-        run_id=run_id,
-        base_model_digest=base_model_digest(folder),
-        max_epsilon=config.admission.max_epsilon,
-        max_delta=config.admission.max_delta,
-        allowed_public_keys=None if keys is None else tuple(keys),
-        client_keys=client_keys,
-        allowed_code_digests=None if codes is None else tuple(codes),
-        accept_reproducible_noise=config.admission.accept_reproducible_noise,
-        accept_unsafe_non_private=config.admission.accept_unsafe_non_private,
-        max_release_bytes=config.admission.max_release_bytes,
-    )
-    return policy, lambda lora, has_head: expected_adapter_shapes(
-        folder, lora, has_reward_head=has_head
-    )
-
-
 def collect(
     channel: Channel,
     *,
@@ -179,13 +147,11 @@ def collect(
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
         LmError: The base model cannot be used.
     """
-    policy, shapes = admission_terms(config, run_id=run_id, client_keys=client_keys)
+    policy, shapes = admission_terms(
+        config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
+    )
     exchange = _Exchange(
-        channel,
-        policy=policy,
-        shapes=shapes,
-        min_clients=config.min_clients,
-        run_folder=run_folder,
+        channel, config=config, policy=policy, shapes=shapes, run_folder=run_folder
     )
     try:
         exchange.greet(waiting)
@@ -206,20 +172,22 @@ class _Exchange:
         self,
         channel: Channel,
         *,
+        config: ServerConfig,
         policy: AdmissionPolicy,
         shapes: ExpectedShapes,
-        min_clients: int,
         run_folder: Path,
     ) -> None:
         self._channel = channel
         self._run_id = policy.run_id
         self._folder = run_folder
-        self._min_clients = min_clients
+        self._config = config
+        self._min_clients = config.min_clients
         self._policy, self._shapes = policy, shapes
         self._admitted: list[AdmittedRelease] = list(
             load_admitted(run_folder / RELEASES, policy=self._policy, expected_shapes=self._shapes)
         )
         self._outcomes: dict[int, ClientOutcome] = {}
+        self._start_shapes: dict[int, StartShapes] = {}
 
     def greet(self, waiting: Waiting) -> None:
         """Wait until enough clients are there, and ask who they are."""
@@ -273,9 +241,16 @@ class _Exchange:
         )
         answers: Mapping[int, Content] = {}
         if asked:
-            answers = self._channel.ask(
-                action, dict.fromkeys(asked, request), timeout_seconds=timeout_seconds
+            requests = with_starts(
+                request,
+                {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
+                config=self._config,
+                base_folder=resolve_base_model(self._config.base_model),
+                run_folder=self._folder,
+                on_waiting=self._channel.clients,
             )
+            self._policy = replace(self._policy, start_digests=sent_digests(self._folder))
+            answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:
             if client_id in answers:
                 self._answered(client_id, action, self._admit(client_id, proxy, answers[client_id]))
@@ -326,6 +301,10 @@ class _Exchange:
             self._answered(client_id, "hello", f"not admitted: {code.value}")
             _LOGGER.warning("%s", words)
             return
+        self._start_shapes[client_id] = {
+            ProxyKind.GENERATOR: reply.generator_start,
+            ProxyKind.REWARD: reply.reward_start,
+        }
         self._answered(client_id, "hello", "admitted")
 
     def _admit(self, client_id: int, proxy: ProxyKind, content: Content) -> str:
@@ -391,7 +370,9 @@ def load_collected(
         AdmissionError: A stored release does not pass any more.
         ProtocolError: A stored file is no release.
     """
-    policy, shapes = admission_terms(config, run_id=run_id, client_keys=client_keys)
+    policy, shapes = admission_terms(
+        config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
+    )
     return load_admitted(run_folder / RELEASES, policy=policy, expected_shapes=shapes)
 
 

@@ -137,6 +137,11 @@ class SimulationConsole:
             epsilon = "∞" if ledger["epsilon"] in (None, "infinite") else f"{ledger['epsilon']:.3f}"
             privacy.add_row(client, epsilon, f"{ledger['delta']:g}")
         self._console.print(privacy)
+        if len(metrics["privacy"]) > 1:
+            self.say(
+                "Each guarantee is one client's own: a person whose records lie with several "
+                "clients bears the composition of theirs."
+            )
         if metrics.get("tuned_on", TunedOn.SYNTHETIC) == TunedOn.SYNTHETIC:
             self.say(f"Report:  {run_folder / 'report.html'}")
         else:

@@ -22,6 +22,7 @@ from protocol.errors import ConfigurationError
 from server_side.config import EvaluationConfig, ServerConfig
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.splitting import split_among_clients
 from simulations.tiny_models import build_tiny_model
 
 WORLD_FILE = "world.json"
@@ -62,9 +63,18 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     world_file = run_folder / WORLD_FILE
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
-    config = _with_models(config, run_folder)
     training, evaluation = _rows(config)
-    parts = split_rows(training, config.num_clients, seed=config.seed)
+    unit = config.client_side.records.privacy_unit
+    parts = split_among_clients(
+        training,
+        config.num_clients,
+        config=config.split,
+        count_units=lambda rows: _count_units(rows, unit=unit),
+        min_units=_largest_batch(config.client_side),
+        seed=config.seed,
+    )
+    # The records first: what is wrong with them should not take a model to find out.
+    config = _with_models(config, run_folder)
     kept, num_overlapping = drop_overlapping(
         evaluation, training_prompts=(row.prompt for row in training)
     )
@@ -168,6 +178,7 @@ def _rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]
             prompt=records.prompt_column,
             response=records.response_column,
             group=records.group_column,
+            topic=config.split.topic_column,
         )
         table = read_table(
             records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
@@ -202,6 +213,7 @@ def _compose(
             prompt=message.prompt,
             response=message.response,
             group=message.patient_id if keeps_groups else None,
+            topic=message.topic,
         )
         for message in messages
     )
@@ -216,10 +228,7 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
     # The client checks this as well, but its refusal would come late and say little.
     check_declared_size(num_units, declared_size=declared_size)
     name = f"client-{index + 1}"
-    batch = max(
-        config.client_side.generator.expected_batch_size,
-        config.client_side.reward_proxy.expected_batch_size,
-    )
+    batch = _largest_batch(config.client_side)
     if batch > num_units:
         raise ConfigurationError(
             f"Expected at least expected_batch_size={batch} privacy units for {name}, found "
@@ -240,6 +249,10 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
             declared_size=declared_size,
         ),
     )
+
+
+def _largest_batch(client: ClientConfig) -> int:
+    return max(client.generator.expected_batch_size, client.reward_proxy.expected_batch_size)
 
 
 def round_to_two_digits(number: int) -> int:
@@ -265,9 +278,14 @@ def _server_config(
     keys = [
         load_signing_key(client.path).public_key().public_bytes_raw().hex() for client in clients
     ]
+    public_text = server.warm_start.path
+    if public_text is not None and Path(public_text).is_file():
+        # The exchange may run in a process that was started elsewhere.
+        public_text = str(Path(public_text).resolve())
     return replace(
         server,
         seed=config.seed,
+        warm_start=replace(server.warm_start, path=public_text),
         admission=replace(server.admission, allowed_public_keys=keys),
         evaluation=replace(
             server.evaluation,

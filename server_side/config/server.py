@@ -12,6 +12,7 @@ from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.synthesis import SynthesisConfig
+from server_side.config.warm_start import WarmStartConfig
 from server_side.setting_checks import (
     require,
     require_counts,
@@ -39,6 +40,8 @@ class ServerConfig:
     """Clients of which both releases must be admitted before the server goes on."""
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     """Which releases may be used."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Public text that the proxies' starting weights are tuned on."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     """Prompts and responses."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

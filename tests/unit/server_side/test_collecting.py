@@ -12,7 +12,8 @@ from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.errors import ExchangeError
 from protocol.ledger import PrivacyUnit
 from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
-from server_side.collecting import Content, Waiting, admission_terms, collect
+from server_side.admission_terms import admission_terms
+from server_side.collecting import Content, Waiting, collect
 from server_side.config import AdmissionConfig, ServerConfig
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, RewardProxyConfig, Unit
+from lm.errors import TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
 from server_side.config import EvaluationConfig, ServerConfig
-from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.clinic import compose_messages
+from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
 from simulations.prepare import World, delta_warnings, prepare_world
 
 
@@ -189,3 +191,44 @@ def test_a_delta_that_promises_little_is_warned_about(tmp_path: Path) -> None:
     )
 
     assert len(delta_warnings(world)) == 2
+
+
+def test_the_shipped_records_are_split_by_their_complaints(tmp_path: Path) -> None:
+    """The clients' topics differ; their files tell nothing of topics."""
+    start = config(split=SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.01))
+    topics = {m.prompt: m.topic for m in compose_messages(60, seed=start.seed, split="train")}
+
+    first, second = rows_of(prepare_world(start, tmp_path))
+
+    owners = [{topics[row["prompt"]] for row in rows} for rows in (first, second)]
+    assert len(owners[0] & owners[1]) <= 4
+    assert set(first[0]) == {"prompt", "response"}
+    assert min(len(first), len(second)) >= 4
+
+
+def test_own_records_are_split_by_a_column(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {n}", "response": "Answer", "ward": f"ward {n % 2}"}
+        for n in range(60)
+    ]
+    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    split = SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.001, topic_column="ward")
+
+    first, _ = rows_of(prepare_world(replace(start, split=split), tmp_path / "run"))
+
+    wards = [int(row["prompt"].split()[1]) % 2 for row in first]
+    assert max(wards.count(0), wards.count(1)) >= 0.8 * len(wards)
+
+
+def test_a_missing_topic_column_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(60)]
+    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    start = replace(
+        start,
+        split=SplitConfig(kind=SplitKind.BY_TOPIC, topic_column="ward"),
+        client_side=replace(start.client_side, base_model=str(tmp_path / "absent")),
+        server_side=replace(start.server_side, base_model=str(tmp_path / "absent")),
+    )
+
+    with pytest.raises(TableError, match="'ward'"):
+        prepare_world(start, tmp_path / "run")
