@@ -176,7 +176,10 @@ def _run(
             "memory_bytes": limits.memory_bytes,
             "file_bytes": limits.file_bytes,
         }
-        process = _start()
+        try:
+            process = _start()
+        except OSError as problem:
+            return None, f"{problem.filename}: {problem.strerror}"
         try:
             output, reason, is_late = _talk(process, json.dumps(request).encode(), limits=limits)
         finally:

@@ -423,12 +423,12 @@ def test_ordinary_user_can_confine_as_well(
 ) -> None:
     """A file of that very user's, not one that permissions keep from him."""
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    modules = "import server_side.sandbox"
+    works = (
+        "import server_side.sandbox, subprocess, sys; subprocess.check_call([sys.executable, '-V'])"
+    )
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-        start = [*as_nobody, python, "-c"]
-        if not subprocess.run(
-            [*start, modules], env=_environment(), cwd="/", check=False
-        ).returncode:
+        start = [*as_nobody, os.path.realpath(python), "-c"]
+        if not subprocess.run([*start, works], env=_environment(), cwd="/", check=False).returncode:
             break
     else:
         pytest.skip("no interpreter here that an ordinary user can start with this project")
