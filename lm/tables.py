@@ -44,6 +44,8 @@ class ColumnMap:
     """Column with the response."""
     group: str | None = None
     """Column that names the person (or other group) of a row; None where rows have none."""
+    tests: str | None = None
+    """Column with the tests that code must pass, a list of texts; None where rows have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -56,6 +58,8 @@ class TextRow:
     """What was answered, without surrounding whitespace; never empty."""
     group: str | None = None
     """Name of the group the row belongs to, where a group column was named."""
+    tests: tuple[str, ...] = ()
+    """Tests that code in a response must pass, where a column with tests was named."""
 
     def __repr__(self) -> str:
         return (
@@ -73,6 +77,8 @@ class DropReason(StrEnum):
     """The response is missing, blank or not text."""
     NO_GROUP = "no_group"
     """A group column was named and is missing or blank here."""
+    NO_TESTS = "no_tests"
+    """A column with tests was named, and here it holds no list of texts, or an empty one."""
     TOO_LONG = "too_long"
     """Prompt or response is longer than the limit."""
 
@@ -236,9 +242,12 @@ def _to_row(
         return DropReason.NO_RESPONSE
     if columns.group is not None and not group:
         return DropReason.NO_GROUP
+    tests = () if columns.tests is None else _tests(raw.get(columns.tests))
+    if columns.tests is not None and not tests:
+        return DropReason.NO_TESTS
     if max(len(prompt), len(response)) > max_chars:
         return DropReason.TOO_LONG
-    return TextRow(prompt=prompt, response=response, group=group)
+    return TextRow(prompt=prompt, response=response, group=group, tests=tests)
 
 
 def _text(value: object) -> str:
@@ -257,6 +266,11 @@ def _group_name(value: object) -> str:
     return str(value) if is_number else _text(value)
 
 
+def _tests(value: object) -> tuple[str, ...]:
+    is_list = isinstance(value, list) and all(isinstance(test, str) for test in value)
+    return tuple(test for test in value if _text(test)) if is_list else ()
+
+
 def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap) -> ColumnMap:
     found = list(dict.fromkeys(name for _, raw in raw_rows for name in raw))
     prompt = _pick(source, found, "prompt", columns.prompt, PROMPT_COLUMNS)
@@ -264,12 +278,15 @@ def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap
     group = None
     if columns.group is not None:
         group = _pick(source, found, "group", columns.group, ())
+    tests = None
+    if columns.tests is not None:
+        tests = _pick(source, found, "tests", columns.tests, ())
     if prompt == response:
         raise TableError(
             f"Expected different columns for prompt and response in {source}, got {prompt!r} for "
             "both. Name the column of each."
         )
-    return ColumnMap(prompt=prompt, response=response, group=group)
+    return ColumnMap(prompt=prompt, response=response, group=group, tests=tests)
 
 
 def _pick(
@@ -312,6 +329,12 @@ def _describe_unusable(
             return (
                 f"Expected at most {max_chars} characters in each prompt and response of {source}, "
                 f"found more in {where}. Shorten or delete them, or raise the limit."
+            )
+        case DropReason.NO_TESTS:
+            return (
+                f"Expected a list of texts in column {columns.tests!r} of every row of {source}, "
+                f"found none in {where}. Complete or delete them; a list needs JSON lines or "
+                "parquet."
             )
         case DropReason.NO_PROMPT:
             column = columns.prompt

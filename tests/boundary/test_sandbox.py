@@ -534,3 +534,18 @@ def test_confined_process_is_killed_when_the_server_is_interrupted(
         signal.signal(signal.SIGALRM, before)
 
     assert started[0].returncode == -signal.SIGKILL
+
+
+def test_limits_hold_for_time_memory_files_and_processes(confinement: Confinement) -> None:
+    """The clock alone would end a loop too, so that limits on CPU time are asked for here."""
+    limits = SandboxLimits(cpu_seconds=3, memory_bytes=2**28, file_bytes=2**20)
+    names = ("CPU", "AS", "FSIZE", "NPROC", "CORE", "NOFILE")
+    program = f"""
+import resource
+print([resource.getrlimit(getattr(resource, "RLIMIT_" + name)) for name in {names}])
+"""
+
+    run = run_confined(program, limits=limits, confinement=confinement)
+
+    expected = [(3, 4), (2**28, 2**28), (2**20, 2**20), (0, 0), (0, 0), (32, 32)]
+    assert run.output.decode() == f"{expected}\n"
