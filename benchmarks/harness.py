@@ -2,8 +2,10 @@
 
 A benchmark states its variants as functions and its claims as targets; this file does the rest.
 Time: one process pinned to one core holds all variants and runs them in turn, so that whatever
-slows the machine down slows neighbours alike. Each run of a baseline is compared with the mean of
-the nearest runs of the variant before and after it; the ratio is the median over those.
+slows the machine down slows neighbours alike. What counts is processor time, of all threads, so
+that other work on the machine adds nothing; on one idle core it is the time on the clock. Each run
+of a baseline is compared with the mean of the nearest runs of the variant before and after it; the
+ratio is the median over those.
 Memory: each variant runs in a process of its own; what counts is how far the peak of its resident
 memory lies above what it was after the imports, so model and work count and the libraries do not.
 
@@ -123,9 +125,9 @@ def time_runs(
     times = []
     for name in schedule:
         gc.collect()
-        start = time.perf_counter()
+        start = time.process_time()
         works[name]()
-        times.append((name, time.perf_counter() - start))
+        times.append((name, time.process_time() - start))
         print(f"  {name}: {times[-1][1]:.2f} s", file=sys.stderr, flush=True)
     return times
 
@@ -227,7 +229,7 @@ def report(
 def machine() -> dict[str, object]:
     """Say on what was measured."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    libraries = ("torch", "transformers", "peft", "opacus", "openvino-genai")
+    libraries = ("torch", "transformers", "peft", "openvino-genai")
     return {
         "processor": model[1] if model else platform.machine(),
         "cores_used": 1,

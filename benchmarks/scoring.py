@@ -6,7 +6,7 @@ logits of every token. `ours` is what the server's stage calls: bfloat16, a prom
 its candidates, head on response tokens only. Scores must agree: the claims include how far they may
 lie apart, as the largest difference over the spread of the scores.
 
-Run: python benchmarks/scoring.py   (one core, about three minutes)
+Run: python benchmarks/scoring.py   (one core, about four minutes)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from protocol.artifacts import LoraShape
 NUM_PROMPTS = 8
 NUM_CANDIDATES = 6
 MAX_BATCH_TOKENS = 4096
-TOLERANCE = 0.05
+TOLERANCE = 0.1
 """Largest difference of a score ÷ standard deviation of that score over the candidates."""
 LORA = LoraShape(
     rank=16,
@@ -53,7 +53,7 @@ def main() -> None:
         harness.Benchmark(
             name="scoring",
             variants={"ours": ours, "one by one": one_by_one},
-            schedule=["ours", "ours", *["one by one", "ours"] * 3],
+            schedule=["ours", "ours", *["one by one", "ours"] * 2],
             time_targets=[
                 harness.Target(variant="ours", baseline="one by one", bound=3.0, is_speedup=True)
             ],

@@ -1,6 +1,6 @@
-"""DP-SGD over privacy units: the only trainer, and the only file that imports Opacus.
+"""DP-SGD over privacy units: the only trainer.
 
-Opacus's hooks give the gradient of every sequence; this file adds them up per unit, clips each
+`RowGradients` gives the gradient of every sequence; this file adds them up per unit, clips each
 unit once, adds noise and lets `ProxyOptimizer` step. Sampler, clip, noise and ledger event all come
 from one frozen `DpSgdPlan`, so that they cannot disagree.
 
@@ -18,7 +18,6 @@ Shapes: `U` units and `R` sequences in a physical batch, `D` trainable weights.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -26,12 +25,12 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus import GradSampleModule
 from torch import nn
 
 from client_side.config import DpTrainingConfig
 from client_side.proxy_optimizer import ProxyOptimizer
 from client_side.randomness import Purpose, Randomness
+from client_side.row_gradients import RowGradients, clear
 from client_side.training_state import TrainingState
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
@@ -178,11 +177,11 @@ def train_dp_sgd(
     losses = list(state.losses)
     parameters = optimizer.parameters
     before = [p.detach().clone() for p in parameters]
-    hooked = GradSampleModule(task.model.train(), loss_reduction="sum", strict=False)
+    task.model.train()
     try:
         for step, drawn in enumerate(batches, start=state.num_steps):
             gradient, loss_sum = _clipped_sum(
-                hooked, task, drawn, parameters, plan=plan, max_batch_tokens=config.max_batch_tokens
+                task, drawn, parameters, plan=plan, max_batch_tokens=config.max_batch_tokens
             )
             # Privacy: noise on the whole sum, once a step, also where nobody was drawn. A stream of
             # its own: whatever was drawn for a step that a killed process lost does not come back.
@@ -198,7 +197,6 @@ def train_dp_sgd(
             if on_progress:
                 on_progress(step + 1, plan.steps)
     finally:
-        hooked.to_standard_module()
         task.model.zero_grad(set_to_none=True)
     if batches and all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True)):
         raise RuntimeError("Expected training to move the adapter, but no weight changed.")
@@ -208,7 +206,6 @@ def train_dp_sgd(
 
 
 def _clipped_sum(
-    hooked: GradSampleModule,
     task: DpSgdTask[UnitT],
     drawn: npt.NDArray[np.int64],
     parameters: Sequence[nn.Parameter],
@@ -220,21 +217,21 @@ def _clipped_sum(
         sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device
     )  # (D,)
     loss_sum = 0.0
-    for batch in _physical_batches(task, drawn, max_batch_tokens):
+    for number, batch in enumerate(_physical_batches(task, drawn, max_batch_tokens)):
         units = [task.units[i] for i in batch]
-        losses, unit_of_row = task.unit_loss(task.model, units)
-        with warnings.catch_warnings():
-            # The lowest adapted layer reads frozen embeddings, which need no gradient; the hook
-            # says so and is right all the same, as `_check_hooks` makes sure.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        # Hooks that return wrong gradients without a word have been seen (Opacus issue 820), so in
+        # each step's first batch they are held against autograd's own; in all it would cost time.
+        with RowGradients(task.model, also_whole=number == 0):
+            losses, unit_of_row = task.unit_loss(task.model, units)
             losses.sum().backward()
-        loss_sum += float(losses.detach().sum())
-        total += _clip_units(
-            parameters, unit_of_row, num_units=len(units), max_grad_norm=plan.max_grad_norm
-        )
-        for parameter in parameters:
-            parameter.grad = None
-            parameter.grad_sample = None  # type: ignore[attr-defined]
+            loss_sum += float(losses.detach().sum())
+            if number == 0:
+                _check_rows(parameters)
+            total += _clip_units(
+                parameters, unit_of_row, num_units=len(units), max_grad_norm=plan.max_grad_norm
+            )
+            for parameter in parameters:
+                clear(parameter)
     return total, loss_sum
 
 
@@ -255,7 +252,8 @@ def _clip_units(
     per_unit = []
     for parameter in parameters:
         samples = parameter.grad_sample.detach().flatten(1)  # type: ignore[attr-defined]  # (R, d)
-        _check_hooks(samples, parameter, num_rows=len(rows))
+        if len(samples) != len(rows):
+            raise RuntimeError(f"Expected {len(rows)} per-sequence gradients, got {len(samples)}.")
         # Privacy: a unit's sequences are one contribution; they are added before clipping.
         unit_sums = samples
         if list(unit_of_row) != list(range(num_units)):
@@ -271,17 +269,14 @@ def _clip_units(
     return torch.cat([factors @ unit_sums.double() for unit_sums in per_unit])
 
 
-def _check_hooks(samples: torch.Tensor, parameter: nn.Parameter, *, num_rows: int) -> None:
-    # Hooks once returned wrong LoRA gradients without a word (Opacus issue 820). Autograd's own
-    # gradient is at hand, so every batch is held against it.
-    if len(samples) != num_rows:
-        raise RuntimeError(f"Expected {num_rows} per-sequence gradients, got {len(samples)}.")
-    assert parameter.grad is not None
-    expected = parameter.grad.detach().flatten()
-    difference = (samples.sum(dim=0) - expected).norm()
-    scale = samples.norm() + expected.norm()
-    if bool(difference > 1e-2 * scale):
-        raise RuntimeError("Per-sequence gradients do not add up to the gradient of the batch.")
+def _check_rows(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        samples = parameter.grad_sample  # type: ignore[attr-defined]
+        assert parameter.grad is not None
+        difference = (samples.sum(dim=0) - parameter.grad).norm()
+        scale = samples.norm() + parameter.grad.norm()
+        if bool(difference > 1e-2 * scale):
+            raise RuntimeError("Per-sequence gradients do not add up to the gradient of the batch.")
 
 
 def _physical_batches(

@@ -17,7 +17,7 @@ from torch import nn
 
 from lm.encoding import EncodedChat, pad_right
 from lm.errors import ScoringError
-from lm.packing import PackedBatch, pack_chats
+from lm.prefix_cache import response_states
 
 _CHUNK_LOGITS = 2**25
 """Logits that stand in memory at once: 128 MiB in float32, 220 tokens of a vocabulary of 152k."""
@@ -68,39 +68,25 @@ def response_nll_sums(
     """
     sums = [0.0] * len(chats)
     done = 0
-    for batch in pack_chats(chats, max_batch_tokens):
-        with torch.inference_mode():
-            for index, nll in _packed_nll_sums(model, batch):
-                sums[index] = nll
-        done += len(batch.chats)
-        if on_progress:
-            on_progress(done, len(chats))
+    backbone, head = backbone_and_head(model)
+    with torch.inference_mode():
+        for batch in response_states(backbone, chats, max_batch_tokens):
+            is_token = batch.is_token
+            # The state before a token predicts it.
+            nll = frozen_head_nll(batch.states[:, :-1][is_token], head, batch.ids[is_token])
+            rows = is_token.nonzero()[:, 0]
+            totals = torch.zeros(len(batch.indices), device=nll.device).index_add_(0, rows, nll)
+            for index, total in zip(batch.indices, totals.tolist(), strict=True):
+                sums[index] = total
+            done += len(batch.indices)
+            if on_progress:
+                on_progress(done, len(chats))
     if not all(map(math.isfinite, sums)):
         raise ScoringError(
             "Expected finite log-likelihoods, found one that is not. The model's weights are "
             "broken; train or load them again."
         )
     return sums
-
-
-def _packed_nll_sums(model: nn.Module, batch: PackedBatch) -> list[tuple[int, float]]:
-    backbone, head = backbone_and_head(model)
-    hidden = batch.hidden_states(backbone)  # (B, T, H)
-    rows, columns, targets, owners = [], [], [], []
-    for owner, chat in enumerate(batch.chats):
-        length = chat.stop - chat.start
-        rows.append(torch.full((length,), chat.row))
-        # The last token of the prefix predicts the first of every response.
-        before = torch.arange(chat.start - 1, chat.stop - 1)
-        before[:1] = chat.prefix_length - 1
-        columns.append(before)
-        targets.append(batch.input_ids[chat.row, chat.start : chat.stop])
-        owners.append(torch.full((length,), owner))
-    device = hidden.device
-    needed = hidden[torch.cat(rows).to(device), torch.cat(columns).to(device)]  # (M, H)
-    nll = frozen_head_nll(needed, head, torch.cat(targets).to(device)).cpu()  # (M,)
-    sums = torch.zeros(len(batch.chats)).index_add_(0, torch.cat(owners), nll)
-    return [(chat.index, float(total)) for chat, total in zip(batch.chats, sums, strict=True)]
 
 
 def span_nll(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lm.encoding import EncodedChat, batches_by_length, pad_right
+from lm.encoding import EncodedChat, pad_right
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,21 +80,6 @@ class PackedRow:
         return len(self.prefix) + sum(map(len, self.tails))
 
 
-def pack_chats(chats: Sequence[EncodedChat], max_batch_tokens: int) -> Iterator[PackedBatch]:
-    """Pack chats so that those with the same prefix share a row.
-
-    Args:
-        chats: Chats with a response each.
-        max_batch_tokens: Bound on rows × longest row; one longer chat still makes a row.
-
-    Yields:
-        Batches that hold every chat once.
-    """
-    rows = list(_rows(chats, max_batch_tokens))
-    for batch in batches_by_length([row.length for row in rows], max_batch_tokens):
-        yield pack_rows([rows[i] for i in batch])
-
-
 def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
     """Make one batch of rows, in their order."""
     width = max(row.length for row in rows)
@@ -127,7 +112,17 @@ def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
     )
 
 
-def _rows(chats: Sequence[EncodedChat], max_row_tokens: int) -> Iterator[PackedRow]:
+def rows_by_prefix(chats: Sequence[EncodedChat], max_row_tokens: int) -> Iterator[PackedRow]:
+    """Put chats with the same prefix into one row.
+
+    Args:
+        chats: Chats with a response each.
+        max_row_tokens: Bound on a row; more responses make further rows, and one longer chat still
+            makes a row.
+
+    Yields:
+        Rows that hold every chat once.
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, chat in enumerate(chats):
         groups.setdefault(chat.response_prefix, []).append(index)

@@ -20,7 +20,8 @@ from lm.adapters import REWARD_HEAD, LoraSpec, Tensors, attach_lora, load_adapte
 from lm.encoding import EncodedChat
 from lm.errors import ScoringError
 from lm.loading import load_causal_lm
-from lm.packing import PackedBatch, PackedRow, pack_chats, pack_rows
+from lm.packing import PackedBatch, PackedRow, pack_rows
+from lm.prefix_cache import response_states
 
 
 class RewardModel(nn.Module):
@@ -110,17 +111,15 @@ def score_chats(
     """
     rewards = [0.0] * len(chats)
     done = 0
-    for batch in pack_chats(chats, max_batch_tokens):
-        with torch.inference_mode():
-            hidden = batch.hidden_states(model.decoder)  # (B, T, H)
-            rows = [chat.row for chat in batch.chats]
-            last = [chat.stop - 1 for chat in batch.chats]
-            found = model.reward_head(hidden[rows, last].float())[:, 0].tolist()
-        for chat, reward in zip(batch.chats, found, strict=True):
-            rewards[chat.index] = reward
-        done += len(batch.chats)
-        if on_progress:
-            on_progress(done, len(chats))
+    with torch.inference_mode():
+        for batch in response_states(model.decoder, chats, max_batch_tokens):
+            last = batch.states[torch.arange(len(batch.indices)), batch.lengths]  # (R, H)
+            found = model.reward_head(last.float())[:, 0].tolist()
+            for index, reward in zip(batch.indices, found, strict=True):
+                rewards[index] = reward
+            done += len(batch.indices)
+            if on_progress:
+                on_progress(done, len(chats))
     if not all(map(math.isfinite, rewards)):
         raise ScoringError(
             "Expected finite rewards, found one that is not. The reward proxy's weights are "

@@ -18,8 +18,8 @@ from typing import Final
 
 from protocol.errors import ConfigurationError
 
-BUNDLED_PACKAGES: Final = ("client_side", "lm", "protocol", "server_side")
-"""Packages of which every Python file travels; `pyproject.toml` lists the same."""
+BUNDLED_PACKAGES: Final = ("client_side", "lm", "protocol", "server_side", "server_side/config")
+"""Folders of which every Python file travels; `pyproject.toml` lists the same."""
 
 
 def stage_app(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Small checks that the schemas in `server_side/config.py` share; all speak in one form."""
+"""Small checks that the schemas in `server_side/config/` share; all speak in one form."""
 
 from __future__ import annotations
 

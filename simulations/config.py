@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -62,6 +63,8 @@ class SimulateConfig:
     """Share of other records that is kept for the test where no test file is named."""
     declare_sizes: bool = True
     """Declare each client's number of units, rounded to two digits, as `declared_size`."""
+    arm: str = "rewardds"
+    """What this run stands for where runs are compared, such as `rewardds` or `dp_generate`."""
     seed: int = 1
     """Seed of the records, of their split and of the server's job; never of the noise."""
     run_folder: str | None = None
@@ -82,6 +85,11 @@ class SimulateConfig:
                 raise ConfigurationError(
                     f"Expected {name} to be a whole number >= 1, got {value}. Change {name}."
                 )
+        if not re.fullmatch(r"[a-z0-9_]{1,40}", self.arm):
+            raise ConfigurationError(
+                f"Expected arm to be a short name of small letters, digits and _, got "
+                f"{self.arm!r}. Change arm."
+            )
         if not 0 < self.evaluation_fraction < 1:
             raise ConfigurationError(
                 f"Expected 0 < evaluation_fraction < 1, got {self.evaluation_fraction}. "

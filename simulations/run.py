@@ -48,7 +48,7 @@ PROVENANCE_FILE: Final = "provenance.json"
 """Command and versions of a run, in its folder."""
 
 _LATEST: Final = "latest"
-_LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "flwr", "dp-accounting", "trl")
+_LIBRARIES: Final = ("torch", "transformers", "peft", "randomgen", "flwr", "dp-accounting", "trl")
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))

@@ -32,8 +32,8 @@ from lm.adapters import (
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm
-from lm.packing import pack_chats
-from lm.reward_head import build_reward_model, load_reward_model, score_chats
+from lm.packing import rows_by_prefix
+from lm.reward_head import build_reward_model, load_reward_model, rewards_of, score_chats
 from protocol.errors import ConfigurationError
 
 FloatArray = npt.NDArray[np.float32]
@@ -183,10 +183,7 @@ def reward_gradient_scores(
         model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
 
     def negative_reward(chat: EncodedChat) -> torch.Tensor:
-        (batch,) = pack_chats([chat], max_batch_tokens=1)
-        last = torch.tensor([[item.stop - 1 for item in batch.chats]])
-        rewards: torch.Tensor = model(batch, last)
-        return -rewards.sum()
+        return -rewards_of(model, list(rows_by_prefix([chat], max_row_tokens=1))).sum()
 
     gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
     return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from client_side import dp_sgd
+from client_side import dp_sgd, row_gradients
 from client_side.dp_sgd import DpSgdTask
 from lm.adapters import freeze_a
 from lm.loading import load_causal_lm, load_tokenizer
@@ -38,17 +38,15 @@ def _naive_clipped_sum(
 def _clipped_sum(
     task: DpSgdTask[Any], drawn: Sequence[int], *, max_grad_norm: float, max_batch_tokens: int
 ) -> torch.Tensor:
-    hooked = dp_sgd.GradSampleModule(task.model.train(), loss_reduction="sum", strict=False)
+    task.model.train()
     parameters = [p for p in task.model.parameters() if p.requires_grad]
     total, _ = dp_sgd._clipped_sum(
-        hooked,
         task,
         np.array(drawn),
         parameters,
         plan=make_plan(max_grad_norm=max_grad_norm),
         max_batch_tokens=max_batch_tokens,
     )
-    hooked.to_standard_module()
     return total
 
 
@@ -157,4 +155,21 @@ def test_gradients_that_do_not_add_up_are_noticed(tiny_llama: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
 
     with pytest.raises(RuntimeError, match="do not add up"):
-        dp_sgd._clip_units(parameters, [0, 1], num_units=2, max_grad_norm=0.05)
+        dp_sgd._check_rows(parameters)
+
+
+@pytest.mark.parametrize("make_task", [generator_task, reward_task])
+def test_wrong_row_gradients_end_a_training_in_its_first_batch(
+    tiny_llama: Path, make_task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows come out doubled; autograd's own gradient says so."""
+    task = make_task(tiny_llama, records_per_unit=1)
+    original = row_gradients._watch
+
+    def doubled(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return original(layer, (2 * inputs[0],), output)
+
+    monkeypatch.setattr(row_gradients, "_watch", doubled)
+
+    with pytest.raises(RuntimeError, match="do not add up"):
+        _clipped_sum(task, [0, 1], max_grad_norm=0.05, max_batch_tokens=500)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm.encoding import EncodedChat, encode_chat
+from lm.encoding import EncodedChat, batches_by_length, encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
-from lm.packing import pack_chats
+from lm.packing import PackedBatch, pack_rows, rows_by_prefix
 
 PROMPTS = {"why": ["so", "because of that", "x"], "how come that": ["it did", "é"]}
 
@@ -23,6 +23,12 @@ def _chats(folder: Path) -> list[EncodedChat]:
     ]
 
 
+def _batches(chats: list[EncodedChat], max_batch_tokens: int) -> list[PackedBatch]:
+    rows = list(rows_by_prefix(chats, max_batch_tokens))
+    cuts = batches_by_length([row.length for row in rows], max_batch_tokens)
+    return [pack_rows([rows[i] for i in cut]) for cut in cuts]
+
+
 @pytest.mark.parametrize("max_batch_tokens", [1, 60, 75, 1000])
 def test_packed_states_equal_those_of_each_chat_alone(
     tiny_model: Path, max_batch_tokens: int
@@ -32,7 +38,7 @@ def test_packed_states_equal_those_of_each_chat_alone(
     seen = []
 
     with torch.inference_mode():
-        for batch in pack_chats(chats, max_batch_tokens):
+        for batch in _batches(chats, max_batch_tokens):
             hidden = batch.hidden_states(decoder)
             for packed in batch.chats:
                 chat = chats[packed.index]
@@ -52,7 +58,7 @@ def test_packed_states_equal_those_of_each_chat_alone(
 def test_a_prompt_is_read_once_for_all_its_responses(tiny_llama: Path) -> None:
     chats = _chats(tiny_llama)
 
-    (batch,) = pack_chats(chats, 10_000)
+    (batch,) = _batches(chats, 10_000)
 
     assert len(batch.input_ids) == len(PROMPTS)
 
@@ -60,6 +66,6 @@ def test_a_prompt_is_read_once_for_all_its_responses(tiny_llama: Path) -> None:
 def test_a_row_keeps_to_the_token_budget(tiny_llama: Path) -> None:
     chats = _chats(tiny_llama)
 
-    batches = list(pack_chats(chats, 75))
+    batches = _batches(chats, 75)
 
     assert all(batch.input_ids.numel() <= 75 for batch in batches)

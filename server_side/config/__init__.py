@@ -1,0 +1,34 @@
+"""Schemas for `conf/server_side/`: everything that the server's operator decides.
+
+Each group `conf/server_side/<module>/` fills `<Module>Config`, which stands in the file of that
+name here; a stage takes its own config and no other. Values are checked when a dataclass is made,
+before any model is loaded.
+
+`lm/settings.py` turns composed values into these dataclasses. Choices are plain text checked
+against the enum that names them.
+"""
+
+from __future__ import annotations
+
+from server_side.config.admission import AdmissionConfig
+from server_side.config.evaluation import EvaluationConfig
+from server_side.config.filtering import FilteringConfig
+from server_side.config.finetuning import FinetuningConfig
+from server_side.config.refinement import FeedbackWriter, RefinementConfig
+from server_side.config.sampling import SamplingConfig
+from server_side.config.scoring import ScoringConfig
+from server_side.config.server import ServerConfig
+from server_side.config.synthesis import SynthesisConfig
+
+__all__ = [
+    "AdmissionConfig",
+    "EvaluationConfig",
+    "FeedbackWriter",
+    "FilteringConfig",
+    "FinetuningConfig",
+    "RefinementConfig",
+    "SamplingConfig",
+    "ScoringConfig",
+    "ServerConfig",
+    "SynthesisConfig",
+]

@@ -1,0 +1,67 @@
+"""Settings of stage 13: judgement of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server_side.config.choices import DTYPES, ENGINES
+from server_side.config.sampling import SamplingConfig
+from server_side.setting_checks import (
+    require,
+    require_choice,
+    require_counts,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(SamplingConfig):
+    """Stage 13: the target before and after, on public test records."""
+
+    path: str | None = None
+    """JSON lines, CSV or parquet file with public test records, or a `datasets` name."""
+    split: str | None = None
+    """Split of a `datasets` name."""
+    prompt_column: str | None = None
+    """Column with the prompt; None infers it from known names."""
+    response_column: str | None = None
+    """Column with the reference response; None infers it from known names."""
+    instruction: str | None = None
+    """System turn of the test; None takes the first client's instruction."""
+    max_rows: int | None = None
+    """Rows to judge, the first ones; None takes all."""
+    samples_per_prompt: int = 1
+    """Answers to each prompt, whose metrics are averaged; the same decoding for every arm."""
+    repetition_penalty: float = 1.1
+    """Weakens tokens that occurred before; 1 is none."""
+    max_prompt_tokens: int = 256
+    """A longer prompt is cut."""
+    max_reference_tokens: int = 256
+    """A longer reference is cut before its perplexity is taken."""
+    max_batch_tokens: int = 4096
+    """Tokens, padding included, that go through the model at once."""
+    dtype: str = "bfloat16"
+    """In what the target's weights are held: float32 or bfloat16."""
+    num_resamples: int = 2000
+    """Bootstrap resamples behind an interval."""
+    confidence_level: float = 0.95
+    """Share of resamples that an interval covers."""
+    engine: str = "auto"
+    """Sampling engine: auto, openvino, transformers or vllm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(
+            "evaluation",
+            self,
+            "samples_per_prompt",
+            "max_prompt_tokens",
+            "max_reference_tokens",
+            "max_batch_tokens",
+            "num_resamples",
+        )
+        if self.max_rows is not None:
+            require_counts("evaluation", self, "max_rows")
+        require_choice("evaluation.dtype", self.dtype, DTYPES)
+        level = self.confidence_level
+        require(0 < level < 1, "evaluation.confidence_level", "0 < value < 1", level)
+        require_choice("evaluation.engine", self.engine, ENGINES)

@@ -1,0 +1,96 @@
+"""Settings of stage 11: tuning of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server_side.config.choices import DTYPES
+from server_side.setting_checks import (
+    require,
+    require_choice,
+    require_counts,
+    require_fractions,
+    require_positive,
+)
+
+_METHODS = ("lora",)
+_OBJECTIVES = ("sft",)
+_SCHEDULES = ("constant_with_warmup", "linear", "cosine")
+_REPORTERS = ("none", "tensorboard")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningConfig:
+    """Stage 11: tuning of the target model on the pool."""
+
+    method: str = "lora"
+    """Which weights are tuned: lora."""
+    objective: str = "sft"
+    """What they are tuned for: sft."""
+    lora_rank: int = 16
+    """Rank of the adapter."""
+    lora_alpha: float = 32.0
+    """Scale numerator of the adapter."""
+    lora_dropout: float = 0.0
+    """Share of the adapter's inputs that are dropped in training."""
+    target_modules: list[str] = field(
+        default_factory=lambda: [
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+        ]
+    )  # fmt: skip
+    """Names of the linear layers that get an update."""
+    num_upper_layers: int | None = None
+    """Blocks that get an update, counted from the last; None updates all."""
+    learning_rate: float = 4e-5
+    """Peak step size."""
+    schedule: str = "linear"
+    """How the step size falls after its peak: constant_with_warmup, linear or cosine."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the step size rises from zero."""
+    weight_decay: float = 0.0
+    """Decay of the adapter's weights."""
+    max_grad_norm: float = 1.0
+    """L2 bound on the gradient of a step; against outliers, not for privacy."""
+    num_epochs: int = 3
+    """Passes over the pool in each round."""
+    batch_size: int = 64
+    """Samples in an optimiser step."""
+    max_physical_batch_size: int = 8
+    """Samples that go through the model at once."""
+    max_prompt_tokens: int = 256
+    """A longer prompt is cut."""
+    max_response_tokens: int = 256
+    """A longer response is cut."""
+    num_processes: int = 1
+    """Processes among which each batch is split, one for each accelerator."""
+    checkpoint_steps: int = 20
+    """Optimiser steps between checkpoints, from which a killed tuning goes on."""
+    dtype: str = "float32"
+    """In what the frozen base weights are held: float32 or bfloat16."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, a third more time."""
+    report_to: str = "none"
+    """Where training curves go: none, or tensorboard for event files in the run folder."""
+
+    def __post_init__(self) -> None:
+        require_choice("finetuning.method", self.method, _METHODS)
+        require_choice("finetuning.schedule", self.schedule, _SCHEDULES)
+        require_choice("finetuning.report_to", self.report_to, _REPORTERS)
+        require_choice("finetuning.objective", self.objective, _OBJECTIVES)
+        require_choice("finetuning.dtype", self.dtype, DTYPES)
+        require_counts(
+            "finetuning", self, "lora_rank", "num_epochs", "batch_size", "max_physical_batch_size",
+            "max_prompt_tokens", "max_response_tokens", "checkpoint_steps", "num_processes",
+        )  # fmt: skip
+        is_divided = self.batch_size % self.num_processes == 0
+        require(
+            is_divided,
+            "finetuning.num_processes",
+            "a divisor of its batch_size",
+            self.num_processes,
+        )
+        if self.num_upper_layers is not None:
+            require_counts("finetuning", self, "num_upper_layers")
+        require_positive("finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm")
+        require_fractions("finetuning", self, "lora_dropout", "warmup_fraction", "weight_decay")
+        require(bool(self.target_modules), "finetuning.target_modules", "at least one name", "none")

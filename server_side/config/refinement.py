@@ -1,0 +1,53 @@
+"""Settings of stage 12: feedback, rewriting and judging again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server_side.config.choices import ENGINES
+from server_side.config.sampling import SamplingConfig
+from server_side.setting_checks import (
+    require_choice,
+    require_counts,
+)
+
+
+class FeedbackWriter(StrEnum):
+    """Which model compares `chosen` with `rejected` before a rewrite."""
+
+    GENERATOR = "generator"
+    """The generator proxy of the query's client, as published."""
+    TARGET = "target"
+    """The current target model."""
+    NONE = "none"
+    """Nobody: a fixed sentence asks for a better answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementConfig:
+    """Stage 12: feedback, rewriting by the current target, and judging again."""
+
+    num_rounds: int = 3
+    """Rounds in all, the first one included; 1 leaves refinement out."""
+    num_candidates: int = 6
+    """Rewrites of each response."""
+    max_queries: int | None = None
+    """Queries that are rewritten in a round, those with the best reward first; None takes all."""
+    feedback_writer: str = "generator"
+    """Which model writes the feedback: generator, target or none."""
+    feedback_sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How feedback is drawn."""
+    rewrite_sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How rewrites are drawn."""
+    min_response_words: int = 3
+    """A shorter rewrite falls."""
+    engine: str = "auto"
+    """Sampling engine: auto, openvino, transformers or vllm."""
+
+    def __post_init__(self) -> None:
+        require_counts("refinement", self, "num_rounds", "num_candidates", "min_response_words")
+        if self.max_queries is not None:
+            require_counts("refinement", self, "max_queries")
+        require_choice("refinement.feedback_writer", self.feedback_writer, FeedbackWriter)
+        require_choice("refinement.engine", self.engine, ENGINES)

@@ -1,0 +1,30 @@
+"""How completions are drawn; part of the settings of several stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server_side.setting_checks import (
+    require,
+    require_counts,
+    require_positive,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How completions are drawn from a model."""
+
+    max_new_tokens: int = 96
+    """Tokens at which a completion is cut; it then counts as unfinished."""
+    temperature: float = 1.0
+    """Divides the logits."""
+    top_p: float = 0.7
+    """Probability that the smallest set of likeliest tokens must reach."""
+    repetition_penalty: float = 1.0
+    """Weakens tokens that occurred before; 1 is none."""
+
+    def __post_init__(self) -> None:
+        require_counts("sampling", self, "max_new_tokens")
+        require_positive("sampling", self, "temperature", "repetition_penalty")
+        require(0 < self.top_p <= 1, "sampling.top_p", "0 < top_p <= 1", self.top_p)

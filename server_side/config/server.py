@@ -1,0 +1,66 @@
+"""One server's settings, every stage's among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server_side.config.admission import AdmissionConfig
+from server_side.config.evaluation import EvaluationConfig
+from server_side.config.filtering import FilteringConfig
+from server_side.config.finetuning import FinetuningConfig
+from server_side.config.refinement import FeedbackWriter, RefinementConfig
+from server_side.config.scoring import ScoringConfig
+from server_side.config.synthesis import SynthesisConfig
+from server_side.setting_checks import (
+    require,
+    require_counts,
+    require_vllm_url,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One server: its models and its own settings for every room."""
+
+    base_model: str = "smollm2-135m"
+    """Base of both proxies, the same as the clients': a folder, a hub name, `smollm2-135m`."""
+    target_model: str = "smollm2-135m"
+    """Model to be tuned: a folder, a hub name, or `smollm2-135m`."""
+    num_threads: int | None = None
+    """CPU threads for sampling, scoring and tuning; None leaves it to the libraries."""
+    base_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the base model, for stages with `engine: vllm`."""
+    target_model_vllm_url: str | None = None
+    """Address of a vLLM server that holds the target model, for stages with `engine: vllm`."""
+    seed: int = 0
+    """Seed of everything that the server draws; it protects nothing."""
+    min_clients: int = 1
+    """Clients of which both releases must be admitted before the server goes on."""
+    admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    """Which releases may be used."""
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    """Prompts and responses."""
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    """Rewards and perplexities."""
+    filtering: FilteringConfig = field(default_factory=FilteringConfig)
+    """What is kept."""
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    """Rounds of rewriting."""
+    finetuning: FinetuningConfig = field(default_factory=FinetuningConfig)
+    """Tuning of the target."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Judgement of the target."""
+
+    def __post_init__(self) -> None:
+        for name in ("base_model", "target_model"):
+            require(bool(getattr(self, name)), f"server_side.{name}", "a model", "nothing")
+        if self.num_threads is not None:
+            require_counts("server_side", self, "num_threads")
+        require_counts("server_side", self, "min_clients")
+        refines = self.refinement.engine == "vllm" and self.refinement.num_rounds > 1
+        advises = refines and self.refinement.feedback_writer == FeedbackWriter.GENERATOR
+        asks_base = self.synthesis.engine == "vllm" or advises
+        asks_target = self.evaluation.engine == "vllm" or refines
+        require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
+        require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
+        require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)

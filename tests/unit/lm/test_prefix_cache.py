@@ -1,0 +1,89 @@
+"""Responses that share a kept prefix get the states that each chat gets alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm.encoding import EncodedChat, encode_chat
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.prefix_cache import response_states
+
+PROMPTS = {"why": ["so", "because of that", "x"], "how come that": ["it did", "é"], "and": ["no"]}
+
+
+def _chats(folder: Path) -> list[EncodedChat]:
+    tokenizer = load_tokenizer(folder)
+    return [
+        encode_chat(tokenizer, instruction="Go.", prompt=prompt, response=response)
+        for prompt, responses in PROMPTS.items()
+        for response in responses
+    ]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 60, 120, 1000])
+def test_states_equal_those_of_each_chat_alone(tiny_model: Path, max_batch_tokens: int) -> None:
+    decoder = load_causal_lm(tiny_model).get_decoder()
+    chats = _chats(tiny_model)
+    seen = []
+
+    with torch.inference_mode():
+        for batch in response_states(decoder, chats, max_batch_tokens):
+            for row, index in enumerate(batch.indices):
+                chat = chats[index]
+                start, stop = chat.response_span
+                length = int(batch.lengths[row])
+                assert length == stop - start
+                assert tuple(batch.ids[row, :length].tolist()) == chat.input_ids[start:stop]
+                assert int(batch.is_token[row].sum()) == length
+                alone = decoder(input_ids=torch.tensor([chat.input_ids])).last_hidden_state[0]
+                torch.testing.assert_close(
+                    batch.states[row, : length + 1], alone[start - 1 : stop], rtol=1e-4, atol=1e-5
+                )
+                seen.append(index)
+
+    assert sorted(seen) == list(range(len(chats)))
+
+
+def test_a_response_without_tokens_has_the_prefixs_last_state(tiny_llama: Path) -> None:
+    decoder = load_causal_lm(tiny_llama).get_decoder()
+    tokenizer = load_tokenizer(tiny_llama)
+    chats = [
+        encode_chat(tokenizer, instruction="Go.", prompt="why", response=text)
+        for text in ("", "so")
+    ]
+
+    with torch.inference_mode():
+        (batch,) = response_states(decoder, chats, 1000)
+        alone = decoder(input_ids=torch.tensor([chats[0].response_prefix])).last_hidden_state[0, -1]
+
+    assert batch.lengths.tolist() == [0, len(chats[1].response_ids) + 1]
+    torch.testing.assert_close(batch.states[0, 0], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_responses_that_are_all_empty_need_no_second_pass(tiny_llama: Path) -> None:
+    decoder = load_causal_lm(tiny_llama).get_decoder()
+    chat = encode_chat(load_tokenizer(tiny_llama), instruction="Go.", prompt="why")
+
+    with torch.inference_mode():
+        (batch,) = response_states(decoder, [chat, chat], 1000)
+
+    assert batch.states.shape == (2, 1, 32)
+    assert batch.lengths.tolist() == [0, 0]
+
+
+def test_a_prompt_is_read_once_for_all_its_responses(tiny_llama: Path) -> None:
+    decoder = load_causal_lm(tiny_llama).get_decoder()
+    chats = _chats(tiny_llama)
+    widths = []
+    handle = decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+
+    with torch.inference_mode():
+        list(response_states(decoder, chats, 10_000))
+
+    handle.remove()
+    assert [shape[0] for shape in widths] == [len(PROMPTS), len(chats)]
