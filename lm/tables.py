@@ -267,8 +267,9 @@ def _group_name(value: object) -> str:
 
 
 def _tests(value: object) -> tuple[str, ...]:
-    is_list = isinstance(value, list) and all(isinstance(test, str) for test in value)
-    return tuple(test for test in value if _text(test)) if is_list else ()
+    if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
+        return ()
+    return tuple(test for test in value if _text(test))
 
 
 def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap) -> ColumnMap:

@@ -23,15 +23,16 @@ Json = None | bool | str | list["Json"] | dict[str, "Json"]
 _MAX_DEPTH = 60
 
 
-def answer(source: str, expressions: Sequence[str]) -> None:
-    """Run a candidate, evaluate expressions under it in turn, and print the values as JSON.
+def answer(source: str, questions: Sequence[tuple[str, bool]]) -> None:
+    """Run a candidate, put questions to it in turn, and print the values as JSON.
 
     It ends at the first that raises: the candidate has failed then. What the candidate prints is
     lost, so that it does not get between the values.
 
     Args:
         source: The candidate.
-        expressions: Python expressions, or statements, whose value is True when they end.
+        questions: Python expressions, each with False; or statements, with True: their value is
+            True when they end without an error.
     """
     output = os.dup(1)
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -42,14 +43,10 @@ def answer(source: str, expressions: Sequence[str]) -> None:
     # Untrusted on purpose, and confined before it comes to this line.
     exec(compile(source, "<candidate>", "exec"), names)  # noqa: S102
     values = []
-    for expression in expressions:
-        try:
-            code = compile(expression, "<test>", "eval")
-        except SyntaxError:
-            exec(compile(expression, "<test>", "exec"), names)  # noqa: S102
-            values.append(encode(True))
-        else:
-            values.append(encode(eval(code, names)))  # noqa: S307
+    for text, is_statement in questions:
+        code = compile(text, "<test>", "exec" if is_statement else "eval")
+        value = eval(code, names)  # noqa: S307
+        values.append(encode(True if is_statement else value))
     told = json.dumps(values).encode()
     while told:
         told = told[os.write(output, told) :]

@@ -1,4 +1,4 @@
-"""Judge code that a model wrote by running the tests of a row on it, and estimate pass@k.
+"""Judge code that a model wrote by running the tests of a row on it.
 
 A candidate runs in the sandbox (`server_side/sandbox.py`), one process for each. A test is an
 `assert`. Where it compares with a literal, as in `assert add(1, 2) == 3`, only `add(1, 2)` goes
@@ -11,8 +11,6 @@ Does not cover: a test of any other form (several statements; a call without com
 on neither side) is decided within the candidate's process, as is usual, and a candidate that aims
 at it can feign a pass. Values that are no plain data equal no literal. Under 2 in 100 tests of the
 published code records are of another form.
-
-Reference: Chen et al., arXiv 2107.03374, equation 1 (the unbiased estimator of pass@k).
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import math
 import os
 import re
 from collections import Counter
@@ -36,6 +33,7 @@ from lm.errors import TableError
 from lm.tables import TextRow
 from server_side import code_answers
 from server_side.config import EvaluationConfig
+from server_side.pass_rates import PassCount
 from server_side.samples import OnProgress
 from server_side.sandbox import Ending, SandboxLimits, run_confined
 
@@ -68,10 +66,12 @@ class Verdict(StrEnum):
 class Check:
     """One question to a candidate, and the answer that is expected."""
 
-    expression: str
+    question: str
     """What the candidate's process evaluates, or runs."""
     expected: object
     """Plain data; never told to that process."""
+    is_statement: bool = False
+    """Whether the question is to be run; True is the answer then, where it ends without error."""
     is_identity: bool = False
     """Whether the answer must be of the same type as well: `is None`, `is True`."""
 
@@ -103,15 +103,14 @@ def check_tests(rows: Sequence[TextRow]) -> None:
     """
     for number, row in enumerate(rows, start=1):
         try:
-            has_assert = any(_has_assert(ast.parse(test)) for test in row.tests)
-            is_python = all(parse_checks(test) is not None for test in row.tests)
+            checks = [check for test in row.tests for check in parse_checks(test)]
+            found = "" if checks else "no statement"
         except _UNREADABLE:
-            has_assert = is_python = False
-        if not has_assert or not is_python:
-            found = "no assert" if is_python else "a text that is no Python"
+            found = "a text that is no Python"
+        if found:
             raise TableError(
-                "Expected Python with at least one assert in evaluation.tests_column of every row, "
-                f"found {found} in row {number}. Correct or delete that row."
+                "Expected Python with at least one statement in evaluation.tests_column of every "
+                f"row, found {found} in row {number}. Correct or delete that row."
             )
 
 
@@ -119,7 +118,7 @@ def parse_checks(test: str) -> tuple[Check, ...]:
     """Take a test apart into questions and expected answers.
 
     Args:
-        test: Python. Statements that assert nothing, as those that prepare a value, must end
+        test: Python. Statements of any other form, as those that prepare a value, must end
             without an error; what they name is there for the tests after them.
 
     Returns:
@@ -129,7 +128,7 @@ def parse_checks(test: str) -> tuple[Check, ...]:
         SyntaxError: It is no Python.
 
     >>> parse_checks("assert add(1, 2) == 3")
-    (Check(expression='add(1, 2)', expected=3, is_identity=False),)
+    (Check(question='add(1, 2)', expected=3, is_statement=False, is_identity=False),)
     """
     match ast.parse(test).body:
         case []:
@@ -139,10 +138,10 @@ def parse_checks(test: str) -> tuple[Check, ...]:
             checks = [_compared(part) for part in conditions]
             if any(checks):
                 return tuple(
-                    check or Check(expression=f"assert {ast.unparse(part)}", expected=True)
+                    check or _statement(f"assert {ast.unparse(part)}")
                     for check, part in zip(checks, conditions, strict=True)
                 )
-    return (Check(expression=test, expected=True),)
+    return (_statement(test),)
 
 
 def extract_code(response: str) -> str:
@@ -171,9 +170,9 @@ def judge_candidate(code: str, tests: Sequence[str], *, limits: SandboxLimits) -
         StageError: It could not do so this time.
     """
     checks = [check for test in tests for check in parse_checks(test)]
-    expressions = [check.expression for check in checks]
+    questions = [(check.question, check.is_statement) for check in checks]
     harness = Path(code_answers.__file__).read_text(encoding="utf-8")
-    run = run_confined(f"{harness}\nanswer({code!r}, {expressions!r})\n", limits=limits)
+    run = run_confined(f"{harness}\nanswer({code!r}, {questions!r})\n", limits=limits)
     match run.ending:
         case Ending.TIMED_OUT:
             return Verdict.TIMED_OUT
@@ -194,7 +193,7 @@ def count_passing(
     *,
     config: EvaluationConfig,
     on_progress: OnProgress | None = None,
-) -> list[int]:
+) -> tuple[PassCount, ...]:
     """Run every answer to every row against the row's tests, as many at a time as there are cores.
 
     Args:
@@ -236,34 +235,13 @@ def count_passing(
     counts = Counter(verdict for row in verdicts for verdict in row)
     listing = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
     _LOGGER.info("Candidates by verdict: %s.", listing)
-    return [row.count(Verdict.PASSED) for row in verdicts]
+    return tuple(
+        PassCount(num_samples=len(row), num_passed=row.count(Verdict.PASSED)) for row in verdicts
+    )
 
 
-def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Estimate without bias the probability that one of k samples passes.
-
-    Args:
-        num_samples: Samples that were judged, n >= k.
-        num_passed: How many of them pass, c.
-        k: Samples that a user would draw.
-
-    Returns:
-        1 - C(n - c, k) / C(n, k).
-
-    Reference:
-        Chen et al., arXiv 2107.03374, equation 1; by exact whole numbers, where they multiply
-        floats.
-
-    >>> pass_at_k(2, 1, 1), pass_at_k(3, 1, 2)
-    (0.5, 0.6666666666666666)
-    """
-    assert 1 <= k <= num_samples, "EvaluationConfig refuses a larger k"
-    missed = Fraction(math.comb(num_samples - num_passed, k), math.comb(num_samples, k))
-    return float(1 - missed)
-
-
-def _has_assert(module: ast.Module) -> bool:
-    return any(isinstance(node, ast.Assert) for node in ast.walk(module))
+def _statement(text: str) -> Check:
+    return Check(question=text, expected=True, is_statement=True, is_identity=True)
 
 
 def _conjuncts(condition: ast.expr) -> list[ast.expr]:
@@ -286,7 +264,7 @@ def _compared(condition: ast.expr) -> Check | None:
                 if is_identity and not (expected is None or isinstance(expected, bool)):
                     return None
                 return Check(
-                    expression=ast.unparse(asked), expected=expected, is_identity=is_identity
+                    question=ast.unparse(asked), expected=expected, is_identity=is_identity
                 )
     return None
 

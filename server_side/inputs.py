@@ -17,8 +17,10 @@ from protocol import SOFTWARE_VERSION
 from protocol.artifacts import Certificate
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
+from server_side.code_tests import check_tests
 from server_side.config import EvaluationConfig, ServerConfig
 from server_side.proxies import ClientProxies
+from server_side.sandbox import find_confinement
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
@@ -74,7 +76,7 @@ def gather_inputs(
     pairs = _pair_up(releases, min_clients=config.min_clients)
     base_folder = resolve_base_model(config.base_model)
     target_folder = resolve_base_model(config.target_model)
-    rows = _read_test_rows(config.evaluation)
+    rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
     work_folder = run_folder / "work"
     clients = tuple(
         ClientProxies(
@@ -139,15 +141,32 @@ def _pair_up(
     return pairs
 
 
-def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
+def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
+    """Read public test records, and make sure that their tests, if any, can be run here.
+
+    Args:
+        config: The file, its columns, and whether there are tests.
+
+    Returns:
+        All rows.
+
+    Raises:
+        ConfigurationError: No file is named, or this machine cannot confine code that is tested.
+        TableError: The file or its tests cannot be used.
+    """
     if config.path is None:
         raise ConfigurationError(
             "Expected evaluation.path to name public test records, got nothing. Name a JSON "
             "lines, CSV or parquet file with prompts and responses."
         )
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    table = read_table(config.path, columns=columns, split=config.split)
-    return table.rows[: config.max_rows]
+    columns = ColumnMap(
+        prompt=config.prompt_column, response=config.response_column, tests=config.tests_column
+    )
+    rows = read_table(config.path, columns=columns, split=config.split).rows
+    if config.tests_column is not None:
+        check_tests(rows)
+        find_confinement()
+    return rows
 
 
 def _outcome_settings(config: ServerConfig) -> dict[str, object]:
@@ -167,5 +186,5 @@ def _outcome_settings(config: ServerConfig) -> dict[str, object]:
 
 
 def _rows_digest(rows: Sequence[TextRow]) -> str:
-    texts = [[row.prompt, row.response] for row in rows]
+    texts = [[row.prompt, row.response, *row.tests] for row in rows]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

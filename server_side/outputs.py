@@ -16,6 +16,7 @@ from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
 from server_side.metrics import build_metrics, write_metrics
+from server_side.pass_rates import pass_rate_differences
 from server_side.proxies import ModelWriter
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
@@ -137,6 +138,12 @@ def write_outputs(
     difference = compare_arms(
         untuned, tuned, config=config.evaluation, seed=_evaluation_seed(config)
     )
+    pass_differences = pass_rate_differences(
+        untuned.pass_counts,
+        tuned.pass_counts,
+        config=config.evaluation,
+        seed=_evaluation_seed(config),
+    )
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
@@ -144,6 +151,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         privacy={
             name: certificate.privacy
@@ -166,6 +174,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         settings=inputs.settings,
         versions=_versions(),

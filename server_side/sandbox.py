@@ -49,7 +49,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from protocol.errors import ConfigurationError, StageError
 
@@ -228,19 +228,18 @@ def _talk(
         # Where it has ended already, it left its reason to read.
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(request)
-        heard: dict[IO[bytes], bytes] = {process.stdout: b"", process.stderr: b""}
-        most = {process.stdout: limits.output_bytes, process.stderr: _MAX_REASON_BYTES}
+        output, reason = process.stdout.fileno(), process.stderr.fileno()
+        heard = {output: b"", reason: b""}
+        most = {output: limits.output_bytes, reason: _MAX_REASON_BYTES}
         for stream in heard:
             selector.register(stream, selectors.EVENT_READ)
         is_late = False
         while selector.get_map() and not is_late:
             for key, _ in selector.select(timeout=max(0.0, deadline - time.monotonic())):
-                stream = key.fileobj
-                assert not isinstance(stream, int)
                 chunk = os.read(key.fd, 65536)
-                heard[stream] += chunk
+                heard[key.fd] += chunk
                 if not chunk:
-                    selector.unregister(stream)
+                    selector.unregister(key.fd)
             if any(len(heard[stream]) > most[stream] for stream in heard):
                 break
             is_late = time.monotonic() >= deadline
@@ -249,4 +248,4 @@ def _talk(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.0, deadline - time.monotonic()))
             is_late = process.returncode is None
-    return heard[process.stdout], heard[process.stderr], is_late
+    return heard[output], heard[reason], is_late

@@ -238,7 +238,7 @@ def test_headline_tells_bad_news_as_plainly_as_good(inputs: ReportInputs) -> Non
     results = metric_results(swapped)
     sentence = headline(swapped, results).sentence
 
-    assert {r.metric: r.verdict for r in results}[Metric.PERPLEXITY] == "worse"
+    assert {r.key: r.verdict for r in results}[Metric.PERPLEXITY] == "worse"
     assert "perplexity rises" in sentence
 
 
