@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -40,9 +41,9 @@ from server_side.sandbox import Ending, SandboxLimits, run_confined
 _LOGGER = logging.getLogger(__name__)
 
 _FENCE: Final = re.compile(
-    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)",
-    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+    r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
 )
+_PYTHON: Final = ("", "python", "python3", "py")
 _WALL_SECONDS_PER_CPU_SECOND: Final = 4.0
 _UNREADABLE = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 
@@ -145,13 +146,15 @@ def parse_checks(test: str) -> tuple[Check, ...]:
 
 
 def extract_code(response: str) -> str:
-    r"""Return the Python in a response: its first fenced block, or all of it where there is none.
+    r"""Return the Python in a response: its first block fenced as such, or all where there is none.
 
     >>> extract_code("Like this:\n```python\nx = 1\n```\nDone.")
     'x = 1\n'
     """
-    found = _FENCE.search(response)
-    return found.group(1) if found else response
+    for language, block in _FENCE.findall(response):
+        if language.lower() in _PYTHON:
+            return textwrap.dedent(block)  # a block in a list is set in
+    return response
 
 
 def judge_candidate(code: str, tests: Sequence[str], *, limits: SandboxLimits) -> Verdict:

@@ -183,7 +183,7 @@ def test_verdicts_repeat_where_python_would_shuffle() -> None:
         ("So:\n```\nx = 1\n```", "x = 1\n"),
         ("So:\n```Python\nx = 1", "x = 1"),  # cut at max_new_tokens
         ("```py\nx = '```'\n```", "x = '```'\n"),
-        ("1. So:\n   ```python\n   x = 1\n   ```", "   x = 1\n"),
+        ("1. So:\n   ```python\n   x = 1\n   ```", "x = 1\n"),
         ("```bash\nls\n```\n```python\nx = 1\n```", "x = 1\n"),
         ("```python\n```", ""),
         ("", ""),
