@@ -46,6 +46,8 @@ class ColumnMap:
     """Column that names the person (or other group) of a row; None where rows have none."""
     topic: str | None = None
     """Column that names what a row is about, for splits by topic; None where nobody asks."""
+    tests: str | None = None
+    """Column with the tests that code must pass, a list of texts; None where rows have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -60,6 +62,8 @@ class TextRow:
     """Name of the group the row belongs to, where a group column was named."""
     topic: str | None = None
     """What the row is about, where a topic column was named."""
+    tests: tuple[str, ...] = ()
+    """Tests that code in a response must pass, where a column with tests was named."""
 
     def __repr__(self) -> str:
         return (
@@ -79,6 +83,8 @@ class DropReason(StrEnum):
     """A group column was named and is missing or blank here."""
     NO_TOPIC = "no_topic"
     """A topic column was named and is missing or blank here."""
+    NO_TESTS = "no_tests"
+    """A column with tests was named, and here it holds no list of texts, or an empty one."""
     TOO_LONG = "too_long"
     """Prompt or response is longer than the limit."""
 
@@ -245,9 +251,12 @@ def _to_row(
         return DropReason.NO_GROUP
     if columns.topic is not None and not topic:
         return DropReason.NO_TOPIC
+    tests = () if columns.tests is None else _tests(raw.get(columns.tests))
+    if columns.tests is not None and not tests:
+        return DropReason.NO_TESTS
     if max(len(prompt), len(response)) > max_chars:
         return DropReason.TOO_LONG
-    return TextRow(prompt=prompt, response=response, group=group, topic=topic)
+    return TextRow(prompt=prompt, response=response, group=group, topic=topic, tests=tests)
 
 
 def _text(value: object) -> str:
@@ -266,6 +275,12 @@ def _group_name(value: object) -> str:
     return str(value) if is_number else _text(value)
 
 
+def _tests(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
+        return ()
+    return tuple(test for test in value if _text(test))
+
+
 def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap) -> ColumnMap:
     found = list(dict.fromkeys(name for _, raw in raw_rows for name in raw))
     prompt = _pick(source, found, "prompt", columns.prompt, PROMPT_COLUMNS)
@@ -276,12 +291,15 @@ def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap
     topic = None
     if columns.topic is not None:
         topic = _pick(source, found, "topic", columns.topic, ())
+    tests = None
+    if columns.tests is not None:
+        tests = _pick(source, found, "tests", columns.tests, ())
     if prompt == response:
         raise TableError(
             f"Expected different columns for prompt and response in {source}, got {prompt!r} for "
             "both. Name the column of each."
         )
-    return ColumnMap(prompt=prompt, response=response, group=group, topic=topic)
+    return ColumnMap(prompt=prompt, response=response, group=group, topic=topic, tests=tests)
 
 
 def _pick(
@@ -324,6 +342,12 @@ def _describe_unusable(
             return (
                 f"Expected at most {max_chars} characters in each prompt and response of {source}, "
                 f"found more in {where}. Shorten or delete them, or raise the limit."
+            )
+        case DropReason.NO_TESTS:
+            return (
+                f"Expected a list of texts in column {columns.tests!r} of every row of {source}, "
+                f"found none in {where}. Complete or delete them; a list needs JSON lines or "
+                "parquet."
             )
         case DropReason.NO_PROMPT:
             column = columns.prompt

@@ -10,6 +10,7 @@ likely they find the reference responses. Higher is better for ROUGE and BLEU, l
 - `perplexity`: exp(mean negative log-likelihood of a reference token), the end of turn included.
 - `distinct1`, `distinct2`: distinct n-grams ÷ n-grams of all answers of an arm; it falls when a
   model repeats itself. It depends on how much text there is, so compare arms of equal size only.
+- `pass_at_k`, where rows have tests: answers are code, and run (`server_side/code_tests.py`).
 
 Intervals are percentile bootstraps over rows (`server_side/intervals.py`).
 """
@@ -34,6 +35,7 @@ from lm.loading import load_tokenizer
 from lm.sampling import Completion, Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
+from server_side.code_tests import count_passing
 from server_side.config import EvaluationConfig
 from server_side.intervals import (
     FloatArray,
@@ -44,6 +46,7 @@ from server_side.intervals import (
     perplexity_of_sums,
     ratio_of_sums,
 )
+from server_side.pass_rates import PassCount, pass_rates
 from server_side.repetition import distinct_fraction
 from server_side.row_naming import name_rows
 from server_side.samples import OnProgress
@@ -105,6 +108,10 @@ class ArmScores:
     """Scores of each row, in the order of the rows."""
     answers: tuple[tuple[str, ...], ...] = field(repr=False)
     """What was sampled for each row."""
+    pass_counts: tuple[PassCount, ...] = field(default=(), repr=False)
+    """How many answers of each row pass its tests; empty where rows have none."""
+    pass_at_k: Mapping[int, Interval] = field(default_factory=dict)
+    """By k, the probability that one of k answers passes its row's tests; empty without tests."""
 
 
 def evaluate_target(
@@ -153,7 +160,7 @@ def evaluate_target(
         )
         for row in rows
     ]
-    num_units = 2 * len(rows)
+    num_units = (2 if config.tests_column is None else 3) * len(rows)
     completions = _sample_answers(
         chats,
         adapter=adapter,
@@ -181,7 +188,15 @@ def evaluate_target(
             rows, completions, nll_sums, chats, name_rows(rows), strict=True
         )
     ]
-    return summarize_arm(scored, completions, config=config, seed=seed)
+    pass_counts: tuple[PassCount, ...] = ()
+    if config.tests_column is not None:
+        pass_counts = count_passing(
+            rows,
+            [[completion.text for completion in answers] for answers in completions],
+            config=config,
+            on_progress=on_progress and _part(on_progress, 2 * len(rows), len(rows), num_units),
+        )
+    return summarize_arm(scored, completions, pass_counts=pass_counts, config=config, seed=seed)
 
 
 def score_answers(
@@ -223,6 +238,7 @@ def summarize_arm(
     rows: Sequence[RowScores],
     completions: Sequence[Sequence[Completion]],
     *,
+    pass_counts: tuple[PassCount, ...] = (),
     config: EvaluationConfig,
     seed: int,
 ) -> ArmScores:
@@ -243,10 +259,12 @@ def summarize_arm(
             }
         ),
         distinct=MappingProxyType({n: distinct_fraction(texts, n) for n in (1, 2)}),
+        pass_at_k=pass_rates(pass_counts, config=config, seed=seed),
         unfinished_fraction=sum(not answer.is_finished for answer in answers) / len(answers),
         mean_answer_words=sum(len(text.split()) for text in texts) / len(texts),
         rows=tuple(rows),
         answers=tuple(tuple(completion.text for completion in row) for row in completions),
+        pass_counts=pass_counts,
     )
 
 

@@ -20,6 +20,7 @@ from server_side.inputs import JobInputs
 from server_side.judges import open_judge
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
+from server_side.pass_rates import pass_rate_differences
 from server_side.proxies import ModelWriter
 from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
 from server_side.repetition import measure_diversity
@@ -154,6 +155,12 @@ def write_outputs(
     final_pool = pools[rounds[-1]]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
+    pass_differences = pass_rate_differences(
+        untuned.pass_counts,
+        tuned.pass_counts,
+        config=config.evaluation,
+        seed=evaluation_seed(config),
+    )
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
@@ -161,6 +168,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         privacy={
             name: certificate.privacy
@@ -193,6 +201,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         settings=inputs.settings,
         versions=_versions(),

@@ -19,7 +19,8 @@ from lm.loading import resolve_base_model
 from lm.settings import save_settings
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.errors import ConfigurationError
-from server_side.config import EvaluationConfig, ServerConfig
+from server_side.config import ServerConfig
+from server_side.inputs import read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.splitting import split_among_clients
@@ -185,19 +186,19 @@ def _rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]
         )
         training, held_out = table.rows, ()
     if evaluation.path is not None:
-        return training, _read_evaluation(evaluation)
+        return training, read_test_rows(evaluation)
+    if evaluation.tests_column is not None:
+        raise ConfigurationError(
+            "Expected server_side.evaluation.path with server_side.evaluation.tests_column="
+            f"{evaluation.tests_column!r}, got no path: tests come with a file of test records. "
+            "Name the file, or leave tests_column unset."
+        )
     if not held_out:
         # Groups and copies of a prompt stay together, so the test has nobody from the training.
         num_parts = max(2, round(1 / config.evaluation_fraction))
         first, *others = split_rows(training, num_parts, seed=config.seed)
         held_out, training = first, tuple(row for part in others for row in part)
     return training, held_out
-
-
-def _read_evaluation(config: EvaluationConfig) -> Sequence[TextRow]:
-    assert config.path is not None
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    return read_table(config.path, columns=columns, split=config.split).rows
 
 
 def _compose(
@@ -293,6 +294,7 @@ def _server_config(
             split=None,
             prompt_column="prompt",
             response_column="response",
+            tests_column=None if server.evaluation.tests_column is None else "tests",
         ),
     )
 
@@ -300,8 +302,10 @@ def _server_config(
 def _json_lines(rows: Sequence[TextRow]) -> bytes:
     lines = []
     for row in rows:
-        values = {"prompt": row.prompt, "response": row.response}
+        values: dict[str, object] = {"prompt": row.prompt, "response": row.response}
         if row.group is not None:
             values["group"] = row.group
+        if row.tests:
+            values["tests"] = row.tests
         lines.append(json.dumps(values, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines).encode()

@@ -96,6 +96,13 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         ),
         (lambda: FinetuningConfig(objective="dpo", lora_dropout=0.1), "finetuning.lora_dropout"),
         (lambda: EvaluationConfig(confidence_level=1.0), "evaluation.confidence_level"),
+        (lambda: EvaluationConfig(pass_k=[2]), "evaluation.pass_k"),
+        (lambda: EvaluationConfig(pass_k=[0]), "evaluation.pass_k"),
+        (lambda: EvaluationConfig(pass_k=[]), "evaluation.pass_k"),
+        (lambda: EvaluationConfig(pass_k=[1, 1]), "evaluation.pass_k"),
+        (lambda: EvaluationConfig(samples_per_prompt=4, pass_k=[1, 5]), "evaluation.pass_k"),
+        (lambda: EvaluationConfig(execution_seconds=0), "evaluation.execution_seconds"),
+        (lambda: EvaluationConfig(execution_memory_bytes=1), "evaluation.execution_memory_bytes"),
         (lambda: AdmissionConfig(max_delta=1.0), "admission.max_delta"),
         (lambda: ServerConfig(min_clients=0), "server_side.min_clients"),
         (

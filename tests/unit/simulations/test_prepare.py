@@ -12,7 +12,9 @@ from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, Rew
 from lm.errors import TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
+from server_side import inputs
 from server_side.config import EvaluationConfig, ServerConfig
+from server_side.inputs import read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
 from simulations.prepare import World, delta_warnings, prepare_world
@@ -232,3 +234,63 @@ def test_a_missing_topic_column_is_told_before_a_model_is_looked_for(tmp_path: P
 
     with pytest.raises(TableError, match="'ward'"):
         prepare_world(start, tmp_path / "run")
+
+
+def test_tests_of_code_travel_to_the_server_with_their_rows(tmp_path: Path) -> None:
+    tests = ["assert f(1) == 2", "assert f(2) == 3"]
+    row = {"task": "Write f.", "solution": "def f(x): return x + 1", "checks": tests}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    world = prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+
+    (found,) = read_test_rows(world.server.evaluation)
+    assert found.tests == tuple(tests)
+    assert world.server.evaluation.tests_column == "tests"
+
+
+@pytest.mark.parametrize("checks", [["assert f( == 1"], ["# nothing"], "assert f(1) == 2", []])
+def test_tests_that_cannot_be_run_are_said_before_any_folder_is_made(
+    tmp_path: Path, checks: object
+) -> None:
+    row = {"task": "Write f.", "solution": "def f(x): return x", "checks": checks}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    with pytest.raises(TableError, match=r"row 1"):
+        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+    assert not (tmp_path / "run" / "clients").exists()
+
+
+def test_a_tests_column_without_a_file_of_test_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"server_side\.evaluation\.path"):
+        prepare_world(config(server_side=_server_with(None, "checks")), tmp_path)
+
+
+def test_a_machine_that_cannot_confine_code_is_refused_before_any_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ConfigurationError("Expected a Linux that can confine untrusted programs.")
+
+    monkeypatch.setattr(inputs, "find_confinement", refuse)
+    row = {"task": "Write f.", "solution": "x", "checks": ["assert f(1) == 2"]}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    with pytest.raises(ConfigurationError, match="can confine untrusted programs"):
+        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+    assert not (tmp_path / "run" / "clients").exists()
+
+
+def _server_with(path: Path | None, tests_column: str) -> ServerConfig:
+    return ServerConfig(
+        base_model=TINY_MODEL,
+        target_model=TINY_MODEL,
+        evaluation=EvaluationConfig(
+            path=path and str(path),
+            prompt_column="task",
+            response_column="solution",
+            tests_column=tests_column,
+        ),
+    )
