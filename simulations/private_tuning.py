@@ -40,6 +40,7 @@ from server_side.inputs import inputs_without_releases
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.outputs import evaluation_seed, judge_arm, tuning_effort
+from server_side.pass_rates import pass_rate_differences
 from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress
@@ -125,6 +126,12 @@ def run_private_arm(
             untuned=untuned,
             tuned=tuned,
             difference=difference,
+            pass_differences=pass_rate_differences(
+                untuned.pass_counts,
+                tuned.pass_counts,
+                config=server.evaluation,
+                seed=evaluation_seed(server),
+            ),
             confidence_level=server.evaluation.confidence_level,
             privacy={POOLED: ledger},
             seconds={name: stage.seconds for name, stage in stages.items()},
