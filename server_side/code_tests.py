@@ -41,7 +41,7 @@ from server_side.sandbox import Ending, SandboxLimits, run_confined
 _LOGGER = logging.getLogger(__name__)
 
 _FENCE: Final = re.compile(
-    r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
+    r"^([ \t]*)```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
 )
 _PYTHON: Final = ("", "python", "python3", "py")
 _WALL_SECONDS_PER_CPU_SECOND: Final = 4.0
@@ -151,9 +151,9 @@ def extract_code(response: str) -> str:
     >>> extract_code("Like this:\n```python\nx = 1\n```\nDone.")
     'x = 1\n'
     """
-    for language, block in _FENCE.findall(response):
+    for margin, language, block in _FENCE.findall(response):
         if language.lower() in _PYTHON:
-            return textwrap.dedent(block)  # a block in a list is set in
+            return textwrap.dedent(block) if margin else block  # set in as part of a list
     return response
 
 
