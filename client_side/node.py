@@ -35,7 +35,8 @@ from protocol.errors import ConfigurationError, RewardDSError
 
 _UNITS_FOR_EACH_DRAWN = 4
 """A new folder's batches draw a fourth of the units at most: drawing few is what hides them."""
-_LOGGER = logging.getLogger(__name__)
+# By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
+_LOGGER = logging.getLogger("client_side.node")
 _HEAD = (
     "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
     "from the server. Name your records (records.path), how many units they have by a round number",

@@ -24,7 +24,8 @@ from server_side.certificates import make_authority, make_server_certificate
 from server_side.clients import allow_client, read_register, revoke_client
 from server_side.network import ServerFolder, make_server_folder
 
-_LOGGER = logging.getLogger(__name__)
+# By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
+_LOGGER = logging.getLogger("server_side.node")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

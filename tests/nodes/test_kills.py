@@ -131,6 +131,10 @@ class Scene:
         assert victims, f"no {name} to kill"
         for victim in victims:
             victim.kill()
+        # Of what this test started itself it must know the end, to start it again.
+        for own in (self.collecting, self.supervisors["b"]):
+            if own.pid in {victim.pid for victim in victims}:
+                own.wait(30)
 
     def go_on(self) -> None:
         """Let the server move again, if it stood still and lives."""
