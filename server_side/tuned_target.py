@@ -66,13 +66,13 @@ def load_tuned_target(
         dtype: In what the model's weights are held; an adapter stays in float32.
         device: A torch device.
     """
-    if tuned is not None and not is_adapter(tuned):
-        return load_causal_lm(tuned, dtype=dtype, device=device)
-    model = load_causal_lm(target_folder, dtype=dtype, device=device)
-    if tuned is None:
-        return model
-    stored = read_adapter(tuned)
-    return load_adapter(model, stored.tensors, stored.lora)
+    is_whole = tuned is not None and not is_adapter(tuned)
+    folder = tuned if tuned is not None and is_whole else target_folder
+    model: nn.Module = load_causal_lm(folder, dtype=dtype, device=device)
+    if tuned is not None and not is_whole:
+        stored = read_adapter(tuned)
+        model = load_adapter(model, stored.tensors, stored.lora)
+    return model
 
 
 def merge_tuned_target(target_folder: Path, tuned: Path, *, out_folder: Path) -> Path:

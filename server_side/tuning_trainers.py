@@ -216,7 +216,7 @@ def response_tokens_only() -> Iterator[None]:
     a later TRL asks otherwise, this changes nothing: the loss is the same, and takes longer.
     """
     name = "_use_triton"
-    found = getattr(trl.trainer.utils, name, None)
+    found: Any = getattr(trl.trainer.utils, name, None)  # a private function of TRL's
     setattr(trl.trainer.utils, name, lambda device: device.type == "cpu" or found(device))
     try:
         yield
