@@ -66,14 +66,13 @@ def load_tuned_target(
         dtype: In what the model's weights are held; an adapter stays in float32.
         device: A torch device.
     """
-    adapts = tuned is None or is_adapter(tuned)
-    folder = target_folder if tuned is None or adapts else tuned
+    is_whole = tuned is not None and not is_adapter(tuned)
+    folder = tuned if tuned is not None and is_whole else target_folder
     model: nn.Module = load_causal_lm(folder, dtype=dtype, device=device)
-    if tuned is None or not adapts:
-        return model
-    stored = read_adapter(tuned)
-    adapted: nn.Module = load_adapter(model, stored.tensors, stored.lora)
-    return adapted
+    if tuned is not None and not is_whole:
+        stored = read_adapter(tuned)
+        model = load_adapter(model, stored.tensors, stored.lora)
+    return model
 
 
 def merge_tuned_target(target_folder: Path, tuned: Path, *, out_folder: Path) -> Path:

@@ -11,7 +11,7 @@ Reference: DPO, Rafailov et al. (NeurIPS 2023), eq. 7, with `preference_beta` as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,12 +216,8 @@ def response_tokens_only() -> Iterator[None]:
     a later TRL asks otherwise, this changes nothing: the loss is the same, and takes longer.
     """
     name = "_use_triton"
-    found: Callable[[torch.device], bool] | None = getattr(trl.trainer.utils, name, None)
-    if found is None:
-        yield
-        return
-    ask = found
-    setattr(trl.trainer.utils, name, lambda device: device.type == "cpu" or ask(device))
+    found: Any = getattr(trl.trainer.utils, name, None)  # a private function of TRL's
+    setattr(trl.trainer.utils, name, lambda device: device.type == "cpu" or found(device))
     try:
         yield
     finally:
