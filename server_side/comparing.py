@@ -14,8 +14,9 @@ every metric that is a formula on sums over rows.
   what one row says under two seeds is not two observations. It so asks whether these trained
   targets differ on rows like these; whether other seeds would agree is told by the number of seeds
   in which the arm is ahead.
-- **Gap closed**: (arm − untuned) ÷ (ceiling − untuned), within each resample. Where the ceiling is
-  hardly better than the untuned target, the quotient means nothing; its interval then is wide.
+- **Gap closed**: (arm − untuned) ÷ (ceiling − untuned), within each resample. It is not told where
+  the ceiling is no better than the untuned target, which happens: a small model tuned on records
+  may score lower than before. Where it is hardly better, the interval is wide and means little.
 
 Reference: Owen, "The pigeonhole bootstrap" (2007), for the intervals; Noreen (1989), approximate
 randomization, for the test; POPri (ICML 2025) for the gap.
@@ -103,7 +104,7 @@ class ArmFigure:
     num_seeds_ahead: int | None
     """Seeds in which the arm is better than the reference; None for the reference itself."""
     gap_closed: Interval | None
-    """Share of the way from the untuned target to the ceiling; None without a ceiling."""
+    """Share of the way from the untuned target to the ceiling; None without a better ceiling."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -345,7 +346,9 @@ def _figure(
         whole = point(config.ceiling) - base
         wholes = resamples(config.ceiling) - base_resamples
         is_defined = wholes != 0
-        if whole != 0 and is_defined.any():
+        # A share of a way that leads nowhere, or down, says nothing.
+        is_ceiling = whole < 0 if metric in LOWER_IS_BETTER else whole > 0
+        if is_ceiling and is_defined.any():
             shares = (own_resamples - base_resamples)[is_defined] / wholes[is_defined]
             gap = interval((own - base) / whole, shares)
     return ArmFigure(

@@ -71,7 +71,10 @@ def notes(comparison: Comparison) -> list[str]:
         "through the model in tuning, which arms should have in common.",
     ]
     if any(arm.arm == config.ceiling for arm in comparison.arms):
-        lines.append(f"Gap closed: from the untuned target (0 %) to {config.ceiling} (100 %).")
+        lines.append(
+            f"Gap closed: from the untuned target (0 %) to {config.ceiling} (100 %); not told "
+            "where that is no better than the untuned target."
+        )
     if any(arm.uses_private_records for arm in comparison.arms):
         lines.append(_MARK_NOTE)
     return lines

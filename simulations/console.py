@@ -147,9 +147,7 @@ class SimulationConsole:
         if metrics.get("tuned_on", TunedOn.SYNTHETIC) == TunedOn.SYNTHETIC:
             self.say(f"Report:  {run_folder / 'report.html'}")
         else:
-            self.say(
-                "This arm read the private records themselves: for comparison only, no report."
-            )
+            self.say("This arm read the private records themselves; it is there to compare with.")
         self.say(f"Metrics: {run_folder / 'metrics.json'}")
 
     def _update(self, key: str, text: str) -> None:

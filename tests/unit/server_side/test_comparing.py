@@ -131,6 +131,29 @@ def test_the_gap_is_that_between_the_untuned_target_and_the_ceiling() -> None:
     assert arm(found, "other").figures[Metric.PERPLEXITY].gap_closed is None
 
 
+@pytest.mark.parametrize("ceiling", [0.1, 0.05])
+def test_no_gap_is_told_to_a_ceiling_that_is_no_better_than_the_untuned_target(
+    ceiling: float,
+) -> None:
+    """At 0.05 an arm at 0.05 would otherwise have closed all of the gap, by becoming worse."""
+    runs = [run_of("base", [0.05] * 4), run_of("ceiling", [ceiling] * 4)]
+
+    found = compare_runs(runs, config=CONFIG)
+
+    assert arm(found, "base").figures[Metric.ROUGEL].gap_closed is None
+
+
+def test_a_gap_in_perplexity_is_closed_downwards() -> None:
+    runs = [run_of("base", VALUES, nll=19.0), run_of("ceiling", VALUES, nll=18.0)]
+
+    found = compare_runs(runs, config=CONFIG)
+
+    gap = arm(found, "base").figures[Metric.PERPLEXITY].gap_closed
+    expected = (math.exp(1.9) - math.exp(2.0)) / (math.exp(1.8) - math.exp(2.0))
+    assert gap is not None
+    assert gap.mean == pytest.approx(expected)
+
+
 def test_lower_perplexity_is_ahead() -> None:
     found = compare_runs(
         [run_of("base", VALUES, nll=20.0), run_of("other", VALUES, nll=19.0)], config=CONFIG
