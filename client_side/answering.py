@@ -25,7 +25,7 @@ from client_side.budget import BudgetLedger
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder
 from client_side.proxy_training import ProxyTraining, ReleaseCodec
-from client_side.request_checks import RequestRefusedError, resolve_base
+from client_side.request_checks import RequestRefusedError, lora_shape, resolve_base
 from lm.errors import LmError
 from lm.threads import torch_threads
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -37,7 +37,14 @@ from protocol.errors import (
     VersionMismatchError,
 )
 from protocol.ledger import PrivacyUnit, ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    ReleaseReply,
+    TrainingRequest,
+    WarmTrainingRequest,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -87,6 +94,7 @@ def answer_hello(request: HelloRequest, *, folder: ClientFolder) -> HelloReply:
     """
     _check_version(request.protocol_version)
     config = folder.load_config()
+    takes_start = config.warm_start.accept
     return HelloReply(
         protocol_version=PROTOCOL_VERSION,
         software_version=SOFTWARE_VERSION,
@@ -96,11 +104,32 @@ def answer_hello(request: HelloRequest, *, folder: ClientFolder) -> HelloReply:
         declared_size=config.records.declared_size,
         privacy_unit=PrivacyUnit(config.records.privacy_unit.value),
         epsilon_cap=config.budget.lifetime_epsilon_cap,
+        generator_start=lora_shape(config.generator) if takes_start else None,
+        reward_start=lora_shape(config.reward_proxy) if takes_start else None,
     )
 
 
+def check_request_size(num_bytes: int, *, folder: ClientFolder) -> None:
+    """Refuse what is too large, before any of it is read.
+
+    Args:
+        num_bytes: Size of the request.
+        folder: The client's folder.
+
+    Raises:
+        RequestRefusedError: The request is larger than the operator allows.
+    """
+    limit = folder.load_config().warm_start.max_bytes
+    if num_bytes > limit:
+        raise RequestRefusedError(
+            RefusalCode.MALFORMED,
+            f"Expected a request of at most warm_start.max_bytes={limit}, found {num_bytes} bytes. "
+            "Nothing was read. Raise the limit if starting weights are to be taken.",
+        )
+
+
 def answer_training(
-    request: TrainingRequest,
+    request: TrainingRequest | WarmTrainingRequest,
     *,
     proxy: ProxyKind,
     folder: ClientFolder,
@@ -110,7 +139,7 @@ def answer_training(
     """Train one proxy and release it, or release again what this request was answered with.
 
     Args:
-        request: What the server asks for.
+        request: What the server asks for, with or without weights to start from.
         proxy: Which proxy the action is for.
         folder: The client's folder.
         codec: How a release becomes bytes for the store.
@@ -126,11 +155,19 @@ def answer_training(
     Privacy:
         Output leaves the client; egress built it. The generator's request pays for both proxies.
     """
+    start = None
+    if isinstance(request, WarmTrainingRequest):
+        start, request = request.start, request.request
     _check_version(request.protocol_version)
     config = folder.load_config()
     with _one_at_a_time(folder), torch_threads(config.num_threads):
         training = ProxyTraining(
-            request=request, proxy=proxy, folder=folder, config=config, requested_by=requested_by
+            request=request,
+            proxy=proxy,
+            folder=folder,
+            config=config,
+            requested_by=requested_by,
+            start=start,
         )
         ledger = BudgetLedger(folder.ledger_folder)
         stored = ledger.find_release(request.digest())

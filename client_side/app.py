@@ -10,17 +10,24 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_side.answering import answer_hello, answer_training, guarded
+from client_side.answering import answer_hello, answer_training, check_request_size, guarded
 from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
 from client_side.proxy_training import ReleaseCodec
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
-from protocol.wire import decode, decode_bytes, encode, encode_bytes
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    ReleaseReply,
+    TrainingRequest,
+    WarmTrainingRequest,
+)
+from protocol.wire import decode, decode_bytes, encode, encode_bytes, num_bytes
 
 FOLDERS_VARIABLE: Final = "REWARDDS_CLIENT_FOLDERS"
 """Environment variable with the folder of all clients' folders, for Flower's simulation engine,
@@ -34,7 +41,6 @@ _CODEC: Final = ReleaseCodec(
 )
 
 Reply = HelloReply | ReleaseReply | Refusal
-R = TypeVar("R", HelloRequest, TrainingRequest)
 
 app = ClientApp()
 
@@ -42,21 +48,21 @@ app = ClientApp()
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Introduce this client."""
-    return _answer(message, context, HelloRequest, answer_hello)
+    return _answer(message, context, answer_hello, HelloRequest)
 
 
 @app.train("generator")
 def generator(message: Message, context: Context) -> Message:
     """Train the generator proxy and release it."""
     train = _training(ProxyKind.GENERATOR, context)
-    return _answer(message, context, TrainingRequest, train)
+    return _answer(message, context, train, TrainingRequest, WarmTrainingRequest)
 
 
 @app.train("reward")
 def reward(message: Message, context: Context) -> Message:
     """Train the reward proxy and release it."""
     train = _training(ProxyKind.REWARD, context)
-    return _answer(message, context, TrainingRequest, train)
+    return _answer(message, context, train, TrainingRequest, WarmTrainingRequest)
 
 
 def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
@@ -73,9 +79,10 @@ def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
     own = ClientFolder(path=folder)
 
     def answer() -> HelloReply | ReleaseReply:
+        check_request_size(len(data), folder=own)
         if action == "hello":
             return answer_hello(decode_bytes(data, HelloRequest), folder=own)
-        request = decode_bytes(data, TrainingRequest)
+        request = decode_bytes(data, TrainingRequest, WarmTrainingRequest)
         return answer_training(
             request,
             proxy=ProxyKind(action),
@@ -97,14 +104,18 @@ def _training(proxy: ProxyKind, context: Context) -> Callable[..., ReleaseReply]
 def _answer(
     message: Message,
     context: Context,
-    kind: type[R],
     answer: Callable[..., HelloReply | ReleaseReply],
+    kind: type[Any],
+    alternative: type[Any] | None = None,
 ) -> Message:
     folder = _folder(context)
 
     def read_and_answer() -> HelloReply | ReleaseReply:
         content = message.content if message.has_content() else RecordDict()
-        return answer(decode(content, kind), folder=folder)
+        # Before anything in it is read.
+        check_request_size(num_bytes(content), folder=folder)
+        request = decode(content, kind, alternative) if alternative else decode(content, kind)
+        return answer(request, folder=folder)
 
     return Message(encode(guarded(folder, read_and_answer)), reply_to=message)
 

@@ -28,6 +28,19 @@ class Unit(StrEnum):
     GROUP = "group"
 
 
+class Damage(StrEnum):
+    """How a record's own response is made worse, for pairs that no model writes."""
+
+    CUT = "cut"
+    """It stops after a part of its words."""
+    SWAP = "swap"
+    """Two of its sentences change places."""
+    DROP = "drop"
+    """One of its sentences is missing."""
+    REPEAT = "repeat"
+    """One of its sentences stands twice."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordsConfig:
     """Where the private records lie and what one of them may look like."""
@@ -221,6 +234,19 @@ class PreferencesConfig:
     """Weight of: the record's response ≻ a response of the public base model."""
     generator_over_base: float = 0.0
     """Weight of: a response of the released DP generator ≻ one of the public base model."""
+    chosen_over_damaged: float = 0.0
+    """Weight of: the record's response ≻ the same, damaged; needs no model."""
+    chosen_over_other_prompt: float = 0.0
+    """Weight of: the record's response ≻ the generator's response to another, public prompt."""
+    generator_over_other_prompt: float = 0.0
+    """Weight of: the generator's response to the record's prompt ≻ its response to another, public
+    prompt. Both have the generator's style, so what is left to learn is relevance."""
+    damages: list[str] = field(default_factory=lambda: [damage.value for damage in Damage])
+    """Ways of damaging, one drawn for each record: cut, swap, drop, repeat."""
+    public_prompts_path: str | None = None
+    """File of public prompts, never of records; None takes what the released generator writes."""
+    num_public_prompts: int = 64
+    """Other prompts to draw from, at most; each is answered once."""
     temperature: float = 1.0
     """Sampling temperature of the machine-written responses."""
     top_p: float = 0.9
@@ -229,12 +255,25 @@ class PreferencesConfig:
     """Sampling engine: auto, openvino or transformers. No server over HTTP: prompts are private."""
 
     def __post_init__(self) -> None:
-        weights = (self.chosen_over_generator, self.chosen_over_base, self.generator_over_base)
+        weights = tuple(self.pair_weights.values())
         _require(
             all(math.isfinite(w) and w >= 0 for w in weights) and sum(weights) > 0,
             "preferences.*_over_*",
             "weights >= 0, not all zero",
             weights,
+        )
+        known = [damage.value for damage in Damage]
+        _require(
+            bool(self.damages) and set(self.damages) <= set(known),
+            "preferences.damages",
+            f"some of {', '.join(known)}",
+            self.damages,
+        )
+        _require(
+            self.num_public_prompts >= 2,
+            "preferences.num_public_prompts",
+            "a whole number >= 2",
+            self.num_public_prompts,
         )
         _require(self.temperature > 0, "preferences.temperature", "> 0", self.temperature)
         _require(0 < self.top_p <= 1, "preferences.top_p", "0 < top_p <= 1", self.top_p)
@@ -245,6 +284,31 @@ class PreferencesConfig:
             f"one of {', '.join(engines)}",
             self.engine,
         )
+
+    @property
+    def pair_weights(self) -> dict[tuple[str, str], float]:
+        """Weight of each kind of pair, by the better and the worse response."""
+        return {
+            ("own", "generator"): self.chosen_over_generator,
+            ("own", "base"): self.chosen_over_base,
+            ("generator", "base"): self.generator_over_base,
+            ("own", "damaged"): self.chosen_over_damaged,
+            ("own", "other"): self.chosen_over_other_prompt,
+            ("generator", "other"): self.generator_over_other_prompt,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Whether a server may say from which public weights the proxies' training starts."""
+
+    accept: bool = False
+    """Take starting weights that a server sends; they cost no privacy and may cost quality."""
+    max_bytes: int = 64 * 1024 * 1024
+    """Largest request that is read at all; one without starting weights takes a few hundred."""
+
+    def __post_init__(self) -> None:
+        _require_positive("warm_start.max_bytes", self.max_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +331,8 @@ class ClientConfig:
     """Training of the generator proxy."""
     reward_proxy: RewardProxyConfig = field(default_factory=RewardProxyConfig)
     """Training of the reward proxy."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Starting weights that a server sends."""
 
     def __post_init__(self) -> None:
         name_is_safe = self.name.replace("-", "").replace("_", "").isalnum()

@@ -60,6 +60,7 @@ def release(
     max_prompt_tokens: int,
     max_response_tokens: int,
     signing_key: Ed25519PrivateKey,
+    start_digest: str | None = None,
 ) -> ReleaseReply:
     """Check, certify and sign one proxy.
 
@@ -78,6 +79,7 @@ def release(
         max_prompt_tokens: From the operator's settings.
         max_response_tokens: From the operator's settings.
         signing_key: The client's key, from `load_signing_key`.
+        start_digest: Digest of the public weights that training started from.
 
     Returns:
         The reply to send and to store.
@@ -122,6 +124,7 @@ def release(
         max_response_tokens=max_response_tokens,
         # Privacy: to the day, because the length of a training depends on the records.
         created_at=int(time.time()) // SECONDS_PER_DAY * SECONDS_PER_DAY,
+        start_digest=start_digest,
     )
     signed = sign_release(certificate, weights=weights, signing_key=signing_key)
     reply = ReleaseReply(release=signed)

@@ -86,8 +86,23 @@ class ClientFolder:
         Returns:
             `records.path`, resolved against this folder where such a file is there.
         """
-        inside = self.path / config.records.path
-        return str(inside) if inside.exists() else config.records.path
+        return self._seen_from_here(config.records.path)
+
+    def public_prompts_path(self, config: ClientConfig) -> str | None:
+        """Return where the public prompts lie, seen from this process.
+
+        Args:
+            config: The client's settings.
+
+        Returns:
+            `preferences.public_prompts_path`, resolved like `records.path`; None where none is set.
+        """
+        path = config.preferences.public_prompts_path
+        return None if path is None else self._seen_from_here(path)
+
+    def _seen_from_here(self, path: str) -> str:
+        inside = self.path / path
+        return str(inside) if inside.exists() else path
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Tell the operator how far the client is.

@@ -15,13 +15,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client_side.config import DpTrainingConfig, GeneratorConfig, Precision, RecordsConfig
+from client_side.config import GeneratorConfig, Precision, RecordsConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
+from client_side.request_checks import lora_shape
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
-from lm.adapters import adapter_tensors, attach_lora, freeze_a
+from client_side.warm_start import AdmittedStart
+from lm.adapters import adapter_tensors, attach_lora, freeze_a, load_adapter_tensors
 from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
@@ -52,6 +54,7 @@ def train_generator(
     records_config: RecordsConfig,
     plan: DpSgdPlan,
     randomness: Randomness,
+    start: AdmittedStart | None = None,
     state: TrainingState | None = None,
     save: Callable[[TrainingState], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -65,6 +68,7 @@ def train_generator(
         records_config: Instruction and lengths.
         plan: The DP-SGD run, as reserved in the ledger.
         randomness: Source of sampling and noise.
+        start: Public weights to start from; None starts with a fresh adapter.
         state: Where an earlier process left this very run; None begins it.
         save: Keeps the state after each step.
         on_progress: Told how many steps are done, of how many.
@@ -100,6 +104,10 @@ def train_generator(
     lora = lora_shape(config)
     base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision), device=best_device())
     model = attach_lora(base, lora, seed=ADAPTER_SEED)
+    if start:
+        # Privacy: chosen before any record was read, so a constant of the mechanism. DP-SGD's
+        # guarantee holds from any starting point, one that a hostile server chose included.
+        load_adapter_tensors(model, start.tensors)
     if config.lora.freeze_a:
         freeze_a(model)
     losses = train_dp_sgd(
@@ -152,18 +160,6 @@ class GeneratorLoss:
         weights[:prompt_length] = self.prompt_loss_weight / max(1, prompt_length)
         weights[response_start - start :] = (1 - self.prompt_loss_weight) / max(1, response_length)
         return weights
-
-
-def lora_shape(config: DpTrainingConfig) -> LoraShape:
-    """Return the shape of the adapter as the protocol states it."""
-    lora = config.lora
-    return LoraShape(
-        rank=lora.rank,
-        alpha=lora.alpha,
-        target_modules=tuple(lora.target_modules),
-        num_upper_layers=lora.num_upper_layers,
-        use_rslora=lora.use_rslora,
-    )
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:

@@ -29,12 +29,14 @@ from client_side.folder import (
 )
 from lm.commented_settings import save_commented_settings
 from lm.errors import LmError
+from lm.logs import last_word
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
 _UNITS_FOR_EACH_DRAWN = 4
 """A new folder's batches draw a fourth of the units at most: drawing few is what hides them."""
-_LOGGER = logging.getLogger(__name__)
+# By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
+_LOGGER = logging.getLogger("client_side.node")
 _HEAD = (
     "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
     "from the server. Name your records (records.path), how many units they have by a round number",
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(last_word(str(error)))
 
 
 def supernode_command(

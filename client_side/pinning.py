@@ -13,12 +13,15 @@ Does not cover: what the pinned bundle itself does; its operator has read and bu
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from typing import Any
 
 PIN_VARIABLE = "REWARDDS_BUNDLE_SHA256"
 """Environment variable with the digest of the only bundle that may run."""
+
+_OWN_PACKAGES = ("client_side", "lm", "protocol")
 
 
 def main() -> None:
@@ -39,7 +42,32 @@ def main() -> None:
         return install(content, *arguments, **named)
 
     runtime.install_from_fab = install_pinned
+    write_log()
     flwr_clientapp()
+
+
+def write_log() -> None:
+    """Write what this project logs to standard error, where the node's supervisor reads it."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
+    for name in _OWN_PACKAGES:
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+    # Opacus gives the root logger a handler, which would write each of Flower's lines once more.
+    logging.getLogger("flwr").propagate = False
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one entry as one line."""
+        return super().format(record).replace("\r", "\\r").replace("\n", "\\n")
+
+    # Privacy: a traceback's text may quote a record; of an error its type is enough.
+    def formatException(self, ei: Any) -> str:
+        """Name an error's type."""
+        return str(ei[0].__name__) if ei and ei[0] else "unknown error"
 
 
 def check_bundle(content: bytes, *, pinned: str) -> None:

@@ -1,26 +1,34 @@
 """Stage 2: turn a record into the pairs that teach the reward proxy.
 
-A record gives up to three responses to its own prompt: its own, one of the released DP generator
-and one of the public base model. The two machine-written ones come from models that everybody may
-know; a model tuned without noise on the same records must never write them, for then no finite ε
-exists. All pairs of a record belong to one privacy unit.
+A record gives up to five responses: its own, the same damaged, one of the released DP generator,
+one of the public base model, and the generator's to another prompt, which is public. What is
+machine-written comes from models that everybody may know; a model tuned without noise on the same
+records must never write it, for then no finite ε exists. All pairs of a record belong to one
+privacy unit, and none of them looks at another record.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.3, where a third, non-private model writes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NoReturn, SupportsIndex
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from client_side.config import PreferencesConfig, RecordsConfig
+from client_side.config import Damage, PreferencesConfig, RecordsConfig
+from client_side.damage import damage_ids
+from client_side.other_prompts import answer_other_prompts
 from client_side.records import PrivateRecord
 from lm.encoding import encode_chat
 from lm.sampling import Sampler, SamplingParams
+
+_SLOTS = ("own", "generator", "base", "damaged", "other")
+"""The responses to a record's prompt, in the order in which they stand where they are needed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,11 +86,15 @@ def build_preferences(
             two is closed before the other is opened, so that memory holds one.
         config: Which pairs, and how to sample.
         records_config: Instruction and lengths.
-        seed: Seed of the samplers.
+        seed: Seed of the samplers and of each record's own draws.
         on_progress: Told how many responses are sampled, of how many.
 
     Returns:
         One value a record, in their order.
+
+    Raises:
+        RecordsError: The file of public prompts cannot be used.
+        ConfigurationError: The generator wrote fewer than two different prompts.
 
     Privacy:
         Output is private; must not leave the client. A record's pairs depend on that record and
@@ -97,44 +109,57 @@ def build_preferences(
         )
         for record in records
     ]
-    weights = {
-        ("own", "generator"): config.chosen_over_generator,
-        ("own", "base"): config.chosen_over_base,
-        ("generator", "base"): config.generator_over_base,
-    }
-    weights = {pair: weight for pair, weight in weights.items() if weight > 0}
+    weights = {pair: weight for pair, weight in config.pair_weights.items() if weight > 0}
     needed = {name for pair in weights for name in pair}
-    openers = {"base": open_base, "generator": open_generator}
-    writers = [name for name in ("generator", "base") if name in needed]
+    responses: dict[str, list[tuple[int, ...]]] = {
+        "own": [
+            _response_ids(tokenizer, record, record.response, records_config) for record in records
+        ]
+    }
+    if "damaged" in needed:
+        responses["damaged"] = [
+            _damaged(
+                tokenizer, record, own, config=config, records_config=records_config, seed=seed
+            )
+            for record, own in zip(records, responses["own"], strict=True)
+        ]
     params = SamplingParams(
         temperature=config.temperature,
         top_p=config.top_p,
         max_new_tokens=records_config.max_response_tokens,
         num_candidates=1,
     )
-    total = len(records) * len(writers)
-    responses: dict[str, list[tuple[int, ...]]] = {
-        "own": [
-            encode_chat(
-                tokenizer,
-                instruction=records_config.instruction,
-                prompt=record.prompt,
-                response=record.response,
-                max_response_tokens=records_config.max_response_tokens,
-            ).response_ids
-            for record in records
-        ]
-    }
-    for number, writer in enumerate(writers):
-        with closing(openers[writer]()) as sampler:
-            completions = sampler.sample(
-                [chat.response_prefix for chat in prefixes],
-                params,
-                seed=seed + number,
-                on_progress=_shifted(on_progress, number * len(records), total),
-            )
-        responses[writer] = [tuple(row[0].token_ids) for row in completions]
-    order = [name for name in ("own", *writers) if name in needed]
+    num_others = config.num_public_prompts if "other" in needed else 0
+    total = num_others + len(records) * len(needed & {"generator", "base"})
+    done = num_others
+    for number, writer in enumerate(("generator", "base")):
+        answers_others = writer == "generator" and "other" in needed
+        if writer not in needed and not answers_others:
+            continue
+        with closing(open_generator() if writer == "generator" else open_base()) as sampler:
+            if answers_others:
+                others = answer_other_prompts(
+                    sampler,
+                    tokenizer=tokenizer,
+                    config=config,
+                    records_config=records_config,
+                    seed=seed,
+                    on_progress=_shifted(on_progress, 0, total),
+                )
+                responses["other"] = [
+                    others.pick(record.prompt, rng=_draws_of(record, seed=seed, use="other"))
+                    for record in records
+                ]
+            if writer in needed:
+                completions = sampler.sample(
+                    [chat.response_prefix for chat in prefixes],
+                    params,
+                    seed=seed + number,
+                    on_progress=_shifted(on_progress, done, total),
+                )
+                responses[writer] = [tuple(row[0].token_ids) for row in completions]
+                done += len(records)
+    order = [name for name in _SLOTS if name in needed]
     scale = sum(weights.values())
     pairs = tuple(
         PreferencePair(chosen=order.index(a), rejected=order.index(b), weight=weight / scale)
@@ -150,6 +175,50 @@ def build_preferences(
         )
         for index, chat in enumerate(prefixes)
     )
+
+
+def _response_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    record: PrivateRecord,
+    response: str,
+    records_config: RecordsConfig,
+) -> tuple[int, ...]:
+    return encode_chat(
+        tokenizer,
+        instruction=records_config.instruction,
+        prompt=record.prompt,
+        response=response,
+        max_response_tokens=records_config.max_response_tokens,
+    ).response_ids
+
+
+def _damaged(
+    tokenizer: PreTrainedTokenizerBase,
+    record: PrivateRecord,
+    own: tuple[int, ...],
+    *,
+    config: PreferencesConfig,
+    records_config: RecordsConfig,
+    seed: int,
+) -> tuple[int, ...]:
+    return damage_ids(
+        own,
+        decode=lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)),
+        encode=lambda text: _response_ids(tokenizer, record, text, records_config),
+        kinds=[Damage(kind) for kind in config.damages],
+        rng=_draws_of(record, seed=seed, use="damage"),
+    )
+
+
+def _draws_of(record: PrivateRecord, *, seed: int, use: str) -> np.random.Generator:
+    """Return draws that belong to one record, whoever else was drawn and wherever it stands."""
+    # Privacy: from a stream that all records share, one more record would change what the others
+    # get. What matters is that draws are independent of other records; they need no secrecy.
+    digest = hashlib.sha256()
+    for part in (str(seed), use, record.prompt, record.response):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 
 def _shifted(

@@ -19,6 +19,7 @@ from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key, release
 from client_side.folder import ClientFolder
+from client_side.public_prompts import check_public_prompts
 from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import (
     RequestRefusedError,
@@ -34,7 +35,8 @@ from client_side.training_state import (
     TrainingStateFile,
     bind_training,
 )
-from protocol.artifacts import digest_code
+from client_side.warm_start import AdmittedStart, admit_start
+from protocol.artifacts import AdapterWeights, digest_code
 from protocol.errors import ConfigurationError, RefusalCode
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from protocol.messages import ReleaseReply, TrainingRequest
@@ -75,6 +77,8 @@ class ProxyTraining:
     """The client's settings."""
     requested_by: str = ""
     """Who asks, as this node's operator named the server; for the ledger."""
+    start: AdapterWeights | None = None
+    """Starting weights that came with the request, unchecked; None where none came."""
 
     def run(self, ledger: BudgetLedger, codec: ReleaseCodec) -> ReleaseReply:
         """Check, pay, train, release and store.
@@ -97,10 +101,22 @@ class ProxyTraining:
         from client_side.records import load_records
         from lm.adapters import expected_adapter_shapes
 
-        base_folder, digest = check_request(self.request, proxy=self.proxy, config=self.config)
+        base_folder, digest = check_request(
+            self.request, proxy=self.proxy, config=self.config, has_start=self.start is not None
+        )
+        start = None
+        if self.start is not None:
+            # Privacy: fixed here, before any record is read.
+            start = admit_start(
+                self.start, proxy=self.proxy, config=self.config, base_folder=base_folder
+            )
         self.tell("records")
         records_config = replace(self.config.records, path=self.folder.records_path(self.config))
         records = load_records(records_config)
+        # Before anything is paid for: the file is needed only by the second of the two trainings.
+        check_public_prompts(
+            self.folder.public_prompts_path(self.config), records_path=records_config.path
+        )
         unit_keys = frozenset(record.unit_id for record in records)
         cut_off = self._find_cut_off(ledger, unit_keys, digest)
         reservation, state = cut_off or (self._reserve(ledger, unit_keys), TrainingState())
@@ -118,7 +134,15 @@ class ProxyTraining:
             # Privacy: noted before the first gradient; one event pays for one training.
             ledger.start(reservation.reservation_id, proxy=self.proxy)
         trained = self._train(
-            records, base_folder, reservation, ledger, codec, statement.epsilon, state, binding
+            records,
+            base_folder,
+            reservation,
+            ledger,
+            codec,
+            statement.epsilon,
+            state,
+            binding,
+            start,
         )
         reply = release(
             tensors=trained.tensors,
@@ -137,6 +161,7 @@ class ProxyTraining:
             max_prompt_tokens=self.config.records.max_prompt_tokens,
             max_response_tokens=self.config.records.max_response_tokens,
             signing_key=load_signing_key(self.folder.path),
+            start_digest=None if start is None else start.digest,
         )
         # Kept before it is sent: a lost answer is then given again for free.
         ledger.record_release(
@@ -195,6 +220,7 @@ class ProxyTraining:
             base_model_digest=base_model_digest,
             code_digest=code_digest(),
             generator_release=_released_generator(ledger, reservation) if is_reward else None,
+            start_digest=self.request.start_digest,
         )
 
     def _state_file(self) -> TrainingStateFile:
@@ -272,6 +298,7 @@ class ProxyTraining:
         epsilon: float,
         state: TrainingState,
         binding: Binding,
+        start: AdmittedStart | None,
     ) -> TrainedProxy:
         from client_side.dp_sgd import DpSgdPlan
         from client_side.generator import train_generator
@@ -297,6 +324,7 @@ class ProxyTraining:
                 records_config=self.config.records,
                 plan=plan,
                 randomness=self._randomness(),
+                start=start,
                 state=state,
                 save=lambda after: file.save(after, binding),
                 on_progress=on_training,
@@ -314,10 +342,14 @@ class ProxyTraining:
             work_folder=self.folder.work_folder,
             num_threads=self.config.num_threads,
             config=replace(self.config.reward_proxy, steps=event.steps),
-            preferences_config=self.config.preferences,
+            preferences_config=replace(
+                self.config.preferences,
+                public_prompts_path=self.folder.public_prompts_path(self.config),
+            ),
             records_config=self.config.records,
             plan=plan,
             randomness=self._randomness(),
+            start=start,
             state=state,
             save=lambda after: file.save(after, binding),
             on_sampling=self._progress("sampling", epsilon),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from client_side.config import ClientConfig, DpTrainingConfig
 from protocol.accounting import PlannedRun, calibrate
+from protocol.artifacts import LoraShape
 from protocol.errors import RefusalCode, RewardDSError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
@@ -30,7 +31,7 @@ class RequestRefusedError(RewardDSError):
 
 
 def check_request(
-    request: TrainingRequest, *, proxy: ProxyKind, config: ClientConfig
+    request: TrainingRequest, *, proxy: ProxyKind, config: ClientConfig, has_start: bool = False
 ) -> tuple[Path, str]:
     """Compare a request with the client's own settings, before any record is read.
 
@@ -38,6 +39,7 @@ def check_request(
         request: What the server asks for.
         proxy: Which proxy the action is for.
         config: The client's settings.
+        has_start: Whether starting weights came with it.
 
     Returns:
         Folder of the base model and its digest.
@@ -46,6 +48,12 @@ def check_request(
         RequestRefusedError: The settings do not allow it.
     """
     budget = config.budget
+    if (request.start_digest is not None) != has_start:
+        raise RequestRefusedError(
+            RefusalCode.MALFORMED,
+            "Expected starting weights with a request that names some and with no other, found it "
+            "otherwise.",
+        )
     if request.proxy is not proxy:
         raise RequestRefusedError(
             RefusalCode.MALFORMED,
@@ -124,6 +132,18 @@ def training_settings(config: ClientConfig, proxy: ProxyKind) -> DpTrainingConfi
             return config.generator
         case ProxyKind.REWARD:
             return config.reward_proxy
+
+
+def lora_shape(config: DpTrainingConfig) -> LoraShape:
+    """Return the shape of the adapter as the protocol states it."""
+    lora = config.lora
+    return LoraShape(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        target_modules=tuple(lora.target_modules),
+        num_upper_layers=lora.num_upper_layers,
+        use_rslora=lora.use_rslora,
+    )
 
 
 def asked_delta(request: TrainingRequest, *, config: ClientConfig) -> float:

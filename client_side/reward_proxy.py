@@ -18,18 +18,26 @@ from torch.nn import functional
 
 from client_side.config import PreferencesConfig, RecordsConfig, RewardProxyConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
-from client_side.generator import ADAPTER_SEED, TrainedProxy, lora_shape, torch_dtype
+from client_side.generator import ADAPTER_SEED, TrainedProxy, torch_dtype
 from client_side.preferences import RecordPreferences, build_preferences
 from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
 from client_side.released_generator import ReleasedGenerator
+from client_side.request_checks import lora_shape
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
-from lm.adapters import REWARD_HEAD, adapter_tensors, freeze_a, merge_adapter
+from client_side.warm_start import AdmittedStart
+from lm.adapters import freeze_a, merge_adapter
 from lm.devices import best_device
 from lm.loading import load_tokenizer
 from lm.packing import PackedRow
-from lm.reward_head import RewardModel, build_reward_model, rewards_of
+from lm.reward_head import (
+    RewardModel,
+    build_reward_model,
+    load_reward_tensors,
+    reward_tensors,
+    rewards_of,
+)
 from lm.sampling import Sampler, SamplingEngine, open_sampler
 
 
@@ -45,6 +53,7 @@ def train_reward_proxy(
     records_config: RecordsConfig,
     plan: DpSgdPlan,
     randomness: Randomness,
+    start: AdmittedStart | None = None,
     state: TrainingState | None = None,
     save: Callable[[TrainingState], None] | None = None,
     on_sampling: Callable[[int, int], None] | None = None,
@@ -63,6 +72,7 @@ def train_reward_proxy(
         records_config: Instruction and lengths.
         plan: The DP-SGD run, as reserved in the ledger.
         randomness: Source of sampling and noise.
+        start: Public weights to start from; None starts with a fresh adapter and a zero head.
         state: Where an earlier process left this very run; None begins it.
         save: Keeps the state after each step.
         on_sampling: Told how many responses are sampled, of how many.
@@ -102,6 +112,9 @@ def train_reward_proxy(
         dtype=torch_dtype(config.precision),
         device=best_device(),
     )
+    if start:
+        # Privacy: as for the generator proxy, a constant that no record has touched.
+        load_reward_tensors(model, start.tensors)
     if config.lora.freeze_a:
         freeze_a(model.adapted)
     losses = train_dp_sgd(
@@ -114,9 +127,7 @@ def train_reward_proxy(
         save=save,
         on_progress=on_progress,
     )
-    tensors = adapter_tensors(model.adapted)
-    tensors[REWARD_HEAD] = model.reward_head.weight.detach().cpu().numpy().copy()
-    return TrainedProxy(tensors=tensors, lora=lora, private_losses=tuple(losses))
+    return TrainedProxy(tensors=reward_tensors(model), lora=lora, private_losses=tuple(losses))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

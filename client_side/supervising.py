@@ -16,7 +16,6 @@ import ctypes
 import json
 import logging
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -32,6 +31,7 @@ from typing import IO, Final
 
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
+from lm.logs import relay
 
 NODE_STATUS_FILE: Final = "node.json"
 """How the node is, in a client's folder."""
@@ -41,15 +41,18 @@ _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
 _NUM_LAST_LINES: Final = 8
 _PR_SET_PDEATHSIG: Final = 1
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-_LEVEL: Final = re.compile(r"(DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL)\s*:\s*")
 _NODE_LOGGER: Final = logging.getLogger("client_side.node.flower")
 _LOGGER = logging.getLogger(__name__)
 
 _LOST_REPLY: Final = "Failed to send message"
 """What Flower's node says when it gives an answer up."""
 
+_LATE_REPLY: Final = "Ignoring reply message"
+"""What it says when it has an answer to a try that the server has ended. It takes that answer for
+the one to the message at hand, and would never send the one that is waited for."""
+
 _REASONS: Final = (
+    (_LATE_REPLY, "an answer came after the server had ended that try; the node starts afresh"),
     (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
     ("could not be activated", "the server still takes this node for present; it lets it in later"),
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
@@ -100,16 +103,16 @@ def keep_running(
         num_starts += 1
         lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
         node = _start(command, environment, cwd=folder.path)
-        has_lost_reply = threading.Event()
+        must_start_afresh = threading.Event()
         pump = threading.Thread(
-            target=_pump, args=(node.stdout, lines, has_lost_reply), daemon=True
+            target=_relay, args=(node.stdout, lines, must_start_afresh), daemon=True
         )
         pump.start()
         try:
             _note(folder, "running", num_starts=num_starts, pid=node.pid)
-            # A node that lost its answer goes on as if nothing were; started anew, it is asked
-            # again, and answers from its store.
-            while node.poll() is None and not has_lost_reply.is_set():
+            # A node that lost its answer, or mixes answers up, goes on as if nothing were; started
+            # anew, it is asked again, and answers from its store.
+            while node.poll() is None and not must_start_afresh.is_set():
                 time.sleep(_LOOK_SECONDS)
         finally:
             _end_group(node)
@@ -194,21 +197,15 @@ def _start(
     )
 
 
-def _pump(stream: IO[bytes] | None, lines: deque[str], has_lost_reply: threading.Event) -> None:
-    """Hand each line that the node wrote to the log, in the log's own form."""
-    if stream is None:
-        return
-    for raw in stream:
-        line = _COLOUR.sub("", raw.decode("utf-8", errors="replace")).rstrip()
-        if not line:
-            continue
+def _relay(stream: IO[bytes] | None, lines: deque[str], must_start_afresh: threading.Event) -> None:
+    """Hand each line that the node prints to the log, and keep the last ones."""
+
+    def note(line: str) -> None:
         lines.append(line)
-        if _LOST_REPLY in line:
-            has_lost_reply.set()
-        found = _LEVEL.match(line)
-        level = logging.getLevelNamesMapping()[found.group(1)] if found else logging.INFO
-        if text := line[found.end() :] if found else line:
-            _NODE_LOGGER.log(level, "%s", text)
+        if _LOST_REPLY in line or _LATE_REPLY in line:
+            must_start_afresh.set()
+
+    relay(stream or (), _NODE_LOGGER, on_line=note)
 
 
 def _end_group(node: subprocess.Popen[bytes]) -> None:

@@ -146,6 +146,7 @@ def bind_training(
     base_model_digest: str,
     code_digest: str,
     generator_release: bytes | None,
+    start_digest: str | None = None,
 ) -> Binding:
     """Say what must be the same in both lives of a training.
 
@@ -160,6 +161,7 @@ def bind_training(
         base_model_digest: Digest of the base model.
         code_digest: Digest of the sources that can touch records.
         generator_release: The stored generator release that writes negatives, for the reward proxy.
+        start_digest: Digest of the starting weights; None for a fresh adapter.
 
     Returns:
         A value, or its digest, by name.
@@ -178,6 +180,8 @@ def bind_training(
         "records": _fingerprint(to_mapping(config.records)),
         "base model": base_model_digest,
         "code": code_digest,
+        # Privacy: one mechanism has one starting point; the saved iterates belong to this one.
+        "start": start_digest or "",
     }
     if is_reward:
         binding["preferences"] = _fingerprint(to_mapping(config.preferences))

@@ -12,11 +12,20 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel
 from torch import nn
 
-from lm.adapters import REWARD_HEAD, LoraSpec, Tensors, attach_lora, load_adapter_tensors
+from lm.adapters import (
+    REWARD_HEAD,
+    LoraSpec,
+    Tensors,
+    adapter_tensors,
+    attach_lora,
+    load_adapter_tensors,
+)
 from lm.encoding import EncodedChat
 from lm.errors import ScoringError
 from lm.loading import load_causal_lm
@@ -85,10 +94,26 @@ def load_reward_model(
         KeyError: A tensor of the adapter or the head is missing.
     """
     model = build_reward_model(base_folder, lora, seed=0, dtype=dtype, device=device)
+    load_reward_tensors(model, tensors)
+    return model.requires_grad_(False).eval()
+
+
+def load_reward_tensors(model: RewardModel, tensors: Tensors) -> None:
+    """Overwrite the adapter and the head of a reward model.
+
+    Raises:
+        KeyError: A tensor of the adapter or the head is missing.
+    """
     load_adapter_tensors(model.adapted, tensors)
     with torch.no_grad():
         model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
-    return model.requires_grad_(False).eval()
+
+
+def reward_tensors(model: RewardModel) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the adapter and the head of a reward model as float32 arrays by name."""
+    tensors = adapter_tensors(model.adapted)
+    tensors[REWARD_HEAD] = model.reward_head.weight.detach().cpu().numpy().copy()
+    return tensors
 
 
 def score_chats(

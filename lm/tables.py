@@ -44,6 +44,10 @@ class ColumnMap:
     """Column with the response."""
     group: str | None = None
     """Column that names the person (or other group) of a row; None where rows have none."""
+    topic: str | None = None
+    """Column that names what a row is about, for splits by topic; None where nobody asks."""
+    tests: str | None = None
+    """Column with the tests that code must pass, a list of texts; None where rows have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -56,6 +60,10 @@ class TextRow:
     """What was answered, without surrounding whitespace; never empty."""
     group: str | None = None
     """Name of the group the row belongs to, where a group column was named."""
+    topic: str | None = None
+    """What the row is about, where a topic column was named."""
+    tests: tuple[str, ...] = ()
+    """Tests that code in a response must pass, where a column with tests was named."""
 
     def __repr__(self) -> str:
         return (
@@ -73,6 +81,10 @@ class DropReason(StrEnum):
     """The response is missing, blank or not text."""
     NO_GROUP = "no_group"
     """A group column was named and is missing or blank here."""
+    NO_TOPIC = "no_topic"
+    """A topic column was named and is missing or blank here."""
+    NO_TESTS = "no_tests"
+    """A column with tests was named, and here it holds no list of texts, or an empty one."""
     TOO_LONG = "too_long"
     """Prompt or response is longer than the limit."""
 
@@ -166,7 +178,7 @@ def split_rows(
     """
     if num_parts < 1:
         raise TableError(f"Expected num_parts >= 1, got {num_parts}. Ask for at least one part.")
-    clusters = _inseparable_clusters(rows)
+    clusters = inseparable_clusters(rows)
     if len(clusters) < num_parts:
         raise TableError(
             f"Expected at least {num_parts} rows that differ in prompt and group, one for each "
@@ -234,11 +246,17 @@ def _to_row(
         return DropReason.NO_PROMPT
     if not response:
         return DropReason.NO_RESPONSE
+    topic = None if columns.topic is None else _group_name(raw.get(columns.topic))
     if columns.group is not None and not group:
         return DropReason.NO_GROUP
+    if columns.topic is not None and not topic:
+        return DropReason.NO_TOPIC
+    tests = () if columns.tests is None else _tests(raw.get(columns.tests))
+    if columns.tests is not None and not tests:
+        return DropReason.NO_TESTS
     if max(len(prompt), len(response)) > max_chars:
         return DropReason.TOO_LONG
-    return TextRow(prompt=prompt, response=response, group=group)
+    return TextRow(prompt=prompt, response=response, group=group, topic=topic, tests=tests)
 
 
 def _text(value: object) -> str:
@@ -257,6 +275,12 @@ def _group_name(value: object) -> str:
     return str(value) if is_number else _text(value)
 
 
+def _tests(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
+        return ()
+    return tuple(test for test in value if _text(test))
+
+
 def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap) -> ColumnMap:
     found = list(dict.fromkeys(name for _, raw in raw_rows for name in raw))
     prompt = _pick(source, found, "prompt", columns.prompt, PROMPT_COLUMNS)
@@ -264,12 +288,18 @@ def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap
     group = None
     if columns.group is not None:
         group = _pick(source, found, "group", columns.group, ())
+    topic = None
+    if columns.topic is not None:
+        topic = _pick(source, found, "topic", columns.topic, ())
+    tests = None
+    if columns.tests is not None:
+        tests = _pick(source, found, "tests", columns.tests, ())
     if prompt == response:
         raise TableError(
             f"Expected different columns for prompt and response in {source}, got {prompt!r} for "
             "both. Name the column of each."
         )
-    return ColumnMap(prompt=prompt, response=response, group=group)
+    return ColumnMap(prompt=prompt, response=response, group=group, topic=topic, tests=tests)
 
 
 def _pick(
@@ -313,20 +343,35 @@ def _describe_unusable(
                 f"Expected at most {max_chars} characters in each prompt and response of {source}, "
                 f"found more in {where}. Shorten or delete them, or raise the limit."
             )
+        case DropReason.NO_TESTS:
+            return (
+                f"Expected a list of texts in column {columns.tests!r} of every row of {source}, "
+                f"found none in {where}. Complete or delete them; a list needs JSON lines or "
+                "parquet."
+            )
         case DropReason.NO_PROMPT:
             column = columns.prompt
         case DropReason.NO_RESPONSE:
             column = columns.response
         case DropReason.NO_GROUP:
             column = columns.group
+        case DropReason.NO_TOPIC:
+            column = columns.topic
     return (
         f"Expected text in column {column!r} of every row of {source}, found none in {where}. "
         "Complete or delete them."
     )
 
 
-def _inseparable_clusters(rows: Sequence[TextRow]) -> list[list[int]]:
-    """Join rows that share a normalised prompt or a group, directly or through others."""
+def inseparable_clusters(rows: Sequence[TextRow]) -> list[list[int]]:
+    """Join rows that share a normalised prompt or a group, directly or through others.
+
+    Args:
+        rows: Rows that are to be split.
+
+    Returns:
+        Positions of the rows that must stay together; every row is in exactly one cluster.
+    """
     parent = list(range(len(rows)))
 
     def find(index: int) -> int:

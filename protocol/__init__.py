@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Version of the bytes on the wire; raised whenever a pinned message in `tests/golden` changes."""
 
 SOFTWARE_VERSION: Final = "0.1.0"

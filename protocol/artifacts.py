@@ -52,7 +52,7 @@ _MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
 """Longest safetensors header; a longer one only serves to exhaust memory."""
 
 # Without a prefix of its own, a signature made for something else could be passed off as this one.
-_SIGNING_CONTEXT: Final = b"RewardDS release certificate, protocol version 1\n"
+_SIGNING_CONTEXT: Final = b"RewardDS release certificate, protocol version 2\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +203,8 @@ class Certificate:
     """Longest response that training saw."""
     created_at: int
     """UTC seconds since 1970, rounded down to the day."""
+    start_digest: str | None = None
+    """SHA-256 of the public weights that training started from; None for a fresh adapter."""
 
     def __post_init__(self) -> None:
         """Check each statement by itself and the head against the proxy."""
@@ -213,6 +215,8 @@ class Certificate:
         check_hex(num_bytes=32, base_model_digest=self.base_model_digest)
         check_hex(num_bytes=32, weights_digest=self.weights_digest)
         check_hex(num_bytes=32, code_digest=self.code_digest)
+        if self.start_digest is not None:
+            check_hex(num_bytes=32, start_digest=self.start_digest)
         check_text(max_chars=MAX_INSTRUCTION_CHARS, can_be_empty=True, instruction=self.instruction)
         check_count(
             at_least=1,

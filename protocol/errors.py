@@ -86,6 +86,8 @@ class AdmissionCode(StrEnum):
     """Another proxy than the one that was asked for."""
     REPLAY = "replay"
     """This client's or this key's release was already admitted."""
+    START = "start"
+    """Trained from other starting weights than those that this server sent, if it sent any."""
     BASE_MODEL = "base_model"
     """Trained on another base model."""
     CODE = "code"

@@ -1,6 +1,7 @@
 """The questions and answers of the exchange: plain values, no bytes.
 
-The server asks (`HelloRequest`, then one `TrainingRequest` for each proxy), the client answers with
+The server asks (`HelloRequest`, then one `TrainingRequest` for each proxy, or a
+`WarmTrainingRequest` where public text came before), the client answers with
 `HelloReply`, `ReleaseReply` or a bare `Refusal`. A request is a request: the client's own policy
 decides. `protocol/wire.py` turns these into bytes and back.
 """
@@ -11,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.artifacts import Release
+from protocol.artifacts import AdapterWeights, LoraShape, Release
 from protocol.checks import (
     check_count,
     check_hex,
@@ -22,7 +23,7 @@ from protocol.checks import (
     check_text,
 )
 from protocol.documents import to_canonical_bytes
-from protocol.errors import RefusalCode
+from protocol.errors import DigestMismatchError, RefusalCode
 from protocol.ledger import MAX_STEPS, PrivacyUnit, ProxyKind
 
 MAX_DECLARED_SIZE: Final = 10**12
@@ -61,6 +62,10 @@ class HelloReply:
     """Whose presence is hidden."""
     epsilon_cap: float | None = None
     """Lifetime cap that the operator set; None where it is not stated."""
+    generator_start: LoraShape | None = None
+    """Shape of a starting adapter that this client takes for its generator; None: it takes none."""
+    reward_start: LoraShape | None = None
+    """The same for its reward proxy, whose head comes with it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -93,6 +98,8 @@ class TrainingRequest:
     """Delta; the client refuses more than its own setting."""
     steps: int | None = None
     """DP-SGD steps; the client refuses more than its own setting."""
+    start_digest: str | None = None
+    """SHA-256 of the starting weights that come with the request; None where none come."""
 
     def __post_init__(self) -> None:
         """Check ranges and settle number types, so that equal requests have equal digests."""
@@ -107,10 +114,33 @@ class TrainingRequest:
             object.__setattr__(self, "target_delta", float(self.target_delta))
         if self.steps is not None:
             check_count(at_least=1, at_most=MAX_STEPS, steps=self.steps)
+        if self.start_digest is not None:
+            check_hex(num_bytes=32, start_digest=self.start_digest)
 
     def digest(self) -> str:
         """Name this request: the same request asked twice has the same digest."""
         return hashlib.sha256(to_canonical_bytes(self)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmTrainingRequest:
+    """A request together with the public weights that training is to start from.
+
+    Raises:
+        DigestMismatchError: The request names other weights.
+    """
+
+    request: TrainingRequest
+    """What is asked for; names the digest of the weights."""
+    start: AdapterWeights
+    """Adapter, and for the reward proxy its head, tuned on public text alone."""
+
+    def __post_init__(self) -> None:
+        """Bind the weights to the request, which the client's ledger and store know by digest."""
+        if self.request.start_digest != self.start.digest():
+            raise DigestMismatchError(
+                "Expected the starting weights that the request names, found others. Ask again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,5 +159,8 @@ class Refusal:
     """Why, as far as the server may know."""
 
 
-Message = HelloRequest | HelloReply | TrainingRequest | ReleaseReply | Refusal
+Request = HelloRequest | TrainingRequest | WarmTrainingRequest
+"""Everything that the server can ask."""
+
+Message = Request | HelloReply | ReleaseReply | Refusal
 """Everything that can cross the boundary."""

@@ -1,6 +1,6 @@
 """The only mapping between protocol values and bytes: Flower records, and plain bytes for storage.
 
-A message is one JSON document, and a release has its weights beside it:
+A message is one JSON document; a release and a request with a start have weights beside it:
 - `ConfigRecord` "document" with one bytes value "json": canonical JSON of kind, version and body;
 - `ArrayRecord` "weights" with one uint8 array "safetensors", so that Flower sends it in pieces.
 
@@ -18,7 +18,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights, Certificate, Release
 from protocol.documents import Json, dump_canonical, from_document, parse_canonical, to_document
-from protocol.errors import MalformedMessageError, RewardDSError, VersionMismatchError
+from protocol.errors import (
+    DigestMismatchError,
+    MalformedMessageError,
+    RewardDSError,
+    VersionMismatchError,
+)
 from protocol.messages import (
     HelloReply,
     HelloRequest,
@@ -26,12 +31,14 @@ from protocol.messages import (
     Refusal,
     ReleaseReply,
     TrainingRequest,
+    WarmTrainingRequest,
 )
 
 _KINDS: Final[dict[type, str]] = {
     HelloRequest: "hello_request",
     HelloReply: "hello_reply",
     TrainingRequest: "training_request",
+    WarmTrainingRequest: "warm_training_request",
     ReleaseReply: "release_reply",
     Refusal: "refusal",
 }
@@ -177,7 +184,7 @@ def _framed(document: bytes, weights: bytes | None) -> bytes:
 
 
 def _split(message: Message) -> tuple[bytes, bytes | None]:
-    """Give the document and the weights of a message. Only a release has weights."""
+    """Give the document and the weights of a message, where it has some."""
     weights: bytes | None = None
     body: Json
     if isinstance(message, ReleaseReply):
@@ -188,6 +195,9 @@ def _split(message: Message) -> tuple[bytes, bytes | None]:
             "public_key": release.public_key.hex(),
             "signature": release.signature.hex(),
         }
+    elif isinstance(message, WarmTrainingRequest):
+        weights = message.start.to_bytes()
+        body = to_document(message.request)
     else:
         body = to_document(message)
     kind = _KINDS[type(message)]
@@ -198,7 +208,7 @@ def _take_apart(records: RecordDict) -> tuple[bytes, bytes | None]:
     """Find the two byte strings in Flower records, and nothing else beside them."""
     names = set(records.keys())
     if names not in ({_DOCUMENT}, {_DOCUMENT, _WEIGHTS}):
-        raise _malformed("the records 'document' and, for a release, 'weights'")
+        raise _malformed("the records 'document' and, where weights belong to it, 'weights'")
     config = records[_DOCUMENT]
     if not isinstance(config, ConfigRecord) or set(config) != {_DOCUMENT_KEY}:
         raise _malformed("a ConfigRecord with the one key 'json'")
@@ -239,8 +249,10 @@ def _join(data: bytes, weights: bytes | None, *, kinds: dict[str, type]) -> Mess
     if not isinstance(kind, str) or kind not in kinds:
         raise _malformed(f"a message of kind {' or '.join(kinds)}")
     cls = kinds[kind]
-    if (weights is not None) != (cls is ReleaseReply):
-        raise _malformed("weights with a release and with nothing else")
+    if (weights is not None) != (cls in (ReleaseReply, WarmTrainingRequest)):
+        raise _malformed("weights with a release or a start and with nothing else")
+    if weights is not None and cls is WarmTrainingRequest:
+        return _read_warm_request(body, weights)
     if weights is not None:
         return ReleaseReply(release=_read_release(body, weights))
     message: Message = from_document(cls, body, path=kind)
@@ -264,6 +276,14 @@ def _read_release(body: Json, weights: bytes) -> Release:
             certificate=certificate, signature=signature, public_key=public_key, weights=loaded
         )
     except RewardDSError as error:
+        raise MalformedMessageError(str(error)) from None
+
+
+def _read_warm_request(body: Json, weights: bytes) -> WarmTrainingRequest:
+    request = from_document(TrainingRequest, body, path="warm_training_request")
+    try:
+        return WarmTrainingRequest(request=request, start=AdapterWeights.from_bytes(weights))
+    except DigestMismatchError as error:
         raise MalformedMessageError(str(error)) from None
 
 

@@ -6,7 +6,9 @@ can be checked. Checks run in this order, cheap before costly, and each has a co
 1. size (`oversize`), form (`malformed`), protocol version (`version`); a refusal ends here
 2. key is a known one (`unknown_key`), signature (`signature`)
 3. made in this protocol version (`version`), for this run (`run`), by the client that was asked
-   (`client`), the proxy that was asked for (`proxy`), not admitted before (`replay`)
+   (`client`) and by the key that is registered for it (`client`), the proxy that was asked for
+   (`proxy`), not admitted before (`replay`), from the starting weights that were sent, if any were
+   (`start`)
 4. base model (`base_model`), client code where the policy lists some (`code`)
 5. ledger of the reward proxy goes on with the generator's, and has an event for its own proxy
    (`unaccounted`), finite claim (`not_private`), secret noise (`reproducible_noise`), delta
@@ -58,7 +60,9 @@ from server_side.admission_checks import (
     check_digests,
     check_ledgers_agree,
     check_signature,
+    check_start,
     check_tensors,
+    may_sign,
     recompute_epsilon,
 )
 
@@ -171,6 +175,7 @@ def admit(
     release = reply.release
     check_signature(release, policy)
     _check_binding(release, policy, client_name=client_name, proxy=proxy, admitted=admitted)
+    check_start(release.certificate, policy)
     check_digests(release.certificate, policy)
     earlier = [
         item.certificate for item in admitted if item.client_name == release.certificate.client_name
@@ -300,6 +305,13 @@ def _check_binding(
         raise _rejected(AdmissionCode.RUN, expected=policy.run_id, found=certificate.run_id)
     if client_name is not None and certificate.client_name != client_name:
         raise _rejected(AdmissionCode.CLIENT, expected=client_name, found=certificate.client_name)
+    key = release.public_key.hex()
+    if not may_sign(policy, client_name=certificate.client_name, public_key=key):
+        raise AdmissionError(
+            f"Expected the key that is registered for client {certificate.client_name}, found "
+            f"{key}, which is another client's. Ask both clients' operators.",
+            code=AdmissionCode.CLIENT,
+        )
     if proxy is not None and certificate.proxy is not proxy:
         raise _rejected(AdmissionCode.PROXY, expected=proxy, found=certificate.proxy)
     for other in admitted:

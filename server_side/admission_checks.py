@@ -9,7 +9,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from lm.errors import LmError
@@ -52,12 +52,17 @@ class AdmissionPolicy:
     """Largest delta."""
     allowed_public_keys: tuple[str, ...] | None = None
     """Keys of known clients as hexadecimal text; None lets any key pass."""
+    client_keys: Mapping[str, frozenset[str]] | None = None
+    """By client name, the keys that may sign for it; None lets any key sign for any name."""
     allowed_code_digests: tuple[str, ...] | None = None
     """Digests of client code that may have made a release; None lets any pass."""
     accept_reproducible_noise: bool = False
     """Whether noise from a fixed seed passes, as in simulations and tests."""
     accept_unsafe_non_private: bool = False
     """Whether releases without any protection pass, as for baselines on public records."""
+    start_digests: Mapping[str, str] | None = field(default_factory=dict)
+    """SHA-256 of the starting weights that were sent, by `start_name` of client and proxy; None
+    where nobody knows, as for a release far from its run."""
     max_release_bytes: int = 256 * 1024 * 1024
     """Largest message that is read at all."""
 
@@ -70,6 +75,10 @@ class AdmissionPolicy:
         check_count(at_least=1, at_most=2**40, max_release_bytes=self.max_release_bytes)
         for public_key in self.allowed_public_keys or ():
             check_hex(num_bytes=32, allowed_public_keys=public_key)
+        for name, public_keys in (self.client_keys or {}).items():
+            check_name(client_keys=name)
+            for public_key in public_keys:
+                check_hex(num_bytes=32, client_keys=public_key)
         for code_digest in self.allowed_code_digests or ():
             check_hex(num_bytes=32, allowed_code_digests=code_digest)
 
@@ -80,14 +89,27 @@ def check_signature(release: Release, policy: AdmissionPolicy) -> None:
     Raises:
         SignatureError: One of the two is not so.
     """
-    known = policy.allowed_public_keys
-    if known is not None and release.public_key.hex() not in known:
+    key, known = release.public_key.hex(), policy.allowed_public_keys
+    if known is not None and key not in known:
         raise SignatureError(
-            f"Expected one of {len(known)} allowed_public_keys, found {release.public_key.hex()}. "
+            f"Expected one of {len(known)} allowed_public_keys, found {key}. "
             f"Add the key if you know the client.",
             code=AdmissionCode.UNKNOWN_KEY,
         )
+    register = policy.client_keys
+    if register is not None and not any(key in keys for keys in register.values()):
+        raise SignatureError(
+            f"Expected the key of one of {len(register)} allowed clients, found {key}. Let the "
+            f"client in with `rewardds-server allow-client` if you know it.",
+            code=AdmissionCode.UNKNOWN_KEY,
+        )
     release.verify_signature()
+
+
+def may_sign(policy: AdmissionPolicy, *, client_name: str, public_key: str) -> bool:
+    """Tell whether a key speaks for a client."""
+    register = policy.client_keys
+    return register is None or public_key in register.get(client_name, frozenset())
 
 
 def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
@@ -108,6 +130,29 @@ def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
             f"Expected one of {len(codes)} allowed_code_digests, found {certificate.code_digest}. "
             f"Add it if you know the code.",
             code=AdmissionCode.CODE,
+        )
+
+
+def start_name(client_name: str, proxy: ProxyKind) -> str:
+    """Name the starting weights for one proxy of one client."""
+    return f"{client_name}.{proxy.value}"
+
+
+def check_start(certificate: Certificate, policy: AdmissionPolicy) -> None:
+    """Check that training started where this server said, and fresh where it said nothing.
+
+    Raises:
+        DigestMismatchError: It is not so.
+    """
+    if policy.start_digests is None:
+        return
+    sent = policy.start_digests.get(start_name(certificate.client_name, certificate.proxy))
+    if certificate.start_digest != sent:
+        raise DigestMismatchError(
+            f"Expected a release that started from {sent or 'a fresh adapter'}, found "
+            f"{certificate.start_digest or 'a fresh adapter'}. Ask the client to answer this "
+            "request.",
+            code=AdmissionCode.START,
         )
 
 

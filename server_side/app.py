@@ -19,18 +19,19 @@ from typing import Final
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from lm.logs import log_to_file
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import HelloReply, Refusal, Request
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
-from server_side.clients import with_allowed_keys
+from server_side.clients import read_register
 from server_side.collecting import (
     Content,
     Waiting,
     collect,
 )
 from server_side.config import ServerConfig
-from server_side.network import SETTINGS_FILE, ServerFolder
+from server_side.network import SETTINGS_FILE, NetworkConfig, ServerFolder
 from server_side.outcome import read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,20 +78,23 @@ def main(grid: Grid, context: Context) -> None:
             "found nothing. Start the SuperLink with `rewardds-server`."
         )
     run_folder, settings = Path(folder), context.run_config
+    server = ServerFolder(path=run_folder)
+    # A simulation has no network settings.
+    network = server.load_network() if server.network_file.is_file() else NetworkConfig()
     # Flower sends what a ServerApp prints to its own store; the operator wants it in the folder.
-    log = logging.FileHandler(run_folder / LOG_FILE, encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    own = logging.getLogger(__package__)
-    own.setLevel(logging.INFO)
-    own.addHandler(log)
+    log_to_file(
+        logging.getLogger(__package__),
+        run_folder / LOG_FILE,
+        form=network.log_format,
+        level=network.log_level,
+    )
     run_id = str(settings["run-id"])
     try:
+        register = read_register(server)
         collect(
-            GridChannel(grid),
-            config=with_allowed_keys(
-                load_settings(ServerConfig, run_folder / SETTINGS_FILE),
-                ServerFolder(path=run_folder),
-            ),
+            GridChannel(grid, names=register.names if register else None),
+            config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),
+            client_keys=register.signing_keys if register else None,
             run_id=run_id,
             run_folder=run_folder,
             waiting=Waiting(
@@ -115,24 +119,40 @@ class GridChannel:
     had answered gives the stored release, and one that was cut off pays no second time for it.
     """
 
-    def __init__(self, grid: Grid, *, poll_seconds: float = 3.0) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        names: Mapping[bytes, str] | None = None,
+        poll_seconds: float = 3.0,
+    ) -> None:
         """Wrap a grid.
 
         Args:
             grid: Flower's way to the nodes.
+            names: Client name by node key, as registered; others are not asked. The link lets a
+                node in by its signature. None takes every node under any name, for a simulation.
             poll_seconds: How often to look for answers and for nodes that are back.
         """
         self._grid = grid
+        self._names = names
         self._poll_seconds = poll_seconds
 
-    def client_ids(self) -> Sequence[int]:
-        """Return who is connected."""
-        return sorted(self._grid.get_node_ids())
+    def clients(self) -> Mapping[int, str | None]:
+        """Return who is connected, and for which client its key speaks."""
+        nodes = sorted(self._grid.get_nodes(), key=lambda node: node.node_id)
+        if self._names is None:
+            return dict.fromkeys(node.node_id for node in nodes)
+        return {
+            node.node_id: self._names[node.public_key]
+            for node in nodes
+            if node.public_key in self._names
+        }
 
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -191,7 +211,7 @@ class GridChannel:
     def _send(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         client_ids: Sequence[int],
         *,
         ttl_seconds: float,
@@ -212,22 +232,27 @@ class GridChannel:
 class BytesChannel:
     """Clients within this process; each message becomes bytes and is read from them."""
 
-    def __init__(self, endpoints: Mapping[int, Endpoint]) -> None:
+    def __init__(
+        self, endpoints: Mapping[int, Endpoint], *, names: Mapping[int, str] | None = None
+    ) -> None:
         """Name the clients.
 
         Args:
             endpoints: One function a client, by an identifier.
+            names: For which client each may speak; None lets each choose its name.
         """
         self._endpoints = endpoints
+        self._names = names
 
-    def client_ids(self) -> Sequence[int]:
+    def clients(self) -> Mapping[int, str | None]:
         """Return who is there."""
-        return sorted(self._endpoints)
+        ids = sorted(self._endpoints)
+        return dict.fromkeys(ids) if self._names is None else {i: self._names[i] for i in ids}
 
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:

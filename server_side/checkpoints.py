@@ -39,15 +39,18 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     Returns:
         The whole checkpoint with the highest step; None where there is none.
     """
-    checkpoints = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-"))
-    )
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=checkpoint_step)
     while checkpoints:
         checkpoint = checkpoints.pop()
         if _is_whole(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written, by its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _is_whole(checkpoint: Path) -> bool:

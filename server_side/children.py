@@ -15,8 +15,9 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -24,6 +25,7 @@ from typing import Final, Self
 
 import psutil
 
+from lm.logs import LogFormat, LogLevel, log_to_file, relay
 from protocol.errors import ExchangeError
 
 _LOGGER = logging.getLogger(__name__)
@@ -76,7 +78,13 @@ class Children:
         self.stop()
 
     def start(
-        self, name: str, command: Sequence[str], *, environment: Mapping[str, str], cwd: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        entries: tuple[LogFormat, LogLevel] | None = None,
     ) -> Child:
         """Start a process.
 
@@ -85,6 +93,8 @@ class Children:
             command: Program and arguments.
             environment: Its whole environment.
             cwd: Where it runs.
+            entries: In what form and from which level on its lines are written; None leaves them
+                as they are.
 
         Returns:
             The child.
@@ -99,7 +109,7 @@ class Children:
                 process = subprocess.Popen(  # noqa: S603
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=log if entries is None else subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     env={**environment, _MARK: self._mark},
                     cwd=cwd,
@@ -113,6 +123,9 @@ class Children:
                 ) from None
         child = Child(name=name, process=process, log_file=log_file)
         self._children.append(child)
+        if entries is not None:
+            form, level = entries
+            threading.Thread(target=_relay, args=(child, form, level), daemon=True).start()
         return child
 
     def check(self) -> None:
@@ -168,6 +181,17 @@ class Children:
     def _die_with_parent(self) -> None:
         if self._prctl is not None:
             self._prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _relay(child: Child, form: LogFormat, level: LogLevel) -> None:
+    """Write what a child prints to its log file, as long as somebody can print there."""
+    # Outside the tree of loggers: what a child prints stands in its own file alone.
+    logger = logging.Logger(child.name)
+    log_to_file(logger, child.log_file, form=form, level=level)
+    with child.process.stdout or nullcontext(()) as lines:
+        relay(lines, logger)
+    for handler in logger.handlers:
+        handler.close()
 
 
 def raise_on_signals() -> None:

@@ -1,14 +1,18 @@
 """Which clients may connect and release: one introduction each, in a folder of the server's.
 
-A file there lets its node key through the gateway and its signing key through admission. Revoking
-moves the file into `revoked/`: the gateway sees that at once, and admission takes nothing more from
-that key than what it had admitted before.
+A file there lets its node key through the gateway and its signing key through admission, each for
+the one client name that stands beside it. Revoking moves the file into `revoked/`: the gateway sees
+that at once, and admission takes nothing more from that key than what it had admitted before.
+
+Covers: a client that is allowed and speaks under another client's name, by its node or by a release
+that it signed itself.
+Does not cover: a client that has another one's private keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,11 +26,21 @@ from protocol.introductions import (
     read_introduction,
     write_introduction,
 )
-from server_side.config import ServerConfig
 from server_side.network import ServerFolder
 
 _SUFFIX = ".json"
 _REVOKED = "revoked"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Register:
+    """For whom each key speaks; a key speaks for one client."""
+
+    names: Mapping[bytes, str]
+    """Client name by node key, in the form in which Flower stores it."""
+    signing_keys: Mapping[str, frozenset[str]]
+    """By client name, the keys by which its releases may be signed, as hexadecimal text. Two where
+    it released before it was revoked and allowed with another one."""
 
 
 def allow_client(folder: Path, introduction: Introduction) -> str:
@@ -103,25 +117,28 @@ def node_key_bytes(introduction: Introduction) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def with_allowed_keys(config: ServerConfig, folder: ServerFolder) -> ServerConfig:
-    """Narrow admission to the signing keys of allowed clients.
+def read_register(folder: ServerFolder) -> Register | None:
+    """Read for whom each key speaks.
 
     Args:
-        config: The server's settings.
-        folder: The server's folder; where it has no allow-list, as in a simulation, nothing
-            changes.
+        folder: The server's folder.
 
     Returns:
-        Settings whose `admission.allowed_public_keys` lets through what both lists allow, and
-        what a client had released before it was revoked.
+        The register, with the signing keys of revoked clients for what they had released before;
+        None where there is no allow-list, as in a simulation.
+
+    Raises:
+        MalformedMessageError: A file in the list is no introduction.
     """
     if not folder.clients_folder.is_dir():
-        return config
-    known = {item.signing_key for item in load_clients(folder.clients_folder).values()}
+        return None
+    allowed = load_clients(folder.clients_folder)
+    keys = {name: {item.signing_key} for name, item in allowed.items()}
     for name, item in load_clients(folder.clients_folder / _REVOKED).items():
         # A second release of the same client and proxy is refused as a replay.
         if any((folder.path / "releases").glob(f"{name}.*.release")):
-            known.add(item.signing_key)
-    listed = config.admission.allowed_public_keys
-    keys = known if listed is None else known & set(listed)
-    return replace(config, admission=replace(config.admission, allowed_public_keys=sorted(keys)))
+            keys.setdefault(name, set()).add(item.signing_key)
+    return Register(
+        names={node_key_bytes(item): name for name, item in allowed.items()},
+        signing_keys={name: frozenset(item) for name, item in keys.items()},
+    )

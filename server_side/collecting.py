@@ -10,24 +10,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from flwr.app import RecordDict
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest, resolve_base_model
-from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
+from lm.loading import resolve_base_model
+from protocol import PROTOCOL_VERSION
 from protocol.errors import (
+    AdmissionCode,
     AdmissionError,
     ExchangeError,
     ProtocolError,
     RefusedError,
 )
 from protocol.ledger import ProxyKind
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.messages import (
+    HelloReply,
+    HelloRequest,
+    Refusal,
+    Request,
+    TrainingRequest,
+)
 from server_side.admission import (
     AdmissionPolicy,
     AdmittedRelease,
@@ -38,8 +44,11 @@ from server_side.admission import (
     store_admitted,
     store_refused,
 )
+from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
+from server_side.greeting import judge_hello
 from server_side.outcome import ClientOutcome, write_outcome
+from server_side.warm_starting import StartShapes, sent_digests, with_starts
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,14 +62,14 @@ Content = RecordDict | bytes
 class Channel(Protocol):
     """A way to ask clients and to wait for their answers."""
 
-    def client_ids(self) -> Sequence[int]:
-        """Return who is connected."""
+    def clients(self) -> Mapping[int, str | None]:
+        """Return who is connected, and for which client each may speak; None for any."""
         ...
 
     def ask(
         self,
         action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
+        requests: Mapping[int, Request],
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
@@ -111,38 +120,6 @@ class Collection:
     """One a client, also of those that failed."""
 
 
-def admission_terms(config: ServerConfig, *, run_id: str) -> tuple[AdmissionPolicy, ExpectedShapes]:
-    """Derive from the server's settings what admission accepts.
-
-    Args:
-        config: The server's settings.
-        run_id: Name of the run.
-
-    Returns:
-        The policy, and the shapes of adapters on the server's own base model.
-
-    Raises:
-        ModelFolderError: The base model cannot be found.
-    """
-    folder = resolve_base_model(config.base_model)
-    keys = config.admission.allowed_public_keys
-    codes = config.admission.allowed_code_digests
-    policy = AdmissionPolicy(
-        run_id=run_id,
-        base_model_digest=base_model_digest(folder),
-        max_epsilon=config.admission.max_epsilon,
-        max_delta=config.admission.max_delta,
-        allowed_public_keys=None if keys is None else tuple(keys),
-        allowed_code_digests=None if codes is None else tuple(codes),
-        accept_reproducible_noise=config.admission.accept_reproducible_noise,
-        accept_unsafe_non_private=config.admission.accept_unsafe_non_private,
-        max_release_bytes=config.admission.max_release_bytes,
-    )
-    return policy, lambda lora, has_head: expected_adapter_shapes(
-        folder, lora, has_reward_head=has_head
-    )
-
-
 def collect(
     channel: Channel,
     *,
@@ -150,6 +127,7 @@ def collect(
     run_id: str,
     run_folder: Path,
     waiting: Waiting,
+    client_keys: ClientKeys | None = None,
 ) -> Collection:
     """Ask every client for both proxies, admit what comes, and store it.
 
@@ -160,6 +138,7 @@ def collect(
         run_folder: Where `releases/` and the outcome go. Releases of an earlier start are kept and
             their clients are not asked again.
         waiting: How long to wait for whom.
+        client_keys: Which keys sign for which client; None where nobody is registered.
 
     Returns:
         What was admitted, and what became of each client.
@@ -168,7 +147,12 @@ def collect(
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
         LmError: The base model cannot be used.
     """
-    exchange = _Exchange(channel, config=config, run_id=run_id, run_folder=run_folder)
+    policy, shapes = admission_terms(
+        config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
+    )
+    exchange = _Exchange(
+        channel, config=config, policy=policy, shapes=shapes, run_folder=run_folder
+    )
     try:
         exchange.greet(waiting)
         for proxy in ProxyKind:
@@ -185,23 +169,31 @@ class _Exchange:
     """One exchange under way."""
 
     def __init__(
-        self, channel: Channel, *, config: ServerConfig, run_id: str, run_folder: Path
+        self,
+        channel: Channel,
+        *,
+        config: ServerConfig,
+        policy: AdmissionPolicy,
+        shapes: ExpectedShapes,
+        run_folder: Path,
     ) -> None:
         self._channel = channel
-        self._run_id = run_id
+        self._run_id = policy.run_id
         self._folder = run_folder
+        self._config = config
         self._min_clients = config.min_clients
-        self._policy, self._shapes = admission_terms(config, run_id=run_id)
+        self._policy, self._shapes = policy, shapes
         self._admitted: list[AdmittedRelease] = list(
             load_admitted(run_folder / RELEASES, policy=self._policy, expected_shapes=self._shapes)
         )
         self._outcomes: dict[int, ClientOutcome] = {}
+        self._start_shapes: dict[int, StartShapes] = {}
 
     def greet(self, waiting: Waiting) -> None:
         """Wait until enough clients are there, and ask who they are."""
         wanted = waiting.num_clients or self._min_clients
         give_up = time.monotonic() + waiting.wait_seconds
-        while len(present := list(self._channel.client_ids())) < wanted:
+        while len(present := dict(self._channel.clients())) < wanted:
             if time.monotonic() > give_up:
                 if len(present) >= self._min_clients:
                     break
@@ -217,8 +209,10 @@ class _Exchange:
             dict.fromkeys(present, request),
             timeout_seconds=min(waiting.hello_seconds, waiting.deadline_seconds),
         )
+        self._outcomes = {
+            client_id: ClientOutcome(name=name or "") for client_id, name in present.items()
+        }
         for client_id in present:
-            self._outcomes[client_id] = ClientOutcome()
             if client_id in answers:
                 self._read_hello(client_id, answers[client_id])
             else:
@@ -247,9 +241,16 @@ class _Exchange:
         )
         answers: Mapping[int, Content] = {}
         if asked:
-            answers = self._channel.ask(
-                action, dict.fromkeys(asked, request), timeout_seconds=timeout_seconds
+            requests = with_starts(
+                request,
+                {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
+                config=self._config,
+                base_folder=resolve_base_model(self._config.base_model),
+                run_folder=self._folder,
+                on_waiting=self._channel.clients,
             )
+            self._policy = replace(self._policy, start_digests=sent_digests(self._folder))
+            answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:
             if client_id in answers:
                 self._answered(client_id, action, self._admit(client_id, proxy, answers[client_id]))
@@ -286,25 +287,24 @@ class _Exchange:
         if isinstance(reply, Refusal):
             self._answered(client_id, "hello", f"refused: {reply.code.value}")
             return
-        if any(outcome.name == reply.client_name for outcome in self._outcomes.values()):
-            self._answered(client_id, "hello", "not admitted: client")
-            _LOGGER.warning("Two nodes call themselves %s; the first counts.", reply.client_name)
+        flaw = judge_hello(
+            reply,
+            policy=self._policy,
+            registered=self._outcomes[client_id].name,
+            taken={item.name for other, item in self._outcomes.items() if other != client_id},
+        )
+        # Who claims a name that is another's does not get it.
+        if flaw is None or flaw[0] is not AdmissionCode.CLIENT:
+            self._outcomes[client_id] = replace(self._outcomes[client_id], name=reply.client_name)
+        if flaw is not None:
+            code, words = flaw
+            self._answered(client_id, "hello", f"not admitted: {code.value}")
+            _LOGGER.warning("%s", words)
             return
-        self._outcomes[client_id] = replace(self._outcomes[client_id], name=reply.client_name)
-        if reply.software_version != SOFTWARE_VERSION:
-            self._answered(client_id, "hello", "not admitted: version")
-            _LOGGER.warning(
-                "Expected %s to run RewardDS %s, as this server does, found %s. Agree with its "
-                "operator on one version.",
-                reply.client_name,
-                SOFTWARE_VERSION,
-                reply.software_version,
-            )
-            return
-        if reply.base_model_digest != self._policy.base_model_digest:
-            # The client would refuse; asking it to train would only waste its time.
-            self._answered(client_id, "hello", "not admitted: base_model")
-            return
+        self._start_shapes[client_id] = {
+            ProxyKind.GENERATOR: reply.generator_start,
+            ProxyKind.REWARD: reply.reward_start,
+        }
         self._answered(client_id, "hello", "admitted")
 
     def _admit(self, client_id: int, proxy: ProxyKind, content: Content) -> str:
@@ -349,7 +349,11 @@ class _Exchange:
 
 
 def load_collected(
-    config: ServerConfig, *, run_id: str, run_folder: Path
+    config: ServerConfig,
+    *,
+    run_id: str,
+    run_folder: Path,
+    client_keys: ClientKeys | None = None,
 ) -> tuple[AdmittedRelease, ...]:
     """Read what an exchange stored, and check all of it again.
 
@@ -357,6 +361,7 @@ def load_collected(
         config: The server's settings.
         run_id: Name of the run.
         run_folder: The server's run folder.
+        client_keys: Which keys sign for which client; None where nobody is registered.
 
     Returns:
         The admitted releases.
@@ -365,7 +370,9 @@ def load_collected(
         AdmissionError: A stored release does not pass any more.
         ProtocolError: A stored file is no release.
     """
-    policy, shapes = admission_terms(config, run_id=run_id)
+    policy, shapes = admission_terms(
+        config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
+    )
     return load_admitted(run_folder / RELEASES, policy=policy, expected_shapes=shapes)
 
 

@@ -10,6 +10,7 @@ likely they find the reference responses. Higher is better for ROUGE and BLEU, l
 - `perplexity`: exp(mean negative log-likelihood of a reference token), the end of turn included.
 - `distinct1`, `distinct2`: distinct n-grams ÷ n-grams of all answers of an arm; it falls when a
   model repeats itself. It depends on how much text there is, so compare arms of equal size only.
+- `pass_at_k`, where rows have tests: answers are code, and run (`server_side/code_tests.py`).
 
 Intervals are percentile bootstraps over rows (`server_side/intervals.py`).
 """
@@ -27,14 +28,14 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-from lm.adapters import load_adapter
 from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_nll_sums
-from lm.loading import load_causal_lm, load_tokenizer
+from lm.loading import load_tokenizer
 from lm.sampling import Completion, Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
+from server_side.code_tests import count_passing
 from server_side.config import EvaluationConfig
 from server_side.intervals import (
     FloatArray,
@@ -45,10 +46,11 @@ from server_side.intervals import (
     perplexity_of_sums,
     ratio_of_sums,
 )
+from server_side.pass_rates import PassCount, pass_rates
 from server_side.repetition import distinct_fraction
 from server_side.row_naming import name_rows
 from server_side.samples import OnProgress
-from server_side.target_adapter import read_adapter
+from server_side.tuned_target import load_tuned_target
 
 
 class Metric(StrEnum):
@@ -106,6 +108,10 @@ class ArmScores:
     """Scores of each row, in the order of the rows."""
     answers: tuple[tuple[str, ...], ...] = field(repr=False)
     """What was sampled for each row."""
+    pass_counts: tuple[PassCount, ...] = field(default=(), repr=False)
+    """How many answers of each row pass its tests; empty where rows have none."""
+    pass_at_k: Mapping[int, Interval] = field(default_factory=dict)
+    """By k, the probability that one of k answers passes its row's tests; empty without tests."""
 
 
 def evaluate_target(
@@ -124,10 +130,10 @@ def evaluate_target(
     Args:
         rows: Public test rows; none may stand in training (`lm.tables` drops such rows).
         target_folder: Folder of the untuned target model.
-        adapter: PEFT folder of the tuned target; None judges the untuned one.
+        adapter: Folder of the tuned target, an adapter or a whole model; None judges the untuned.
         config: Decoding, samples a prompt, intervals.
         instruction: System turn of every chat.
-        open_sampler: Opens a sampling engine over the target with the given adapter, or without.
+        open_sampler: Opens a sampling engine over the tuned target in that folder, or the untuned.
         seed: Seed of sampling and of the bootstrap; give both arms the same.
         on_progress: Told how many of the sampled and scored rows are done, of how many.
 
@@ -154,7 +160,7 @@ def evaluate_target(
         )
         for row in rows
     ]
-    num_units = 2 * len(rows)
+    num_units = (2 if config.tests_column is None else 3) * len(rows)
     completions = _sample_answers(
         chats,
         adapter=adapter,
@@ -182,7 +188,15 @@ def evaluate_target(
             rows, completions, nll_sums, chats, name_rows(rows), strict=True
         )
     ]
-    return summarize_arm(scored, completions, config=config, seed=seed)
+    pass_counts: tuple[PassCount, ...] = ()
+    if config.tests_column is not None:
+        pass_counts = count_passing(
+            rows,
+            [[completion.text for completion in answers] for answers in completions],
+            config=config,
+            on_progress=on_progress and _part(on_progress, 2 * len(rows), len(rows), num_units),
+        )
+    return summarize_arm(scored, completions, pass_counts=pass_counts, config=config, seed=seed)
 
 
 def score_answers(
@@ -224,6 +238,7 @@ def summarize_arm(
     rows: Sequence[RowScores],
     completions: Sequence[Sequence[Completion]],
     *,
+    pass_counts: tuple[PassCount, ...] = (),
     config: EvaluationConfig,
     seed: int,
 ) -> ArmScores:
@@ -244,10 +259,12 @@ def summarize_arm(
             }
         ),
         distinct=MappingProxyType({n: distinct_fraction(texts, n) for n in (1, 2)}),
+        pass_at_k=pass_rates(pass_counts, config=config, seed=seed),
         unfinished_fraction=sum(not answer.is_finished for answer in answers) / len(answers),
         mean_answer_words=sum(len(text.split()) for text in texts) / len(texts),
         rows=tuple(rows),
         answers=tuple(tuple(completion.text for completion in row) for row in completions),
+        pass_counts=pass_counts,
     )
 
 
@@ -313,13 +330,8 @@ def _reference_nll_sums(
     config: EvaluationConfig,
     on_progress: OnProgress | None,
 ) -> list[float]:
-    # The adapter is added to the activations, not merged: merging into bfloat16 rounds small
-    # updates away and would judge another model than the one that was tuned.
     dtype: torch.dtype = getattr(torch, config.dtype)
-    model: torch.nn.Module = load_causal_lm(target_folder, dtype=dtype, device=best_device())
-    if adapter is not None:
-        stored = read_adapter(adapter)
-        model = load_adapter(model, stored.tensors, stored.lora)
+    model = load_tuned_target(target_folder, adapter, dtype=dtype, device=best_device())
     return response_nll_sums(
         model, chats, max_batch_tokens=config.max_batch_tokens, on_progress=on_progress
     )

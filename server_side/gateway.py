@@ -73,7 +73,8 @@ _PASSED_PREFIX: Final = "flwr-"
 _MAX_HEADER_CHARS: Final = 4096
 _LINK_SECONDS: Final = 60.0
 _KEEP_ALIVE_SECONDS: Final = 30
-_LOGGER = logging.getLogger(__name__)
+# By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
+_LOGGER = logging.getLogger("server_side.gateway")
 
 
 class AllowedKeys:

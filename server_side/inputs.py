@@ -17,8 +17,10 @@ from protocol import SOFTWARE_VERSION
 from protocol.artifacts import Certificate
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
+from server_side.code_tests import check_tests
 from server_side.config import EvaluationConfig, ServerConfig
 from server_side.proxies import ClientProxies
+from server_side.sandbox import find_confinement
 from server_side.synthesis import client_quotas
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
@@ -84,7 +86,7 @@ def gather_inputs(
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
     target_folder = resolve_base_model(config.target_model)
-    rows = _read_test_rows(config.evaluation)
+    rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
     work_folder = run_folder / "work"
     clients = tuple(
         ClientProxies(
@@ -144,7 +146,7 @@ def inputs_without_releases(
         LmError: A model or the table of test records cannot be used.
     """
     target_folder = resolve_base_model(config.target_model)
-    rows = _read_test_rows(config.evaluation)
+    rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
     own = config.evaluation.instruction
     return JobInputs(
         run_id=run_id,
@@ -199,15 +201,32 @@ def _require_base_model(releases: Sequence[AdmittedRelease], digest: str) -> Non
             )
 
 
-def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
+def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
+    """Read public test records, and make sure that their tests, if any, can be run here.
+
+    Args:
+        config: The file, its columns, and whether there are tests.
+
+    Returns:
+        All rows.
+
+    Raises:
+        ConfigurationError: No file is named, or this machine cannot confine code that is tested.
+        TableError: The file or its tests cannot be used.
+    """
     if config.path is None:
         raise ConfigurationError(
             "Expected evaluation.path to name public test records, got nothing. Name a JSON "
             "lines, CSV or parquet file with prompts and responses."
         )
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    table = read_table(config.path, columns=columns, split=config.split)
-    return table.rows[: config.max_rows]
+    columns = ColumnMap(
+        prompt=config.prompt_column, response=config.response_column, tests=config.tests_column
+    )
+    rows = read_table(config.path, columns=columns, split=config.split).rows
+    if config.tests_column is not None:
+        check_tests(rows)
+        find_confinement()
+    return rows
 
 
 def _outcome_settings(config: ServerConfig) -> dict[str, object]:
@@ -228,5 +247,5 @@ def _outcome_settings(config: ServerConfig) -> dict[str, object]:
 
 
 def _rows_digest(rows: Sequence[TextRow]) -> str:
-    texts = [[row.prompt, row.response] for row in rows]
+    texts = [[row.prompt, row.response, *row.tests] for row in rows]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

@@ -54,6 +54,7 @@ def build_metrics(
     untuned: ArmScores,
     tuned: ArmScores,
     difference: Mapping[Metric, Interval],
+    pass_differences: Mapping[int, Interval],
     confidence_level: float,
     privacy: Mapping[str, PrivacyLedger],
     seconds: Mapping[str, float],
@@ -74,6 +75,7 @@ def build_metrics(
         untuned: Scores of the target as it is.
         tuned: Scores of the tuned target.
         difference: Tuned minus untuned, from `compare_arms`.
+        pass_differences: Tuned minus untuned pass@k, by k; empty where no tests were run.
         confidence_level: Probability of the intervals.
         privacy: By client, the ledger of its latest release, which holds all earlier ones.
         seconds: By stage; the total is added.
@@ -98,7 +100,7 @@ def build_metrics(
         "confidence_level": confidence_level,
         "untuned": _arm(untuned),
         "tuned": _arm(tuned),
-        "difference": _intervals(difference),
+        "difference": {**_intervals(difference), **_pass_at_k(pass_differences)},
         "privacy": {name: _privacy(ledger) for name, ledger in sorted(privacy.items())},
         "seconds": {**seconds, "total": sum(seconds.values())},
         "peak_rss_bytes": peak_rss_bytes,
@@ -176,6 +178,7 @@ def _first_non_finite(value: object, where: str = "$") -> str | None:
 def _arm(arm: ArmScores) -> dict[str, object]:
     return {
         **_intervals(arm.metrics),
+        **_pass_at_k(arm.pass_at_k),
         **{f"distinct{n}": fraction for n, fraction in arm.distinct.items()},
         "unfinished_fraction": arm.unfinished_fraction,
         "mean_answer_words": arm.mean_answer_words,
@@ -184,10 +187,16 @@ def _arm(arm: ArmScores) -> dict[str, object]:
 
 
 def _intervals(metrics: Mapping[Metric, Interval]) -> dict[str, object]:
-    return {
-        metric.value: {"mean": value.mean, "low": value.low, "high": value.high}
-        for metric, value in metrics.items()
-    }
+    return {metric.value: _interval(value) for metric, value in metrics.items()}
+
+
+def _pass_at_k(rates: Mapping[int, Interval]) -> dict[str, object]:
+    by_k = {str(k): _interval(value) for k, value in rates.items()}
+    return {"pass_at_k": by_k} if by_k else {}
+
+
+def _interval(value: Interval) -> dict[str, float]:
+    return {"mean": value.mean, "low": value.low, "high": value.high}
 
 
 def _privacy(ledger: PrivacyLedger) -> dict[str, object]:

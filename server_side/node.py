@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm.errors import LmError
-from lm.logs import set_up_logs
+from lm.logs import last_word, set_up_logs
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
 from server_side.certificates import make_authority, make_server_certificate
-from server_side.clients import allow_client, revoke_client, with_allowed_keys
+from server_side.clients import allow_client, read_register, revoke_client
 from server_side.network import ServerFolder, make_server_folder
 
-_LOGGER = logging.getLogger(__name__)
+# By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
+_LOGGER = logging.getLogger("server_side.node")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(last_word(str(error)))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Start the same command again to go on.")
 
@@ -139,8 +140,12 @@ def _finetune(folder: ServerFolder) -> None:
     _set_up_logs(folder)
     path = folder.path.resolve()
     config = folder.load_config()
+    register = read_register(folder)
     admitted = load_collected(
-        with_allowed_keys(config, folder), run_id=folder.run_id(), run_folder=path
+        config,
+        run_id=folder.run_id(),
+        run_folder=path,
+        client_keys=register.signing_keys if register else None,
     )
     if not admitted:
         raise ConfigurationError(

@@ -20,6 +20,7 @@ from server_side.inputs import JobInputs
 from server_side.judges import open_judge
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
+from server_side.pass_rates import pass_rate_differences
 from server_side.proxies import ModelWriter
 from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
 from server_side.repetition import measure_diversity
@@ -34,7 +35,7 @@ from server_side.samples import (
     StageResult,
 )
 from server_side.seeds import derive_seed
-from server_side.target_adapter import merge_target
+from server_side.tuned_target import is_adapter, merge_tuned_target
 from server_side.win_rate import RowVerdict, WinRate, judge_answers, summarize_verdicts
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
@@ -46,13 +47,13 @@ _REPORTED_LIBRARIES = ("torch", "transformers", "peft", "trl", "flwr", "dp-accou
 
 
 def target_writer(
-    inputs: JobInputs, adapter: Path, *, round_index: int, config: ServerConfig
+    inputs: JobInputs, tuned: Path, *, round_index: int, config: ServerConfig
 ) -> ModelWriter:
     """Return the target as a round left it, to write with; it is merged when first needed.
 
     Args:
         inputs: The untuned target and the work folder.
-        adapter: The round's adapter, a PEFT folder.
+        tuned: The tuned target as the round left it.
         round_index: The round.
         config: Number of threads.
     """
@@ -60,7 +61,7 @@ def target_writer(
     # A merged target is as large as the target; no stage asks for that of an earlier round.
     shutil.rmtree(inputs.work_folder / f"target_r{round_index - 1}", ignore_errors=True)
     return ModelWriter(
-        _target_model(inputs, adapter, out_folder=folder / "merged", config=config),
+        _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
         num_threads=config.num_threads,
         engine_cache=folder / "engines",
     )
@@ -78,7 +79,7 @@ def judge_arm(
 
     Args:
         inputs: The untuned target and the test records.
-        adapter: Adapter of the tuned target, a PEFT folder; None judges the untuned one.
+        adapter: Folder of the tuned target; None judges the untuned one.
         queries: The synthetic prompts; a test record with one of them is left out.
         config: The server's settings.
         on_progress: Told how far it is.
@@ -119,7 +120,7 @@ def judge_arm(
 def write_outputs(
     store: RunStore,
     inputs: JobInputs,
-    adapter: Path,
+    tuned_folder: Path,
     *,
     untuned: ArmScores,
     tuned: ArmScores,
@@ -128,12 +129,12 @@ def write_outputs(
     output_folder: Path,
     annotate: Annotate | None = None,
 ) -> None:
-    """Write metrics, data set, adapter and report from a run whose stages are whole.
+    """Write metrics, data set, tuned target and report from a run whose stages are whole.
 
     Args:
         store: The run folder.
         inputs: What the job started from.
-        adapter: The last round's adapter, a PEFT folder.
+        tuned_folder: The tuned target as the last round left it.
         untuned: Scores of the target as it is.
         tuned: Scores of the tuned target.
         config: The server's settings.
@@ -154,6 +155,12 @@ def write_outputs(
     final_pool = pools[rounds[-1]]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
+    pass_differences = pass_rate_differences(
+        untuned.pass_counts,
+        tuned.pass_counts,
+        config=config.evaluation,
+        seed=evaluation_seed(config),
+    )
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
@@ -161,6 +168,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         privacy={
             name: certificate.privacy
@@ -193,6 +201,7 @@ def write_outputs(
         untuned=untuned,
         tuned=tuned,
         difference=difference,
+        pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
         settings=inputs.settings,
         versions=_versions(),
@@ -209,7 +218,7 @@ def write_outputs(
             certificates=inputs.certificates,
             settings=inputs.settings,
         )
-        copy_folder(adapter, output_folder / "target_adapter")
+        _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)
         write_report(report, output_folder / "report.html")
 
@@ -272,17 +281,34 @@ def _measure_win_rate(
 
 
 def _target_model(
-    inputs: JobInputs, adapter: Path | None, *, out_folder: Path, config: ServerConfig
+    inputs: JobInputs, tuned: Path | None, *, out_folder: Path, config: ServerConfig
 ) -> SampledModel:
     """Return the target for a sampling engine; an engine that wants it merged gets `out_folder`."""
-    if adapter is None:
-        return SampledModel(base_folder=inputs.target_folder, vllm_url=config.target_model_vllm_url)
+    if tuned is None or not is_adapter(tuned):
+        return SampledModel(
+            base_folder=tuned or inputs.target_folder, vllm_url=config.target_model_vllm_url
+        )
     return SampledModel(
         base_folder=inputs.target_folder,
-        write_merged=lambda: merge_target(inputs.target_folder, adapter, out_folder=out_folder),
-        write_adapter=lambda: adapter,
+        write_merged=partial(
+            merge_tuned_target, inputs.target_folder, tuned, out_folder=out_folder
+        ),
+        write_adapter=lambda: tuned,
         vllm_url=config.target_model_vllm_url,
     )
+
+
+def _hand_over_target(
+    inputs: JobInputs, tuned: Path, *, config: ServerConfig, output_folder: Path
+) -> None:
+    """Put the adapter, and the target as a model of its own where it is one or is wanted."""
+    folders = {"target_adapter": is_adapter(tuned), "target_model": not is_adapter(tuned)}
+    for name, is_wanted in folders.items():
+        shutil.rmtree(output_folder / name, ignore_errors=True)
+        if is_wanted:
+            copy_folder(tuned, output_folder / name)
+    if config.finetuning.export_merged:
+        merge_tuned_target(inputs.target_folder, tuned, out_folder=output_folder / "target_model")
 
 
 def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[TextRow, ...], int]:

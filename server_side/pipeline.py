@@ -32,12 +32,10 @@ from server_side.run_store import RunStore, StageRecord
 from server_side.samples import Candidate, CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.scoring import reward_scales, score_candidates
 from server_side.synthesis import propose_candidates, synthesize_queries
+from server_side.tuned_target import TUNED
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
-
-ADAPTER = "adapter"
-"""Where `finetune_target` leaves the adapter within its folder."""
 
 
 def run_pipeline(
@@ -56,7 +54,7 @@ def run_pipeline(
         releases: What was admitted; a client counts when both of its proxies are there.
         config: The server's settings.
         run_folder: Where every stage is kept; may hold an earlier start of the same job.
-        output_folder: Where metrics, report, adapter and data set go; None takes `run_folder`.
+        output_folder: Where metrics, report, tuned target and data set go; None takes `run_folder`.
         exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
         annotate: Says what a simulation knows about the final pool, for metrics and report.
@@ -97,13 +95,11 @@ def run_pipeline(
         pool = store.values(
             "10_pool_r1", CuratedSample, partial(select_samples, best, config=config.filtering)
         )
-        target = store.subfolder(
-            "11_target_r1", partial(tune, pool, previous_adapter=None, round_index=1)
-        )
+        target = store.subfolder("11_target_r1", partial(tune, pool, previous=None, round_index=1))
 
         # Feedback on the best answers, rewriting by the target, and judging again.
         for number in range(2, config.refinement.num_rounds + 1):
-            writer = target_writer(job, target / ADAPTER, round_index=number - 1, config=config)
+            writer = target_writer(job, target / TUNED, round_index=number - 1, config=config)
             samples = samples_to_refine(best, filtering=config.filtering, config=config.refinement)
             advise = partial(write_feedback, samples, generators=clients, target=writer)
             feedback = store.drawn(
@@ -126,7 +122,7 @@ def run_pipeline(
             )
             target = store.subfolder(
                 f"11_target_r{number}",
-                partial(tune, pool, previous_adapter=target / ADAPTER, round_index=number),
+                partial(tune, pool, previous=target / TUNED, round_index=number),
             )
 
         # How well the scores rank, and the target before and after, on public test records.
@@ -136,11 +132,11 @@ def run_pipeline(
             store.drawn(RANKING_STAGE, RankedPrompt, rank)
         judge = partial(judge_arm, job, queries=queries, config=config, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
-        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, target / ADAPTER))
+        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, target / TUNED))
         write_outputs(
             store,
             job,
-            target / ADAPTER,
+            target / TUNED,
             untuned=untuned,
             tuned=tuned,
             config=config,

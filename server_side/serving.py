@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lm.logs import LogFormat, LogLevel
 from protocol.errors import ConfigurationError, ExchangeError
 from server_side.certificates import TlsFiles, check_certificate
 from server_side.children import Child, Children, last_lines
@@ -54,20 +55,29 @@ class _Program:
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    is_foreign: bool = True
 
 
 class _Kept:
     """Processes that are started again when they end; too many ends in a while are an error."""
 
-    def __init__(self, children: Children, cwd: Path) -> None:
+    def __init__(
+        self, children: Children, cwd: Path, *, entries: tuple[LogFormat, LogLevel]
+    ) -> None:
         self._children = children
         self._cwd = cwd
+        self._entries = entries
         self._running: dict[str, tuple[_Program, Child]] = {}
         self._ends: deque[float] = deque()
 
     def start(self, item: _Program) -> None:
         child = self._children.start(
-            item.name, item.command, environment=item.environment, cwd=self._cwd
+            item.name,
+            item.command,
+            environment=item.environment,
+            cwd=self._cwd,
+            # The project's own processes write in the chosen form by themselves.
+            entries=self._entries if item.is_foreign else None,
         )
         self._running[item.name] = (item, child)
 
@@ -120,7 +130,9 @@ def collect_from_clients(folder: ServerFolder) -> None:
         )
     _LOGGER.info("Certificate for %s until %s.", network.host, f"{ends:%Y-%m-%d}")
     with _only_one(folder), Children(folder.logs_folder) as children:
-        _exchange(folder, network, files, _Kept(children, folder.path.resolve()), wanted=wanted)
+        entries = network.log_format, network.log_level
+        kept = _Kept(children, folder.path.resolve(), entries=entries)
+        _exchange(folder, network, files, kept, wanted=wanted)
     _LOGGER.info("The exchange is over; releases are in %s.", folder.path / "releases")
 
 
@@ -136,7 +148,7 @@ def _exchange(
     executor += ["--superexec-auth-secret-file", secret]
     kept.start(_Program(name="executor", command=executor, environment=environment))
     gateway = [sys.executable, "-m", "server_side.gateway", str(folder.path.resolve())]
-    kept.start(_Program(name="gateway", command=gateway, environment=environment))
+    kept.start(_Program(name="gateway", command=gateway, environment=environment, is_foreign=False))
     waiting = Waiting(
         num_clients=wanted,
         wait_seconds=network.wait_seconds,

@@ -1,4 +1,4 @@
-"""The tuned target on disk: a PEFT folder that appears only when whole, and how to use it.
+"""The target's adapter on disk: a PEFT folder that appears only when whole, and how to use it.
 
 The folder is what `peft.PeftModel.from_pretrained` reads. Inside the project it is read with
 `read_adapter`, which takes safetensors and JSON and nothing else.
@@ -26,20 +26,6 @@ from protocol.errors import ConfigurationError
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TargetAdapter:
-    """A tuned target."""
-
-    folder: Path
-    """PEFT folder; `peft.PeftModel.from_pretrained(target, folder)` loads it."""
-    digest: str
-    """SHA-256 of the weights, as hexadecimal text."""
-    num_steps: int
-    """Optimiser steps of the training."""
-    losses: tuple[float, ...]
-    """Mean loss of a response token in each logged step, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

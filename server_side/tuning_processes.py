@@ -1,9 +1,9 @@
 """Stage 11 on several devices: one tuning split among processes, one process for each accelerator.
 
-The processes are started by torch's launcher, the same that `accelerate launch` uses, and each runs
-`server_side/tuning_worker.py`. A batch is cut among them and their gradients are averaged, so an
-optimiser step sees the samples that it would see in one process. Only the first process writes;
-what it leaves in the output folder is the result.
+`accelerate launch` starts the processes, and each runs `server_side/tuning_worker.py`. A batch is
+cut among them and their gradients are averaged, so an optimiser step sees the samples that it would
+see in one process. Only the first process writes; what it leaves in the output folder is the
+result.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class TuningJob:
     """Samples to tune on."""
     target_folder: Path
     """Folder of the target model."""
-    previous_adapter: Path | None
-    """PEFT folder to go on from."""
+    previous: Path | None
+    """Folder of the tuned target to go on from."""
     config: FinetuningConfig
     """Adapter and optimiser."""
     output_folder: Path
@@ -72,8 +72,10 @@ def tune_in_processes(job: TuningJob, *, on_progress: OnProgress | None) -> None
     path = job.output_folder / "job.json"
     write_job(job, path)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc_per_node={job.config.num_processes}",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_machines", "1", "--num_processes", str(job.config.num_processes),
+        "--mixed_precision", "no", "--dynamo_backend", "no",
+        "--main_process_port", "0",  # any that is free
         "--module", "server_side.tuning_worker", str(path),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), *sys.path[1:]])}
@@ -101,7 +103,7 @@ def write_job(job: TuningJob, path: Path) -> None:
     content = {
         "pool": to_json(job.pool),
         "target_folder": str(job.target_folder),
-        "previous_adapter": None if job.previous_adapter is None else str(job.previous_adapter),
+        "previous": None if job.previous is None else str(job.previous),
         "config": asdict(job.config),
         "output_folder": str(job.output_folder),
         "seed": job.seed,
@@ -113,11 +115,11 @@ def write_job(job: TuningJob, path: Path) -> None:
 def read_job(path: Path) -> TuningJob:
     """Read what `write_job` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    previous = content["previous_adapter"]
+    previous = content["previous"]
     return TuningJob(
         pool=tuple(from_json(CuratedSample, sample) for sample in content["pool"]),
         target_folder=Path(content["target_folder"]),
-        previous_adapter=None if previous is None else Path(previous),
+        previous=None if previous is None else Path(previous),
         config=FinetuningConfig(**content["config"]),
         output_folder=Path(content["output_folder"]),
         seed=content["seed"],

@@ -20,7 +20,7 @@ def main() -> None:
     finetune_target(
         job.pool,
         target_folder=job.target_folder,
-        previous_adapter=job.previous_adapter,
+        previous=job.previous,
         config=job.config,
         output_folder=job.output_folder,
         seed=job.seed,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from client_side.config import ClientConfig
+from client_side.records import SHIPPED_RECORDS
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 
@@ -60,12 +62,62 @@ class RuntimeConfig:
                 )
 
 
+class SplitKind(StrEnum):
+    """How records are shared out among the clients."""
+
+    IID = "iid"
+    """At random, in parts of nearly equal size."""
+    BY_TOPIC = "by_topic"
+    """Each topic in shares of its own, drawn from a Dirichlet distribution."""
+    BY_SIZE = "by_size"
+    """At random, in parts of unequal size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How records are shared out among the clients."""
+
+    kind: SplitKind = SplitKind.IID
+    """At random, by topic, or in unequal parts."""
+    concentration: float = 0.5
+    """Of the Dirichlet distribution, for `by_topic` and for `by_size` without `shares`: near 0 one
+    client gets nearly all, large values approach equal shares."""
+    shares: list[float] | None = None
+    """Weight of each client's part, for `by_size`; None draws them."""
+    topic_column: str | None = None
+    """Column that names a record's topic, for `by_topic`; the shipped records bring theirs."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.concentration) and self.concentration > 0):
+            raise ConfigurationError(
+                f"Expected split.concentration to be a finite number > 0, got "
+                f"{self.concentration}. Change split.concentration."
+            )
+        if self.shares is not None and self.kind is not SplitKind.BY_SIZE:
+            raise ConfigurationError(
+                f"Expected split.shares=null because split.kind={self.kind.value}, got "
+                f"{self.shares}. Set split.kind=by_size or remove split.shares."
+            )
+        if self.shares and not all(math.isfinite(s) and s > 0 for s in self.shares):
+            raise ConfigurationError(
+                f"Expected split.shares to be finite numbers > 0, got {self.shares}. Change "
+                "split.shares."
+            )
+        if self.topic_column is not None and self.kind is not SplitKind.BY_TOPIC:
+            raise ConfigurationError(
+                f"Expected split.topic_column=null because split.kind={self.kind.value}, got "
+                f"{self.topic_column!r}. Set split.kind=by_topic or remove split.topic_column."
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
     """One journey on one machine."""
 
     num_clients: int = 2
     """Clients among whom the records are split."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """How they are split."""
     num_records: int = 2000
     """Training records composed for all clients together where the shipped records are used."""
     num_evaluation_records: int = 200
@@ -122,12 +174,27 @@ class SimulateConfig:
                 f"Expected server_side.min_clients <= num_clients, got "
                 f"{self.server_side.min_clients} > {self.num_clients}. Add clients or lower it."
             )
+        self._check_split()
         self._check_admissible()
         if self.client_side.base_model != self.server_side.base_model:
             raise ConfigurationError(
                 "Expected client_side.base_model and server_side.base_model to be the same, got "
                 f"{self.client_side.base_model!r} and {self.server_side.base_model!r}. Proxies "
                 "can only be used on the model that they were trained on."
+            )
+
+    def _check_split(self) -> None:
+        split, is_shipped = self.split, self.client_side.records.path == SHIPPED_RECORDS
+        if split.shares is not None and len(split.shares) != self.num_clients:
+            raise ConfigurationError(
+                f"Expected split.shares to have num_clients={self.num_clients} numbers, got "
+                f"{len(split.shares)}. Name one for each client."
+            )
+        if split.kind is SplitKind.BY_TOPIC and is_shipped == (split.topic_column is not None):
+            expected = "null for the shipped records" if is_shipped else "a column of the records"
+            raise ConfigurationError(
+                f"Expected split.topic_column to be {expected} because split.kind=by_topic, got "
+                f"{split.topic_column}. Change split.topic_column."
             )
 
     def _check_admissible(self) -> None:
@@ -144,6 +211,11 @@ class SimulateConfig:
                 "Expected server_side.admission.accept_reproducible_noise=true, because "
                 "client_side.budget.noise_seed is set, got false. Remove the seed, or accept that "
                 "such noise protects nobody."
+            )
+        if self.server_side.warm_start.path is not None and not self.client_side.warm_start.accept:
+            raise ConfigurationError(
+                "Expected client_side.warm_start.accept=true, because server_side.warm_start.path "
+                "is set, got false. Set it, or leave the public text out."
             )
         for name, limit in (("epsilon", admission.max_epsilon), ("delta", admission.max_delta)):
             target = getattr(budget, f"target_{name}")

@@ -120,8 +120,10 @@ class SimulationConsole:
         for arm in ("untuned", "tuned"):
             table.add_column(arm, justify="right")
         table.add_column("better?", justify="right")
-        for name, is_lower_better in _METRICS.items():
-            untuned, tuned = metrics["untuned"].get(name), metrics["tuned"].get(name)
+        arms = [_named_metrics(metrics[arm]) for arm in ("untuned", "tuned")]
+        pass_rates = dict.fromkeys((name for name in arms[0] if name.startswith("pass@")), False)
+        for name, is_lower_better in {**_METRICS, **pass_rates}.items():
+            untuned, tuned = (arm.get(name) for arm in arms)
             if untuned and tuned:
                 table.add_row(
                     name,
@@ -137,6 +139,11 @@ class SimulationConsole:
             epsilon = "∞" if ledger["epsilon"] in (None, "infinite") else f"{ledger['epsilon']:.3f}"
             privacy.add_row(client, epsilon, f"{ledger['delta']:g}")
         self._console.print(privacy)
+        if len(metrics["privacy"]) > 1:
+            self.say(
+                "Each guarantee is one client's own: a person whose records lie with several "
+                "clients bears the composition of theirs."
+            )
         if metrics.get("tuned_on", TunedOn.SYNTHETIC) == TunedOn.SYNTHETIC:
             self.say(f"Report:  {run_folder / 'report.html'}")
         else:
@@ -232,6 +239,11 @@ def _time_left(done: int, total: int, seconds: float) -> str:
     if not 0 < done < total:
         return ""
     return f", {format_seconds(seconds * (total - done) / done)} left"
+
+
+def _named_metrics(arm: Mapping[str, Any]) -> dict[str, Any]:  # JSON objects
+    """Return an arm's metrics by name, pass@k among them."""
+    return {**arm, **{f"pass@{k}": value for k, value in arm.get("pass_at_k", {}).items()}}
 
 
 def _interval(value: Mapping[str, float]) -> str:

@@ -19,9 +19,11 @@ from lm.loading import resolve_base_model
 from lm.settings import save_settings
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.errors import ConfigurationError
-from server_side.config import EvaluationConfig, ServerConfig
+from server_side.config import ServerConfig
+from server_side.inputs import read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.splitting import split_among_clients
 from simulations.tiny_models import build_tiny_model
 
 WORLD_FILE = "world.json"
@@ -62,9 +64,18 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     world_file = run_folder / WORLD_FILE
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
-    config = _with_models(config, run_folder)
     training, evaluation = _rows(config)
-    parts = split_rows(training, config.num_clients, seed=config.seed)
+    unit = config.client_side.records.privacy_unit
+    parts = split_among_clients(
+        training,
+        config.num_clients,
+        config=config.split,
+        count_units=lambda rows: _count_units(rows, unit=unit),
+        min_units=_largest_batch(config.client_side),
+        seed=config.seed,
+    )
+    # The records first: what is wrong with them should not take a model to find out.
+    config = _with_models(config, run_folder)
     kept, num_overlapping = drop_overlapping(
         evaluation, training_prompts=(row.prompt for row in training)
     )
@@ -168,25 +179,26 @@ def _rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]
             prompt=records.prompt_column,
             response=records.response_column,
             group=records.group_column,
+            topic=config.split.topic_column,
         )
         table = read_table(
             records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
         )
         training, held_out = table.rows, ()
     if evaluation.path is not None:
-        return training, _read_evaluation(evaluation)
+        return training, read_test_rows(evaluation)
+    if evaluation.tests_column is not None:
+        raise ConfigurationError(
+            "Expected server_side.evaluation.path with server_side.evaluation.tests_column="
+            f"{evaluation.tests_column!r}, got no path: tests come with a file of test records. "
+            "Name the file, or leave tests_column unset."
+        )
     if not held_out:
         # Groups and copies of a prompt stay together, so the test has nobody from the training.
         num_parts = max(2, round(1 / config.evaluation_fraction))
         first, *others = split_rows(training, num_parts, seed=config.seed)
         held_out, training = first, tuple(row for part in others for row in part)
     return training, held_out
-
-
-def _read_evaluation(config: EvaluationConfig) -> Sequence[TextRow]:
-    assert config.path is not None
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    return read_table(config.path, columns=columns, split=config.split).rows
 
 
 def _compose(
@@ -202,6 +214,7 @@ def _compose(
             prompt=message.prompt,
             response=message.response,
             group=message.patient_id if keeps_groups else None,
+            topic=message.topic,
         )
         for message in messages
     )
@@ -216,10 +229,7 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
     # The client checks this as well, but its refusal would come late and say little.
     check_declared_size(num_units, declared_size=declared_size)
     name = f"client-{index + 1}"
-    batch = max(
-        config.client_side.generator.expected_batch_size,
-        config.client_side.reward_proxy.expected_batch_size,
-    )
+    batch = _largest_batch(config.client_side)
     if batch > num_units:
         raise ConfigurationError(
             f"Expected at least expected_batch_size={batch} privacy units for {name}, found "
@@ -240,6 +250,10 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
             declared_size=declared_size,
         ),
     )
+
+
+def _largest_batch(client: ClientConfig) -> int:
+    return max(client.generator.expected_batch_size, client.reward_proxy.expected_batch_size)
 
 
 def round_to_two_digits(number: int) -> int:
@@ -265,9 +279,14 @@ def _server_config(
     keys = [
         load_signing_key(client.path).public_key().public_bytes_raw().hex() for client in clients
     ]
+    public_text = server.warm_start.path
+    if public_text is not None and Path(public_text).is_file():
+        # The exchange may run in a process that was started elsewhere.
+        public_text = str(Path(public_text).resolve())
     return replace(
         server,
         seed=config.seed,
+        warm_start=replace(server.warm_start, path=public_text),
         admission=replace(server.admission, allowed_public_keys=keys),
         evaluation=replace(
             server.evaluation,
@@ -275,6 +294,7 @@ def _server_config(
             split=None,
             prompt_column="prompt",
             response_column="response",
+            tests_column=None if server.evaluation.tests_column is None else "tests",
         ),
     )
 
@@ -282,8 +302,10 @@ def _server_config(
 def _json_lines(rows: Sequence[TextRow]) -> bytes:
     lines = []
     for row in rows:
-        values = {"prompt": row.prompt, "response": row.response}
+        values: dict[str, object] = {"prompt": row.prompt, "response": row.response}
         if row.group is not None:
             values["group"] = row.group
+        if row.tests:
+            values["tests"] = row.tests
         lines.append(json.dumps(values, ensure_ascii=False))
     return "".join(f"{line}\n" for line in lines).encode()

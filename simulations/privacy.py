@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -99,7 +100,7 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from server_side.collecting import admission_terms
+    from server_side.admission_terms import admission_terms
     from server_side.config import ServerConfig
     from server_side.verifying import (
         find_releases,
@@ -108,6 +109,7 @@ def _verify(options: argparse.Namespace) -> int:
         verify_releases,
         with_limits,
     )
+    from server_side.warm_starting import STARTS, sent_digests
 
     files = find_releases(options.folder)
     config = with_limits(
@@ -118,7 +120,11 @@ def _verify(options: argparse.Namespace) -> int:
         public_keys=options.public_key,
     )
     run_id = find_run_id(files) if options.run_id is None else options.run_id
+    run_folder = files[0].parent.parent
     policy, expected_shapes = admission_terms(config, run_id=run_id)
+    # Far from its run, nobody knows which starting weights were sent.
+    starts = sent_digests(run_folder) if (run_folder / STARTS).is_dir() else None
+    policy = replace(policy, start_digests=starts)
     verdicts = verify_releases(files, policy=policy, expected_shapes=expected_shapes)
     if options.json:
         print_json({"run_id": run_id, "releases": [verdict_values(item) for item in verdicts]})

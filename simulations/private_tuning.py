@@ -40,10 +40,12 @@ from server_side.inputs import inputs_without_releases
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.outputs import evaluation_seed, judge_arm, tuning_effort
+from server_side.pass_rates import pass_rate_differences
 from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress
 from server_side.seeds import derive_seed
+from server_side.tuned_target import TUNED
 from simulations.config import SimulateConfig, TunedOn
 from simulations.owned_records import read_owned_records
 from simulations.prepare import World
@@ -99,7 +101,7 @@ def run_private_arm(
         fill = partial(
             # A record has no rejected side, so a preference objective has nothing to learn from it.
             finetune_target, pool, config=replace(server.finetuning, objective="sft"),
-            target_folder=job.target_folder, previous_adapter=None, round_index=1,
+            target_folder=job.target_folder, previous=None, round_index=1,
         )  # fmt: skip
     with RunStore(
         world.server_folder, settings=settings, seed=server.seed, progress=progress
@@ -107,7 +109,7 @@ def run_private_arm(
         folder = store.subfolder(STAGE, fill)
         judge = partial(judge_arm, job, queries=(), config=server, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
-        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / "adapter"))
+        (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / TUNED))
         if is_private:
             effort = _dp_effort(clients, num_records=sum(map(len, records)))
         else:
@@ -124,6 +126,12 @@ def run_private_arm(
             untuned=untuned,
             tuned=tuned,
             difference=difference,
+            pass_differences=pass_rate_differences(
+                untuned.pass_counts,
+                tuned.pass_counts,
+                config=server.evaluation,
+                seed=evaluation_seed(server),
+            ),
             confidence_level=server.evaluation.confidence_level,
             privacy={POOLED: ledger},
             seconds={name: stage.seconds for name, stage in stages.items()},
@@ -260,7 +268,7 @@ def _tune_with_dp(
         on_progress=on_progress,
     )
     write_peft_folder(
-        target_folder, trained.tensors, trained.lora, out_folder=output_folder / "adapter"
+        target_folder, trained.tensors, trained.lora, out_folder=output_folder / TUNED
     )
     history = {"num_steps": event.steps, "losses": []}
     (output_folder / "history.json").write_text(json.dumps(history), encoding="utf-8")

@@ -16,6 +16,7 @@ from protocol.messages import (
     Refusal,
     ReleaseReply,
     TrainingRequest,
+    WarmTrainingRequest,
 )
 
 proxies = st.sampled_from(ProxyKind)
@@ -103,6 +104,23 @@ def certificates(draw: st.DrawFn) -> Certificate:
         max_prompt_tokens=draw(st.integers(1, 4096)),
         max_response_tokens=draw(st.integers(1, 4096)),
         created_at=draw(st.integers(0, 30_000)) * SECONDS_PER_DAY,
+        start_digest=draw(st.none() | digests),
+    )
+
+
+@st.composite
+def warm_training_requests(draw: st.DrawFn) -> WarmTrainingRequest:
+    """Requests with starting weights that they name."""
+    start = draw(adapter_weights())
+    return WarmTrainingRequest(
+        request=TrainingRequest(
+            protocol_version=draw(versions),
+            run_id=draw(names),
+            proxy=draw(proxies),
+            base_model_digest=draw(digests),
+            start_digest=start.digest(),
+        ),
+        start=start,
     )
 
 
@@ -126,6 +144,8 @@ messages: SearchStrategy[Message] = st.one_of(
         declared_size=st.integers(1, 10**9),
         privacy_unit=units,
         epsilon_cap=st.none() | epsilons,
+        generator_start=st.none() | lora_shapes,
+        reward_start=st.none() | lora_shapes,
     ),
     st.builds(
         TrainingRequest,
@@ -136,7 +156,9 @@ messages: SearchStrategy[Message] = st.one_of(
         target_epsilon=st.none() | st.floats(1e-3, 1e3),
         target_delta=st.none() | fractions,
         steps=st.none() | st.integers(1, 10_000),
+        start_digest=st.none() | digests,
     ),
+    warm_training_requests(),
     st.builds(ReleaseReply, release=releases),
     st.builds(Refusal, code=st.sampled_from(RefusalCode)),
 )

@@ -25,6 +25,7 @@ from server_side.config.sampling import SamplingConfig
 from server_side.config.scoring import Ensemble, ScoringConfig
 from server_side.config.server import ServerConfig
 from server_side.config.synthesis import SynthesisConfig
+from server_side.config.warm_start import WarmStartConfig
 
 __all__ = [
     "AdmissionConfig",
@@ -44,4 +45,5 @@ __all__ = [
     "ServerConfig",
     "SynthesisConfig",
     "ThresholdRule",
+    "WarmStartConfig",
 ]

@@ -13,6 +13,8 @@ from server_side.setting_checks import (
     require_positive,
 )
 
+_MIN_MEMORY_BYTES = 64 * 1024 * 1024
+
 JUDGES = ("none", "local", "endpoint")
 """Who may compare the answers of two arms."""
 
@@ -80,6 +82,14 @@ class EvaluationConfig(SamplingConfig):
     """Bootstrap resamples behind an interval."""
     confidence_level: float = 0.95
     """Share of resamples that an interval covers."""
+    tests_column: str | None = None
+    """Column with the tests of a row, a list of Python texts with asserts; None runs nothing."""
+    pass_k: list[int] = field(default_factory=lambda: [1])
+    """The k of pass@k, at most `samples_per_prompt` each; used where a tests column is named."""
+    execution_seconds: int = 5
+    """Time on a processor for an answer with all its tests; on the clock, four times that."""
+    execution_memory_bytes: int = 512 * 1024 * 1024
+    """Address space of an answer with its tests."""
     engine: str = "auto"
     """Sampling engine: auto, openvino, transformers or vllm."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -99,6 +109,26 @@ class EvaluationConfig(SamplingConfig):
         if self.max_rows is not None:
             require_counts("evaluation", self, "max_rows")
         require_choice("evaluation.dtype", self.dtype, DTYPES)
+        require_counts("evaluation", self, "execution_seconds", "execution_memory_bytes")
+        ks = self.pass_k
+        require(
+            bool(ks) and len(set(ks)) == len(ks),
+            "evaluation.pass_k",
+            "a list of different numbers",
+            ks,
+        )
+        require(
+            all(1 <= k <= self.samples_per_prompt for k in ks),
+            "evaluation.pass_k",
+            f"numbers from 1 to evaluation.samples_per_prompt={self.samples_per_prompt}",
+            ks,
+        )
+        require(
+            self.execution_memory_bytes >= _MIN_MEMORY_BYTES,
+            "evaluation.execution_memory_bytes",
+            f"at least {_MIN_MEMORY_BYTES}, which Python itself needs",
+            self.execution_memory_bytes,
+        )
         level = self.confidence_level
         require(0 < level < 1, "evaluation.confidence_level", "0 < value < 1", level)
         require_choice("evaluation.engine", self.engine, ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from server_side.config.choices import DTYPES
 from server_side.setting_checks import (
@@ -13,10 +14,32 @@ from server_side.setting_checks import (
     require_positive,
 )
 
-_METHODS = ("lora",)
-_OBJECTIVES = ("sft",)
 _SCHEDULES = ("constant_with_warmup", "linear", "cosine")
-_REPORTERS = ("none", "tensorboard")
+
+
+class Method(StrEnum):
+    """Which of the target's weights are tuned."""
+
+    LORA = "lora"
+    QLORA = "qlora"
+    FULL = "full"
+
+
+class Objective(StrEnum):
+    """What the target is tuned for."""
+
+    SFT = "sft"
+    ORPO = "orpo"
+    DPO = "dpo"
+
+
+class Tracker(StrEnum):
+    """Who keeps the training curves."""
+
+    NONE = "none"
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +47,19 @@ class FinetuningConfig:
     """Stage 11: tuning of the target model on the pool."""
 
     method: str = "lora"
-    """Which weights are tuned: lora."""
+    """Which weights are tuned: lora (an adapter), qlora (one over a base in 4 bits) or full."""
     objective: str = "sft"
-    """What they are tuned for: sft."""
+    """What they are tuned for: sft (chosen responses), orpo or dpo (chosen against rejected)."""
+    preference_beta: float = 0.1
+    """Weight of the odds ratio in orpo; how dear a step away from the reference is in dpo."""
     lora_rank: int = 16
     """Rank of the adapter."""
     lora_alpha: float = 32.0
     """Scale numerator of the adapter."""
     lora_dropout: float = 0.0
-    """Share of the adapter's inputs that are dropped in training."""
+    """Share of the adapter's inputs that are dropped in training; sft only."""
+    use_rslora: bool = False
+    """Whether the adapter's scale is alpha ÷ √rank instead of alpha ÷ rank."""
     target_modules: list[str] = field(
         default_factory=lambda: [
             "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
@@ -48,15 +75,17 @@ class FinetuningConfig:
     warmup_fraction: float = 0.05
     """Share of the steps in which the step size rises from zero."""
     weight_decay: float = 0.0
-    """Decay of the adapter's weights."""
+    """Decay of the tuned weights."""
     max_grad_norm: float = 1.0
     """L2 bound on the gradient of a step; against outliers, not for privacy."""
     num_epochs: int = 3
     """Passes over the pool in each round."""
+    num_epochs_later_rounds: int | None = None
+    """Passes over the pool in rounds after the first; None takes `num_epochs`."""
     batch_size: int = 64
     """Samples in an optimiser step."""
     max_physical_batch_size: int = 8
-    """Samples that go through the model at once."""
+    """Responses that go through the model at once; in orpo and dpo a sample has two."""
     max_prompt_tokens: int = 256
     """A longer prompt is cut."""
     max_response_tokens: int = 256
@@ -66,17 +95,19 @@ class FinetuningConfig:
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, from which a killed tuning goes on."""
     dtype: str = "float32"
-    """In what the frozen base weights are held: float32 or bfloat16."""
+    """In what the base computes: float32 or bfloat16. Weights that are tuned are float32."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
     report_to: str = "none"
-    """Where training curves go: none, or tensorboard for event files in the run folder."""
+    """Who keeps the training curves, in the run folder: none, tensorboard, mlflow or wandb."""
+    export_merged: bool = False
+    """Whether the outputs hold the target with its adapter merged, as an ordinary model folder."""
 
     def __post_init__(self) -> None:
-        require_choice("finetuning.method", self.method, _METHODS)
+        require_choice("finetuning.method", self.method, tuple(Method))
         require_choice("finetuning.schedule", self.schedule, _SCHEDULES)
-        require_choice("finetuning.report_to", self.report_to, _REPORTERS)
-        require_choice("finetuning.objective", self.objective, _OBJECTIVES)
+        require_choice("finetuning.report_to", self.report_to, tuple(Tracker))
+        require_choice("finetuning.objective", self.objective, tuple(Objective))
         require_choice("finetuning.dtype", self.dtype, DTYPES)
         require_counts(
             "finetuning", self, "lora_rank", "num_epochs", "batch_size", "max_physical_batch_size",
@@ -89,8 +120,29 @@ class FinetuningConfig:
             "a divisor of its batch_size",
             self.num_processes,
         )
-        if self.num_upper_layers is not None:
-            require_counts("finetuning", self, "num_upper_layers")
-        require_positive("finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm")
+        for name in ("num_upper_layers", "num_epochs_later_rounds"):
+            if getattr(self, name) is not None:
+                require_counts("finetuning", self, name)
+        require_positive(
+            "finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm", "preference_beta"
+        )
         require_fractions("finetuning", self, "lora_dropout", "warmup_fraction", "weight_decay")
         require(bool(self.target_modules), "finetuning.target_modules", "at least one name", "none")
+        is_partial = self.method == Method.FULL and self.num_upper_layers is not None
+        require(
+            not is_partial,
+            "finetuning.num_upper_layers",
+            "null, because method=full tunes every weight",
+            self.num_upper_layers,
+        )
+        require(
+            self.objective == Objective.SFT or self.lora_dropout == 0,
+            "finetuning.lora_dropout",
+            f"0, because objective={self.objective} compares two responses without dropout",
+            self.lora_dropout,
+        )
+
+    def num_epochs_in(self, round_index: int) -> int:
+        """Return how many passes over the pool a round makes; rounds count from 1."""
+        later = self.num_epochs_later_rounds
+        return self.num_epochs if round_index == 1 or later is None else later

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from server_side.config.admission import AdmissionConfig
 from server_side.config.evaluation import EvaluationConfig
 from server_side.config.filtering import FilteringConfig
-from server_side.config.finetuning import FinetuningConfig
+from server_side.config.finetuning import FinetuningConfig, Method
 from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.synthesis import SynthesisConfig
+from server_side.config.warm_start import WarmStartConfig
 from server_side.setting_checks import (
     require,
     require_counts,
@@ -39,6 +40,8 @@ class ServerConfig:
     """Clients of which both releases must be admitted before the server goes on."""
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     """Which releases may be used."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Public text that the proxies' starting weights are tuned on."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     """Prompts and responses."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -66,4 +69,11 @@ class ServerConfig:
         asks_target = self.evaluation.engine == "vllm" or refines
         require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
         require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
+        is_whole_model = self.finetuning.method == Method.FULL
+        require(
+            not (is_whole_model and asks_target),
+            "server_side.finetuning.method",
+            "lora or qlora, because a vLLM server takes adapters only while it runs",
+            self.finetuning.method,
+        )
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)

@@ -10,9 +10,8 @@ from scipy import stats
 
 from protocol.accounting import TradeOffPoint, trade_off_curve
 from server_side.dataset_export import guarantees
-from server_side.evaluation import Metric
-from server_side.report.formats import METRIC_NAMES, metric_value
-from server_side.report.inputs import ReportInputs
+from server_side.report.formats import metric_value
+from server_side.report.inputs import Comparison, ReportInputs
 from server_side.report.plots import (
     Plot,
     arm_intervals,
@@ -28,8 +27,8 @@ from server_side.report.plots import (
 class Drawings:
     """All plots of a report, by place."""
 
-    metrics: dict[Metric, Plot]
-    """Both arms' intervals, by metric."""
+    metrics: dict[str, Plot]
+    """Both arms' intervals, by the metric's key."""
     histograms: tuple[Plot, ...]
     """Rewards before and after filtering, one a round."""
     ranking: tuple[Plot, ...]
@@ -43,7 +42,7 @@ class Drawings:
 def draw_plots(inputs: ReportInputs) -> Drawings:
     """Draw everything."""
     return Drawings(
-        metrics={metric: _metric(inputs, metric) for metric in Metric},
+        metrics={comparison.key: _metric(comparison) for comparison in inputs.comparisons},
         histograms=tuple(
             reward_histogram(
                 [item.reward for item in scored],
@@ -66,16 +65,15 @@ def _trade_off_curves(inputs: ReportInputs) -> dict[str, tuple[TradeOffPoint, ..
     return {client: curves[listed] for client, listed in events.items()}
 
 
-def _metric(inputs: ReportInputs, metric: Metric) -> Plot:
-    untuned, tuned = inputs.untuned.metrics[metric], inputs.tuned.metrics[metric]
-    name = METRIC_NAMES[metric]
+def _metric(comparison: Comparison) -> Plot:
+    key, untuned, tuned = comparison.key, comparison.untuned, comparison.tuned
     return arm_intervals(
         untuned,
         tuned,
-        title=f"{name}, tuned above untuned",
-        text=f"Untuned {metric_value(untuned.mean, metric)}, tuned "
-        f"{metric_value(tuned.mean, metric)}; bars are the intervals.",
-        name=f"metric-{metric.value}",
+        title=f"{comparison.name}, tuned above untuned",
+        text=f"Untuned {metric_value(untuned.mean, key)}, tuned "
+        f"{metric_value(tuned.mean, key)}; bars are the intervals.",
+        name=f"metric-{key}",
     )
 
 

@@ -17,7 +17,7 @@ METRIC_NAMES: Final = {
 }
 """Each metric as it is written."""
 
-_DECIMALS: Final = {Metric.BLEU: 2, Metric.PERPLEXITY: 2}
+_DECIMALS: Final[dict[str, int]] = {Metric.BLEU: 2, Metric.PERPLEXITY: 2}
 _MAX_CHARS: Final = 1500
 
 
@@ -57,18 +57,18 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
-def metric_value(value: float, metric: Metric) -> str:
+def metric_value(value: float, key: str) -> str:
     """Write a metric with as many digits as it deserves.
 
     >>> metric_value(0.12345, Metric.ROUGEL), metric_value(23.456, Metric.PERPLEXITY)
     ('0.123', '23.46')
     """
-    return f"{value:,.{_DECIMALS.get(metric, 3)}f}"
+    return f"{value:,.{_DECIMALS.get(key, 3)}f}"
 
 
-def metric_change(value: float, metric: Metric) -> str:
+def metric_change(value: float, key: str) -> str:
     """Write a difference of metrics with its sign, a true minus for a fall."""
-    return f"{value:+,.{_DECIMALS.get(metric, 3)}f}".replace("-", "−")
+    return f"{value:+,.{_DECIMALS.get(key, 3)}f}".replace("-", "−")
 
 
 def epsilon(value: float) -> str:

@@ -11,9 +11,26 @@ from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
 from server_side.notes import RunNotes
 from server_side.repetition import TextDiversity
+from server_side.report.formats import METRIC_NAMES
 from server_side.run_store import StageRecord
 from server_side.samples import CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.win_rate import WinRate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """One metric of both arms."""
+
+    key: str
+    """Its name in `metrics.json`; for pass@k, that and k."""
+    name: str
+    """As it is written."""
+    untuned: Interval
+    """Of the target as it is."""
+    tuned: Interval
+    """Of the tuned target."""
+    difference: Interval
+    """Tuned minus untuned, paired."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +61,8 @@ class ReportInputs:
     """Scores of the tuned target."""
     difference: Mapping[Metric, Interval]
     """Tuned minus untuned, paired."""
+    pass_differences: Mapping[int, Interval]
+    """Tuned minus untuned pass@k by k, paired; empty where no tests were run."""
     confidence_level: float
     """Probability of the intervals."""
     settings: Mapping[str, object]
@@ -56,3 +75,28 @@ class ReportInputs:
     """How often a judge preferred the tuned target; None where none was asked."""
     notes: RunNotes | None = None
     """What a simulation knows about the run; None in a deployment."""
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """All metrics of both arms, pass@k where tests were run."""
+        untuned, tuned = self.untuned, self.tuned
+        metrics = tuple(
+            Comparison(
+                key=metric.value,
+                name=METRIC_NAMES[metric],
+                untuned=untuned.metrics[metric],
+                tuned=tuned.metrics[metric],
+                difference=self.difference[metric],
+            )
+            for metric in Metric
+        )
+        return metrics + tuple(
+            Comparison(
+                key=f"pass_at_{k}",
+                name=f"pass@{k}",
+                untuned=untuned.pass_at_k[k],
+                tuned=tuned.pass_at_k[k],
+                difference=difference,
+            )
+            for k, difference in self.pass_differences.items()
+        )

@@ -219,7 +219,7 @@ def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
         axes.set_xlim(0.5, max(start, 1) + 0.5)
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=6, integer=True))
         axes.set_xlabel("optimiser step")
-        axes.set_ylabel("loss, nats a token")
+        axes.set_ylabel("training loss")
         axes.grid(visible=False, axis="x")
         ends = "; ".join(
             f"round {r} from {values[0]:.2f} to {values[-1]:.2f}"

@@ -12,7 +12,7 @@ from protocol.ledger import PrivacyUnit
 from server_side.dataset_export import guarantees
 from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.intervals import Interval
-from server_side.report.formats import METRIC_NAMES, metric_change, metric_value
+from server_side.report.formats import metric_change, metric_value
 from server_side.report.inputs import ReportInputs
 
 _VERDICTS: Final = {
@@ -26,7 +26,7 @@ _VERDICTS: Final = {
 class MetricResult:
     """One metric of both arms, written out."""
 
-    metric: Metric
+    key: str
     """Which one."""
     name: str
     """As it is written."""
@@ -89,21 +89,21 @@ class Headline:
 def metric_results(inputs: ReportInputs) -> list[MetricResult]:
     """Write out each metric of both arms, and judge the difference by its paired interval."""
     results = []
-    for metric in Metric:
-        untuned, tuned = inputs.untuned.metrics[metric], inputs.tuned.metrics[metric]
-        difference = inputs.difference[metric]
-        verdict = judge(difference, is_lower_better=metric in LOWER_IS_BETTER)
-        low, high = (metric_change(end, metric) for end in (difference.low, difference.high))
+    for comparison in inputs.comparisons:
+        key, difference = comparison.key, comparison.difference
+        untuned, tuned = comparison.untuned, comparison.tuned
+        verdict = judge(difference, is_lower_better=key in LOWER_IS_BETTER)
+        low, high = (metric_change(end, key) for end in (difference.low, difference.high))
         results.append(
             MetricResult(
-                metric=metric,
-                name=METRIC_NAMES[metric],
-                direction="lower is better" if metric in LOWER_IS_BETTER else "higher is better",
-                untuned=metric_value(untuned.mean, metric),
-                untuned_range=_range(untuned, metric),
-                tuned=metric_value(tuned.mean, metric),
-                tuned_range=_range(tuned, metric),
-                change=metric_change(difference.mean, metric),
+                key=key,
+                name=comparison.name,
+                direction="lower is better" if key in LOWER_IS_BETTER else "higher is better",
+                untuned=metric_value(untuned.mean, key),
+                untuned_range=_range(untuned, key),
+                tuned=metric_value(tuned.mean, key),
+                tuned_range=_range(tuned, key),
+                change=metric_change(difference.mean, key),
                 change_range=f"{low} to {high}",
                 verdict=verdict,
                 verdict_text=_VERDICTS[verdict],
@@ -123,7 +123,7 @@ def headline(inputs: ReportInputs, results: list[MetricResult]) -> Headline:
     """Put result and price into one sentence, with the same care for good and bad news."""
     clients = guarantees(inputs.certificates)
     dearest = max(clients.values(), key=lambda certificate: certificate.privacy.epsilon)
-    by_metric = {result.metric: result for result in results}
+    by_metric = {result.key: result for result in results}
     parts = [_clause(by_metric[metric]) for metric in (Metric.ROUGEL, Metric.PERPLEXITY)]
     is_infinite = not math.isfinite(dearest.privacy.epsilon)
     is_reproducible = any(c.privacy.reproducible_noise for c in clients.values())
@@ -206,14 +206,14 @@ def _written(value: object) -> str:
 
 def _clause(result: MetricResult) -> str:
     values = f"({result.untuned}\u00a0→\u00a0{result.tuned})"
-    name = "perplexity" if result.metric is Metric.PERPLEXITY else result.name
+    name = "perplexity" if result.key == Metric.PERPLEXITY else result.name
     match result.verdict:
         case "unclear":
             return f"{name} does not clearly differ {values}"
         case verdict:
-            rises = (verdict == "better") != (result.metric in LOWER_IS_BETTER)
+            rises = (verdict == "better") != (result.key in LOWER_IS_BETTER)
             return f"{name} {'rises' if rises else 'falls'} {values}"
 
 
-def _range(interval: Interval, metric: Metric) -> str:
-    return f"{metric_value(interval.low, metric)} to {metric_value(interval.high, metric)}"
+def _range(interval: Interval, key: str) -> str:
+    return f"{metric_value(interval.low, key)} to {metric_value(interval.high, key)}"

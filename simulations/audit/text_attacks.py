@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from nltk.lm import Laplace
 from nltk.util import bigrams
 
-from lm.adapters import load_adapter
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
-from lm.loading import load_causal_lm
 from server_side.config import FinetuningConfig, SynthesisConfig
 from server_side.finetuning import finetune_target
 from server_side.proxies import GeneratorProxy
 from server_side.samples import Candidate, CuratedSample, OnProgress, Query
 from server_side.synthesis import propose_candidates, synthesize_queries
-from server_side.target_adapter import read_adapter
+from server_side.tuned_target import load_tuned_target
 
 
 def synthesize_text(
@@ -97,7 +96,7 @@ def auxiliary_scores(
         chats: The canaries.
         synthetic: The synthetic text.
         base_folder: Folder of the model to tune, here the base model.
-        work_folder: Where the tuned adapter goes.
+        work_folder: Where the tuned model goes.
         config: How to tune.
         seed: Seed of the tuning.
         on_progress: Told how many steps are done, of how many.
@@ -105,20 +104,22 @@ def auxiliary_scores(
     Returns:
         Gain in log-likelihood of each response, in nats, (m,).
     """
-    adapter = finetune_target(
+    tuned = finetune_target(
         synthetic,
         target_folder=base_folder,
-        previous_adapter=None,
+        previous=None,
         config=config,
         output_folder=work_folder,
         seed=seed,
         round_index=1,
         on_progress=on_progress,
     )
-    stored = read_adapter(adapter.folder)
-    model = load_causal_lm(base_folder)
-    before = response_nll_sums(model, chats)
-    after = response_nll_sums(load_adapter(model, stored.tensors, stored.lora), chats)
+    before, after = (
+        response_nll_sums(
+            load_tuned_target(base_folder, folder, dtype=torch.float32, device="cpu"), chats
+        )
+        for folder in (None, tuned.folder)
+    )
     return [a - b for a, b in zip(before, after, strict=True)]
 
 

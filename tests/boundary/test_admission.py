@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from lm.errors import ModelFolderError
+from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights, Certificate, LoraShape, sign_release
 from protocol.errors import (
     AdmissionCode,
@@ -137,7 +138,8 @@ def test_refuses_an_additional_record_beside_the_release() -> None:
 
 
 def test_refuses_another_protocol_version() -> None:
-    data = encode_bytes(make_reply()).replace(b'"version":1}', b'"version":9}')
+    ours = f'"version":{PROTOCOL_VERSION}}}'.encode()
+    data = encode_bytes(make_reply()).replace(ours, b'"version":9}')
 
     assert refusal_of(data) == "version"
 
@@ -339,6 +341,29 @@ def test_refuses_an_epsilon_that_does_not_follow_from_the_events(factor: float) 
 
 def test_refuses_a_ledger_that_hides_a_missing_noise_behind_a_finite_claim() -> None:
     assert refusal_of(with_ledger(events=no_noise(), epsilon=1.0)) == "arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("sent", "stated"), [("ab" * 32, "cd" * 32), ("ab" * 32, None), (None, "ab" * 32)]
+)
+def test_refuses_a_start_other_than_the_one_that_was_sent(
+    sent: str | None, stated: str | None
+) -> None:
+    digests = {"clinic-a.generator": sent} if sent else {}
+
+    reply = make_reply(start_digest=stated)
+
+    assert refusal_of(reply, policy=replace(POLICY, start_digests=digests)) == "start"
+
+
+def test_admits_the_start_that_was_sent_to_this_client_for_this_proxy() -> None:
+    start = "ab" * 32
+    policy = replace(POLICY, start_digests={"clinic-a.generator": start})
+
+    assert enter(make_reply(start_digest=start), policy=policy).certificate.start_digest == start
+    # Nothing was sent for the other proxy.
+    reward = make_reply(proxy=ProxyKind.REWARD, start_digest=start)
+    assert refusal_of(reward, policy=policy) == "start"
 
 
 def test_every_code_has_a_test_above() -> None:

@@ -63,7 +63,7 @@ def leaves(kind: type, path: str = "") -> Iterator[str]:
 FIELDS: Final = tuple(leaves(Certificate))
 
 OTHER: Final[dict[str, Any]] = {
-    "protocol_version": 2,
+    "protocol_version": 1,
     "software_version": "9.9.9",
     "client_name": "clinic-b",
     "run_id": "run-0",
@@ -93,6 +93,7 @@ OTHER: Final[dict[str, Any]] = {
     "max_prompt_tokens": 65,
     "max_response_tokens": 97,
     "created_at": 86_400,
+    "start_digest": "ef" * 32,
 }
 """Another value for each field, which its type alone would let through where one exists."""
 
@@ -114,6 +115,7 @@ CODES: Final[dict[str, AdmissionCode]] = {
     "lora.target_modules": AdmissionCode.TENSOR_NAMES,
     "lora.num_upper_layers": AdmissionCode.TENSOR_NAMES,
     "has_reward_head": AdmissionCode.MALFORMED,
+    "start_digest": AdmissionCode.START,
     "base_model_digest": AdmissionCode.BASE_MODEL,
     "weights_digest": AdmissionCode.WEIGHTS_DIGEST,
     "code_digest": AdmissionCode.CODE,

@@ -24,7 +24,8 @@ from protocol.errors import AdmissionCode, AdmissionError, ProtocolError
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from protocol.wire import encode_bytes
 from server_side.admission import admission_code, admit
-from server_side.collecting import RELEASES, admission_terms
+from server_side.admission_terms import admission_terms
+from server_side.collecting import RELEASES
 from tests.support.clients import RUN_ID, server_config
 from tests.support.hostile import (
     Attack,

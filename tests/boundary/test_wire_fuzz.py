@@ -19,12 +19,20 @@ from protocol.messages import (
     Refusal,
     ReleaseReply,
     TrainingRequest,
+    WarmTrainingRequest,
 )
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.strategies import messages
 from tests.support.releases import make_reply
 
-KINDS: list[Any] = [HelloRequest, HelloReply, TrainingRequest, ReleaseReply, Refusal]
+KINDS: list[Any] = [
+    HelloRequest,
+    HelloReply,
+    TrainingRequest,
+    WarmTrainingRequest,
+    ReleaseReply,
+    Refusal,
+]
 REPLY = encode_bytes(make_reply())
 START = len(b"RewardDS\x01\n") + 8
 

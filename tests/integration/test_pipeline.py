@@ -153,7 +153,7 @@ def undisturbed(base: Path, config: ServerConfig, tmp_path_factory: pytest.TempP
 def stage_files(folder: Path) -> dict[str, bytes]:
     """Return what the stages up to the last pool and adapter wrote."""
     files = [*folder.glob("*_r?.jsonl"), folder / "07_queries.jsonl"]
-    files += folder.glob("11_target_r?/adapter/*.safetensors")
+    files += folder.glob("11_target_r?/tuned/*.safetensors")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

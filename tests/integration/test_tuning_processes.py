@@ -13,7 +13,8 @@ from protocol.errors import ConfigurationError, StageError
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import TargetAdapter, read_adapter
+from server_side.target_adapter import read_adapter
+from server_side.tuned_target import TunedTarget
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -46,8 +47,9 @@ def _tune(
     num_processes: int,
     learning_rate: float = 1e-2,
     max_grad_norm: float = 1.0,
+    objective: str = "sft",
     **changes: Any,
-) -> TargetAdapter:
+) -> TunedTarget:
     config = FinetuningConfig(
         lora_rank=2,
         target_modules=["q_proj", "v_proj"],
@@ -58,8 +60,9 @@ def _tune(
         max_physical_batch_size=2,
         checkpoint_steps=2,
         num_processes=num_processes,
+        objective=objective,
     )
-    arguments: dict[str, Any] = {"previous_adapter": None, "seed": 3, "round_index": 1}
+    arguments: dict[str, Any] = {"previous": None, "seed": 3, "round_index": 1}
     return finetune_target(
         _pool(), target_folder=target, config=config, output_folder=output, **arguments | changes
     )
@@ -70,19 +73,18 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("target"))
 
 
-@pytest.fixture(scope="module")
-def alone(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TargetAdapter:
-    return _tune(target, tmp_path_factory.mktemp("alone"), num_processes=1)
-
-
-def test_two_processes_end_where_one_does(
-    target: Path, alone: TargetAdapter, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("objective", ["sft", "dpo", "orpo"])
+def test_two_processes_end_where_one_does(target: Path, tmp_path: Path, objective: str) -> None:
     """The same samples stand in each step; only the order of additions differs."""
     seen: list[tuple[int, int]] = []
 
+    alone = _tune(target, tmp_path / "alone", num_processes=1, objective=objective)
     together = _tune(
-        target, tmp_path, num_processes=2, on_progress=lambda done, of: seen.append((done, of))
+        target,
+        tmp_path / "together",
+        num_processes=2,
+        objective=objective,
+        on_progress=lambda done, of: seen.append((done, of)),
     )
 
     assert together.num_steps == alone.num_steps == 4
@@ -92,7 +94,7 @@ def test_two_processes_end_where_one_does(
     for name, tensor in one.items():
         np.testing.assert_allclose(two[name], tensor, atol=2e-3, err_msg=name)
     assert seen[-1] == (4, 4)
-    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert not list((tmp_path / "together").glob("checkpoints/*"))
 
 
 def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(
@@ -102,7 +104,7 @@ def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(
         _tune(target, tmp_path, num_processes=2, learning_rate=1e30, max_grad_norm=1e30)
 
     assert "Lower finetuning.learning_rate" in (tmp_path / "tuning.log").read_text()
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
@@ -116,7 +118,7 @@ def test_the_job_is_read_as_it_was_written(target: Path, tmp_path: Path) -> None
     job = TuningJob(
         pool=tuple(_pool()),
         target_folder=target,
-        previous_adapter=tmp_path / "previous",
+        previous=tmp_path / "previous",
         config=FinetuningConfig(num_processes=2, target_modules=["q_proj"]),
         output_folder=tmp_path,
         seed=5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from client_side.network import NodeFiles
+from lm.logs import LogFormat
 from lm.settings import save_settings
+from tests.support.clients import CANARY
 from tests.support.deployment import Deployment, deployment, releases
 from tests.support.machines import World, wait_until
 
@@ -19,9 +22,11 @@ pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
 def test_a_run_is_answered_again_from_the_stores_without_new_cost(
     world: World, base: Path, tmp_path: Path
 ) -> None:
-    """The server loses everything but its name for the run, and asks again."""
-    with deployment(world, tmp_path, base) as made:
+    """The server loses everything but its name for the run, and asks again; all log as JSON."""
+    with deployment(world, tmp_path, base, log_format=LogFormat.JSON) as made:
         for name in ("a", "b"):
+            files = NodeFiles(folder=made.clients[name])
+            files.save(replace(files.load(), log_format=LogFormat.JSON))
             made.start_client(name)
         assert made.start_collecting().wait(400) == 0, made.log("server")
         first = releases(made.server.path / "releases")
@@ -34,6 +39,7 @@ def test_a_run_is_answered_again_from_the_stores_without_new_cost(
         assert len(first) == 4
         assert releases(made.server.path / "releases") == first
         assert {name: made.ledger(name) for name in ("a", "b")} == ledgers
+    check_logs(made)
 
 
 def test_a_refusal_and_another_bundle_are_seen_as_failed(
@@ -100,6 +106,27 @@ def test_a_cable_pulled_in_the_middle_of_a_transfer_costs_nothing(
 
         assert made.ledger("a")["reserve"] == 1
         assert made.answers()["client-a"]["reward"] == "admitted"
+
+
+def check_logs(made: Deployment) -> None:
+    """Whoever wrote a line: it is an object, and no record is in it."""
+    logs = [*made.root.glob("*.log"), made.server.path / "exchange.log"]
+    logs += made.server.logs_folder.glob("*.log")
+    said = {}
+    for file in logs:
+        text = file.read_text(encoding="utf-8")
+        assert CANARY not in text
+        entries = [json.loads(line) for line in text.splitlines()]
+        said[file.name] = " ".join(entry["message"] for entry in entries)
+        assert all({"time", "level", "where"} <= entry.keys() for entry in entries)
+    assert said.keys() == {
+        "a.log", "b.log", "server.log", "exchange.log", "link.log", "executor.log", "gateway.log"
+    }  # fmt: skip
+    # Flower's node, the client process, Flower's link and the exchange, each by a line of its own.
+    assert "Sent successfully" in said["a.log"]
+    assert "Answering again with the stored generator release." in said["a.log"]
+    assert "Fleet.PushMessages" in said["link.log"]
+    assert "client-a, reward: admitted" in said["exchange.log"]
 
 
 def refuse(made: Deployment, name: str) -> None:

@@ -13,17 +13,9 @@ import pytest
 
 from client_side.folder import ClientFolder
 from lm.settings import save_settings
-from server_side.config import (
-    EvaluationConfig,
-    FilteringConfig,
-    FinetuningConfig,
-    RefinementConfig,
-    SamplingConfig,
-    ServerConfig,
-    SynthesisConfig,
-)
 from server_side.metrics import read_metrics
 from tests.support.clients import client_config
+from tests.support.deployment import quick_server_config
 from tests.support.machines import ROOT, Machine, World, wait_until
 
 pytestmark = [pytest.mark.nodes, pytest.mark.timeout(900)]
@@ -113,23 +105,4 @@ def edit_as_the_page_says(
         )
         save_settings(replace(tiny, records=kept), folder.settings_file)
         return
-    # Random models end a text by chance, one token in 260; so much room that most do.
-    sampling = SamplingConfig(max_new_tokens=250, top_p=1.0)
-    settings = ServerConfig(
-        base_model=str(base),
-        target_model=str(base),
-        num_threads=1,
-        synthesis=SynthesisConfig(
-            num_queries=6, num_candidates=6, prompt_sampling=sampling, response_sampling=sampling,
-            min_prompt_words=1, min_response_words=1, max_attempts_factor=10.0,
-            engine="transformers",
-        ),
-        filtering=FilteringConfig(k=2.0),
-        refinement=RefinementConfig(num_rounds=1, min_response_words=1, engine="transformers"),
-        finetuning=FinetuningConfig(lora_rank=2, target_modules=["q_proj"], num_epochs=1),
-        evaluation=EvaluationConfig(
-            path=str(records), max_rows=4, max_new_tokens=16, num_resamples=50,
-            dtype="float32", engine="transformers",
-        ),
-    )  # fmt: skip
-    save_settings(settings, server / "server_node.yaml")
+    save_settings(quick_server_config(base, records), server / "server_node.yaml")

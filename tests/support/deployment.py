@@ -19,6 +19,15 @@ from lm.settings import save_settings
 from protocol.introductions import Introduction, Invitation, read_introduction
 from server_side.certificates import make_authority, make_server_certificate
 from server_side.clients import allow_client
+from server_side.config import (
+    EvaluationConfig,
+    FilteringConfig,
+    FinetuningConfig,
+    RefinementConfig,
+    SamplingConfig,
+    ServerConfig,
+    SynthesisConfig,
+)
 from server_side.inviting import write_invitation
 from server_side.network import ServerFolder, make_server_folder
 from server_side.outcome import read_outcome
@@ -50,11 +59,11 @@ class Deployment:
             cwd=self.root,
         )
 
-    def start_collecting(self) -> subprocess.Popen[bytes]:
-        """Start the exchange."""
+    def start_collecting(self, command: str = "collect") -> subprocess.Popen[bytes]:
+        """Start the exchange, or with `run` the long work after it as well."""
         return self.world.server.start(
             "server_side.node",
-            "collect",
+            command,
             str(self.server.path),
             log=self.root / "server.log",
             cwd=self.root,
@@ -172,6 +181,27 @@ def slow_client_config(base: Path, *, name: str, steps: int) -> ClientConfig:
         generator=replace(config.generator, steps=steps),
         reward_proxy=replace(config.reward_proxy, steps=steps),
     )
+
+
+def quick_server_config(base: Path, records: Path, *, min_clients: int = 1) -> ServerConfig:
+    """Give settings under which the long work on tiny models takes seconds."""
+    # Random models end a text by chance, one token in 260; so much room that most do.
+    sampling = SamplingConfig(max_new_tokens=250, top_p=1.0)
+    return replace(
+        server_config(base, min_clients=min_clients),
+        synthesis=SynthesisConfig(
+            num_queries=6, num_candidates=6, prompt_sampling=sampling, response_sampling=sampling,
+            min_prompt_words=1, min_response_words=1, max_attempts_factor=10.0,
+            engine="transformers",
+        ),
+        filtering=FilteringConfig(k=2.0),
+        refinement=RefinementConfig(num_rounds=1, min_response_words=1, engine="transformers"),
+        finetuning=FinetuningConfig(lora_rank=2, target_modules=["q_proj"], num_epochs=1),
+        evaluation=EvaluationConfig(
+            path=str(records), max_rows=4, max_new_tokens=16, num_resamples=50,
+            dtype="float32", engine="transformers",
+        ),
+    )  # fmt: skip
 
 
 def releases(folder: Path) -> dict[str, bytes]:

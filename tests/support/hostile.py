@@ -104,6 +104,10 @@ class Exchange:
     config: ServerConfig
     folder: Path
     attacks: dict[str, Attack] = field(default_factory=dict)
+    is_registered: bool = False
+    """Whether the server knows for whom each node and each key speaks, as a deployed one does."""
+    is_hostile_first: bool = False
+    """Whether the hostile client is asked before the honest one."""
 
     def meet(self, *, hello: Callable[[Client], bytes] = Client.hello) -> Collection:
         base_model = Path(self.config.base_model)
@@ -123,13 +127,26 @@ class Exchange:
                 return self.attacks[action](mallory, proxy)
             return encode_bytes(mallory.honest(proxy))
 
+        hostile = 0 if self.is_hostile_first else 2
+        names = {1: "alice", hostile: "mallory"} if self.is_registered else None
         return collect(
-            BytesChannel({1: answer_honestly, 2: attack}),
+            BytesChannel({1: answer_honestly, hostile: attack}, names=names),
             config=self.config,
+            client_keys=self.client_keys(),
             run_id=RUN_ID,
             run_folder=self.folder,
             waiting=Waiting(wait_seconds=0.1, poll_seconds=0.01),
         )
+
+    def client_keys(self) -> dict[str, frozenset[str]] | None:
+        """Give the register, if there is one: both clients are allowed, each by its own key."""
+        if not self.is_registered:
+            return None
+        own = {"alice": SIGNING_KEY, "mallory": OTHER_KEY}
+        return {
+            name: frozenset({key.public_key().public_bytes_raw().hex()})
+            for name, key in own.items()
+        }
 
     def answers(self) -> dict[str, str]:
         """Give what became of the hostile client, by action."""
@@ -137,12 +154,17 @@ class Exchange:
         assert outcome is not None
         clients = outcome["clients"]
         assert isinstance(clients, list)
-        answers: dict[str, str] = clients[1]["answers"]
+        answers: dict[str, str] = clients[0 if self.is_hostile_first else 1]["answers"]
         return answers
 
     def stored(self) -> list[str]:
         """Give whose releases the server's job would use."""
-        stored = load_collected(self.config, run_id=RUN_ID, run_folder=self.folder)
+        stored = load_collected(
+            self.config,
+            run_id=RUN_ID,
+            run_folder=self.folder,
+            client_keys=self.client_keys(),
+        )
         return [f"{item.client_name} {item.proxy.value}" for item in stored]
 
     def refused(self) -> list[str]:

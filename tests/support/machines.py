@@ -188,12 +188,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def wait_until(is_so: Callable[[], bool], *, what: str, seconds: float = 400.0) -> None:
+def wait_until(
+    is_so: Callable[[], bool], *, what: str, seconds: float = 400.0, every: float = 0.1
+) -> None:
     """Wait for something that must come."""
     give_up = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < give_up, f"waited {seconds:g} s in vain for {what}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def find_processes(*parts: str, within: Path | None = None) -> list[psutil.Process]:

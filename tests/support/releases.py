@@ -83,6 +83,7 @@ def make_reply(
     lora: LoraShape = LORA,
     base_model_digest: str = BASE_MODEL_DIGEST,
     signing_key: Ed25519PrivateKey = SIGNING_KEY,
+    start_digest: str | None = None,
 ) -> ReleaseReply:
     """Make a signed release through `client_side.egress.release`."""
     return release(
@@ -102,4 +103,5 @@ def make_reply(
         max_prompt_tokens=64,
         max_response_tokens=96,
         signing_key=signing_key,
+        start_digest=start_digest,
     )

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client_side.config import PreferencesConfig, RecordsConfig
 from client_side.preferences import RecordPreferences, build_preferences
+from client_side.public_prompts import read_public_prompts
 from client_side.records import PrivateRecord
 from lm.loading import load_tokenizer
+from lm.sampling import Completion, Progress, SamplingParams
+from protocol.errors import ConfigurationError, RecordsError
 from tests.support.samplers import FakeSampler
 
 RECORDS = (
@@ -140,3 +146,203 @@ def test_preferences_show_lengths_and_cannot_be_copied_out(tiny_llama: Path) -> 
     assert repr(preferences) == "RecordPreferences(<3 responses, 2 pairs>)"
     with pytest.raises(TypeError, match="stay in this process"):
         pickle.dumps(preferences)
+
+
+ALL_KINDS = PreferencesConfig(
+    chosen_over_generator=1.0,
+    chosen_over_base=1.0,
+    generator_over_base=1.0,
+    chosen_over_damaged=1.0,
+    chosen_over_other_prompt=1.0,
+    generator_over_other_prompt=3.0,
+    num_public_prompts=4,
+)
+OTHERS = tuple(
+    PrivateRecord(prompt=f"which {n}", response=f"one. two. {n}.", unit_id=str(n)) for n in range(6)
+)
+
+
+class WritingSampler(FakeSampler):
+    """A generator proxy that also writes prompts: `p0`, `p1`, … and answers by what it is asked."""
+
+    def __init__(self, folder: Path, prompts: tuple[str, ...] = ("p0", "p1", "why", "p3")) -> None:
+        self._tokenizer = load_tokenizer(folder)
+        self._prompts = prompts
+        super().__init__(lambda prefix, n: (300 + sum(prefix) % 100,))
+
+    def sample(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        seed: int,
+        on_progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        found = super().sample(prefixes, params, seed=seed, on_progress=on_progress)
+        texts = self._prompts[: params.num_candidates]
+        return [
+            [replace(completion, text=text) for completion, text in zip(row, texts, strict=False)]
+            for row in found
+        ]
+
+
+def _build_all(
+    folder: Path,
+    records: Sequence[PrivateRecord],
+    *,
+    config: PreferencesConfig = ALL_KINDS,
+    generator: FakeSampler | None = None,
+) -> tuple[RecordPreferences, ...]:
+    return build_preferences(
+        records,
+        tokenizer=load_tokenizer(folder),
+        open_base=lambda: FakeSampler(lambda prefix, n: (200 + sum(prefix) % 100,)),
+        open_generator=lambda: generator or WritingSampler(folder),
+        config=config,
+        records_config=SETTINGS,
+        seed=0,
+    )
+
+
+def _content(preferences: RecordPreferences) -> object:
+    return preferences.prefix, preferences.responses, preferences.pairs
+
+
+@pytest.mark.parametrize("num_others", [0, 1, 6])
+def test_a_records_pairs_do_not_change_when_other_records_come_or_go(
+    tiny_llama: Path, num_others: int
+) -> None:
+    """Otherwise one unit would move the gradient of another, and its own clip bound nothing."""
+    (alone,) = _build_all(tiny_llama, RECORDS[:1])
+
+    among = _build_all(tiny_llama, (*OTHERS[:num_others], RECORDS[0], *OTHERS[num_others:]))
+
+    assert len(alone.responses) == 5
+    assert _content(among[num_others]) == _content(alone)
+
+
+def test_weights_of_all_kinds_are_shares(tiny_llama: Path) -> None:
+    """Own, generator, base, damaged, other: 1 + 1 + 1 + 1 + 1 + 3 = 8."""
+    (preferences, _) = _build_all(tiny_llama, RECORDS)
+
+    assert {(p.chosen, p.rejected): p.weight for p in preferences.pairs} == {
+        (0, 1): 1 / 8,
+        (0, 2): 1 / 8,
+        (1, 2): 1 / 8,
+        (0, 3): 1 / 8,
+        (0, 4): 1 / 8,
+        (1, 4): 3 / 8,
+    }
+
+
+def test_damaged_responses_need_no_model(tiny_llama: Path) -> None:
+    config = PreferencesConfig(
+        chosen_over_generator=0.0, chosen_over_base=0.0, chosen_over_damaged=1.0
+    )
+
+    found = build_preferences(
+        RECORDS,
+        tokenizer=load_tokenizer(tiny_llama),
+        open_base=_never,
+        open_generator=_never,
+        config=config,
+        records_config=SETTINGS,
+        seed=0,
+    )
+
+    assert all(p.responses[0] != p.responses[1] for p in found)
+    assert all(p.responses[0][-1] == p.responses[1][-1] for p in found)
+
+
+def test_other_prompts_hold_nothing_of_any_record(tiny_llama: Path) -> None:
+    """The generator is asked for prompts and for answers to them, never with a record's prompt."""
+    generator = WritingSampler(tiny_llama)
+    tokenizer = load_tokenizer(tiny_llama)
+    config = PreferencesConfig(
+        chosen_over_generator=0.0,
+        chosen_over_base=0.0,
+        chosen_over_other_prompt=1.0,
+        num_public_prompts=4,
+    )
+
+    _build_all(tiny_llama, OTHERS, config=config, generator=generator)
+
+    asked = [tokenizer.decode(prefix) for prefix in generator.asked]
+    assert len(asked) == 1 + 4
+    assert not any("which" in text for text in asked)
+
+
+def test_a_record_is_never_paired_with_its_own_prompt(tiny_llama: Path) -> None:
+    """`why` is among the public prompts by chance; of two, the other one is left."""
+    config = PreferencesConfig(
+        chosen_over_generator=0.0, chosen_over_base=0.0, generator_over_other_prompt=1.0
+    )
+    records = [PrivateRecord(prompt=" WHY", response=f"own {n}", unit_id=str(n)) for n in range(30)]
+
+    found = _build_all(
+        tiny_llama,
+        records,
+        config=config,
+        generator=WritingSampler(tiny_llama, prompts=("why", "p1")),
+    )
+
+    assert len({p.responses[1] for p in found}) == 1
+    assert all(p.responses[0] != p.responses[1] for p in found)
+
+
+def test_public_prompts_come_from_a_file(tiny_llama: Path, tmp_path: Path) -> None:
+    file = tmp_path / "public.jsonl"
+    file.write_text('{"prompt": "when"}\n{"prompt": "who"}\n{"prompt": " WHEN "}\n')
+    generator = WritingSampler(tiny_llama)
+    config = PreferencesConfig(
+        chosen_over_generator=0.0,
+        chosen_over_base=0.0,
+        chosen_over_other_prompt=1.0,
+        public_prompts_path=str(file),
+    )
+
+    _build_all(tiny_llama, RECORDS, config=config, generator=generator)
+
+    asked = [load_tokenizer(tiny_llama).decode(prefix) for prefix in generator.asked]
+    assert len(asked) == 2
+    assert any("who" in text for text in asked)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"prompt": "when"}\n{"prompt": "When"}\n', "at least two different"),
+        ('{"text": "when"}\n', "one of the columns"),
+        ('{"prompt": "when"}\n{"prompt": " "}\n', "row 2"),
+        ("", "empty file"),
+    ],
+)
+def test_a_file_of_public_prompts_must_have_prompts(
+    tmp_path: Path, content: str, named: str
+) -> None:
+    file = tmp_path / "public.jsonl"
+    file.write_text(content)
+
+    with pytest.raises(RecordsError, match=named):
+        read_public_prompts(str(file))
+
+
+def test_a_generator_that_writes_one_prompt_only_is_refused(tiny_llama: Path) -> None:
+    generator = WritingSampler(tiny_llama, prompts=("p0", "P0", "", "p0"))
+
+    with pytest.raises(ConfigurationError, match="two different prompts"):
+        _build_all(tiny_llama, RECORDS, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"chosen_over_damaged": -1.0}, r"preferences\.\*_over_\*"),
+        ({"damages": []}, "preferences.damages"),
+        ({"damages": ["burn"]}, "preferences.damages"),
+        ({"num_public_prompts": 1}, "preferences.num_public_prompts"),
+    ],
+)
+def test_settings_of_pairs_are_checked(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        PreferencesConfig(**changes)

@@ -75,16 +75,26 @@ def test_what_it_started_ends_with_it(folder: ClientFolder) -> None:
     assert not [pid for pid in orphans if is_running(pid)]
 
 
-def test_a_node_that_lost_its_answer_is_started_anew(folder: ClientFolder) -> None:
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("ERROR: Failed to send message x", "given again"),
+        # The answer that is waited for would then stay with the node, also when it is ready.
+        ("INFO : Run ID 7 is not in `RUNNING` status. Ignoring reply message x.", "starts afresh"),
+    ],
+)
+def test_a_node_that_lost_its_answer_is_started_anew(
+    folder: ClientFolder, said: str, reason: str
+) -> None:
     """It would go on and wait for the next question, and the server for this answer."""
-    lost = "import time; print('ERROR: Failed to send message x', flush=True); time.sleep(60)"
+    lost = f"import time; print('{said}', flush=True); time.sleep(60)"
 
     run(folder, lost, starts=2)
 
     status = read_node_status(folder)
     assert status is not None
     assert status["num_starts"] == 2
-    assert "given again" in str(status["reason"])
+    assert reason in str(status["reason"])
 
 
 def test_its_output_becomes_log_entries_of_their_level(
@@ -163,3 +173,27 @@ def test_the_pinned_bundle_passes() -> None:
     check_bundle(
         b"bundle", pinned="1e6ed65d77d6364eeaed5a745ba5c4985ae2b700dd85d7cf7f027bdf294a33fc"
     )
+
+
+def test_a_client_process_logs_one_line_an_entry_and_no_text_of_others(tmp_path: Path) -> None:
+    """In a process of its own, as it runs: without a log, what was refused would not be seen."""
+    code = (
+        "from client_side.pinning import write_log\n"
+        "import logging\n"
+        "write_log()\n"
+        "log = logging.getLogger('client_side.answering')\n"
+        "log.info('goes on after step 7')\n"
+        "try:\n"
+        "    raise ValueError('quotes a record')\n"
+        "except ValueError:\n"
+        "    log.exception('first\\nsecond')\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stderr.splitlines() == [
+        "INFO: goes on after step 7",
+        "ERROR: first\\nsecond\\nValueError",
+    ]

@@ -145,6 +145,7 @@ def _change(room: str, **changes: Any) -> ClientConfig:
         ("event", lambda: {"event": replace(EVENT, noise_multiplier=0.6)}),
         ("base model", lambda: {"base_model_digest": "00" * 32}),
         ("code", lambda: {"code_digest": "00" * 32}),
+        ("start", lambda: {"start_digest": "00" * 32}),
         ("generator", lambda: {"config": _change("generator", learning_rate=1e-3)}),
         ("generator", lambda: {"config": _change("generator", max_grad_norm=0.2)}),
         ("records", lambda: {"config": _change("records", declared_size=2000)}),

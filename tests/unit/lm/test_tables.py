@@ -341,6 +341,39 @@ def test_numbered_groups_equal_their_spelling_in_text(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_tests_of_a_row_are_read_where_their_column_is_named(tmp_path: Path, suffix: str) -> None:
+    tests = ["assert f(1) == 2", "", "assert f(2) == 3"]
+    source = write(tmp_path, [{"prompt": "p", "response": "r", "checks": tests}], suffix)
+
+    with_tests = read_table(str(source), columns=ColumnMap(tests="checks")).rows
+    without = read_table(str(source)).rows
+
+    assert with_tests[0].tests == ("assert f(1) == 2", "assert f(2) == 3")
+    assert without[0].tests == ()
+    assert "assert" not in repr(with_tests)
+
+
+@pytest.mark.parametrize("value", ["assert f(1) == 2", [], [""], [1], ["a", None], None])
+def test_tests_that_are_no_list_of_texts_are_refused(tmp_path: Path, value: object) -> None:
+    rows = [{"prompt": "p", "response": "r", "checks": value}]
+    source = write(tmp_path, rows, ".jsonl")
+
+    message = error_of(source, columns=ColumnMap(tests="checks"))
+
+    assert "Expected a list of texts in column 'checks'" in message
+    assert "row 1" in message
+
+
+def test_a_column_with_tests_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path, [{"prompt": "p", "response": "r", "checks": ["1"]}], ".jsonl")
+
+    message = error_of(source, columns=ColumnMap(tests="check"))
+
+    assert "Expected a column 'check' with the tests" in message
+    assert "Did you mean 'checks'?" in message
+
+
 def test_reprs_show_lengths_only(tmp_path: Path) -> None:
     contents = read_table(str(write(tmp_path, ROWS, ".jsonl")))
 

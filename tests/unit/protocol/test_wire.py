@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
@@ -21,6 +22,7 @@ from protocol.messages import (
     Refusal,
     ReleaseReply,
     TrainingRequest,
+    WarmTrainingRequest,
 )
 from protocol.wire import (
     decode,
@@ -42,7 +44,7 @@ def _pinned_messages() -> dict[str, Message]:
     )
     weights = AdapterWeights(tensors=make_tensors())
     certificate = Certificate(
-        protocol_version=1,
+        protocol_version=2,
         software_version="0.1.0",
         client_name="clinic-a",
         run_id="run-1",
@@ -69,9 +71,9 @@ def _pinned_messages() -> dict[str, Message]:
     )
     key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
     return {
-        "hello_request": HelloRequest(protocol_version=1),
+        "hello_request": HelloRequest(protocol_version=2),
         "hello_reply": HelloReply(
-            protocol_version=1,
+            protocol_version=2,
             software_version="0.1.0",
             client_name="clinic-a",
             public_key="01" * 32,
@@ -79,15 +81,27 @@ def _pinned_messages() -> dict[str, Message]:
             declared_size=1000,
             privacy_unit=PrivacyUnit.GROUP,
             epsilon_cap=8.0,
+            generator_start=LORA,
+            reward_start=None,
         ),
         "training_request": TrainingRequest(
-            protocol_version=1,
+            protocol_version=2,
             run_id="run-1",
             proxy=ProxyKind.REWARD,
             base_model_digest="ab" * 32,
             target_epsilon=8.0,
             target_delta=None,
             steps=10,
+        ),
+        "warm_training_request": WarmTrainingRequest(
+            request=TrainingRequest(
+                protocol_version=2,
+                run_id="run-1",
+                proxy=ProxyKind.GENERATOR,
+                base_model_digest="ab" * 32,
+                start_digest=weights.digest(),
+            ),
+            start=weights,
         ),
         "release_reply": ReleaseReply(
             release=sign_release(certificate, weights=weights, signing_key=key)
@@ -126,7 +140,7 @@ def test_pinned_bytes_can_be_read(kind: str) -> None:
 
 
 def test_other_kind_than_expected_is_malformed() -> None:
-    records = encode(HelloRequest(protocol_version=1))
+    records = encode(HelloRequest(protocol_version=2))
 
     with pytest.raises(MalformedMessageError, match="hello_reply"):
         decode(records, HelloReply)
@@ -139,10 +153,10 @@ def test_either_of_two_kinds_can_be_expected() -> None:
 
 
 def test_message_of_another_protocol_version_says_so() -> None:
-    data = encode_bytes(HelloRequest(protocol_version=1))
-    newer = data.replace(b'"version":1}', b'"version":2}')
+    data = encode_bytes(HelloRequest(protocol_version=2))
+    newer = data.replace(b'"version":2}', b'"version":3}')
 
-    with pytest.raises(VersionMismatchError, match="protocol version 1, found 2"):
+    with pytest.raises(VersionMismatchError, match="protocol version 2, found 3"):
         decode_bytes(newer, HelloRequest)
 
 
@@ -174,8 +188,18 @@ def test_a_release_without_its_weights_is_malformed() -> None:
         decode(bare, ReleaseReply)
 
 
-def test_a_request_of_version_two_can_be_written_for_tests_of_the_client() -> None:
-    """The field is free, so that a client can be shown a version it does not speak."""
-    request = replace(HelloRequest(protocol_version=1), protocol_version=2)
+def test_starting_weights_that_the_request_does_not_name_are_malformed() -> None:
+    data = encode_bytes(_pinned_messages()["warm_training_request"])
+    other = AdapterWeights(tensors={"other": np.zeros(3, dtype=np.float32)}).to_bytes()
+    named = make_tensors()
+    swapped = data.removesuffix(AdapterWeights(tensors=named).to_bytes()) + other
 
-    assert decode(encode(request), HelloRequest).protocol_version == 2
+    with pytest.raises(MalformedMessageError, match="starting weights that the request names"):
+        decode_bytes(swapped, WarmTrainingRequest)
+
+
+def test_a_request_of_another_version_can_be_written_for_tests_of_the_client() -> None:
+    """The field is free, so that a client can be shown a version it does not speak."""
+    request = replace(HelloRequest(protocol_version=2), protocol_version=3)
+
+    assert decode(encode(request), HelloRequest).protocol_version == 3

@@ -120,6 +120,7 @@ def make_report_inputs(*, num_queries: int = 60, **changes: Any) -> ReportInputs
         "untuned": untuned,
         "tuned": tuned,
         "difference": compare_arms(untuned, tuned, config=CONFIG, seed=0),
+        "pass_differences": {},
         "confidence_level": 0.95,
         "settings": {
             "software_version": "0.1.0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lm.logs import LogFormat, LogLevel
 from protocol.errors import ExchangeError
 from server_side.children import Children
 
@@ -118,3 +120,24 @@ def test_children_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     parent.stdout.close()
 
     wait_until(lambda: not is_running(child))
+
+
+def test_what_a_child_prints_gets_the_form_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "link.log"
+    command = [sys.executable, "-c", "print('INFO :      Started'); print('two words')"]
+
+    with Children(tmp_path / "logs") as children:
+        children.start(
+            "link",
+            command,
+            environment=os.environ,
+            cwd=tmp_path,
+            entries=(LogFormat.JSON, LogLevel.INFO),
+        )
+        wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) == 2)
+
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(entry["where"], entry["message"]) for entry in entries] == [
+        ("link", "Started"),
+        ("link", "two words"),
+    ]

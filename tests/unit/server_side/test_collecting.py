@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.errors import ExchangeError
 from protocol.ledger import PrivacyUnit
 from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
-from server_side.collecting import Content, Waiting, admission_terms, collect
+from server_side.admission_terms import admission_terms
+from server_side.collecting import Content, Waiting, collect
 from server_side.config import AdmissionConfig, ServerConfig
 
 
@@ -40,8 +41,8 @@ def test_every_admission_setting_reaches_the_policy(tiny_llama: Path) -> None:
 class OtherVersion:
     """A channel to one client that runs another version."""
 
-    def client_ids(self) -> Sequence[int]:
-        return [1]
+    def clients(self) -> Mapping[int, str | None]:
+        return {1: None}
 
     def ask(
         self,

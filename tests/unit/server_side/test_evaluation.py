@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
             )
             for row in rows
         ],
-        target_folder=target, previous_adapter=None, output_folder=tmp_path / "tuned",
+        target_folder=target, previous=None, output_folder=tmp_path / "tuned",
         config=FinetuningConfig(lora_rank=2, learning_rate=1e-2, num_epochs=5, batch_size=3),
         seed=0, round_index=1,
     )  # fmt: skip
@@ -257,3 +258,25 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
     assert tuned.high < untuned.low
     assert arms[0].unfinished_fraction == pytest.approx(1 / 3)
     assert progress[-1] == (6, 6)
+
+
+def test_answers_are_run_where_a_column_with_tests_is_named(tmp_path: Path) -> None:
+    """Of two rows one is solved; both answers to a prompt are the same."""
+    target = build_tiny_model(tmp_path / "target")
+    rows = [
+        TextRow(prompt=f"Write {name}.", response="pass", tests=(f"assert {name}(1) == 1",))
+        for name in ("same", "other")
+    ]
+    config = replace(CONFIG, tests_column="tests", pass_k=[1, 2], max_reference_tokens=8)
+    progress: list[tuple[int, int]] = []
+
+    arm = evaluate_target(
+        rows, target_folder=target, adapter=None, config=config, instruction="Help.",
+        open_sampler=lambda adapter: ScriptedSampler(["def same(x): return x"] * 2), seed=4,
+        on_progress=lambda done, of: progress.append((done, of)),
+    )  # fmt: skip
+
+    assert [row.num_passed for row in arm.pass_counts] == [2, 0]
+    assert {k: interval.mean for k, interval in arm.pass_at_k.items()} == {1: 0.5, 2: 0.5}
+    assert progress[-1] == (6, 6)
+    assert from_json(ArmScores, to_json(arm)) == arm

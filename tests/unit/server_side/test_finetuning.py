@@ -15,13 +15,15 @@ import torch
 from peft import PeftModel
 from trl import SFTTrainer
 
-import server_side.finetuning as finetuning
+import server_side.tuning_trainers as tuning_trainers
 from lm.loading import load_causal_lm, load_tokenizer
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import TargetAdapter, merge_target, read_adapter
+from server_side.target_adapter import merge_target, read_adapter
+from server_side.tuned_target import TunedTarget
+from server_side.tuning_rows import encode_chosen, sft_row
 from tests.support.tiny_models import build_tiny_model
 
 CONFIG: dict[str, Any] = {
@@ -57,10 +59,10 @@ def _pool(num_samples: int = 10) -> list[CuratedSample]:
     ]
 
 
-def _tune(target: Path, output: Path, **changes: Any) -> TargetAdapter:
+def _tune(target: Path, output: Path, **changes: Any) -> TunedTarget:
     arguments: dict[str, Any] = {
         "target_folder": target,
-        "previous_adapter": None,
+        "previous": None,
         "config": FinetuningConfig(**CONFIG),
         "output_folder": output,
         "seed": 3,
@@ -75,7 +77,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TargetAdapter:
+def undisturbed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedTarget:
     return _tune(target, tmp_path_factory.mktemp("undisturbed"))
 
 
@@ -90,14 +92,14 @@ def test_finetuning_lowers_the_loss_and_reports_every_step(target: Path, tmp_pat
 
 
 def test_finetuning_is_repeatable_on_a_cpu(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     assert _tune(target, tmp_path).digest == undisturbed.digest
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
 def test_adapter_loads_with_peft_and_equals_the_merged_model(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     ids = torch.tensor([load_tokenizer(target)("hello there")["input_ids"]])
     model = PeftModel.from_pretrained(load_causal_lm(target), undisturbed.folder)
@@ -113,7 +115,7 @@ def test_adapter_loads_with_peft_and_equals_the_merged_model(
 
 
 def test_a_finished_tuning_is_returned_and_not_repeated(
-    target: Path, undisturbed: TargetAdapter
+    target: Path, undisturbed: TunedTarget
 ) -> None:
     steps: list[int] = []
 
@@ -128,7 +130,8 @@ def test_a_finished_tuning_is_returned_and_not_repeated(
 def test_labels_cover_the_response_and_its_end_only(target: Path) -> None:
     tokenizer = load_tokenizer(target)
 
-    row = finetuning._encode_pool(_pool(1), tokenizer, FinetuningConfig(**CONFIG))[0]
+    (chat,) = encode_chosen(_pool(1), tokenizer, FinetuningConfig(**CONFIG))
+    row = sft_row(chat)
     learnt = [label for label in row["labels"] if label != -100]
 
     assert tokenizer.decode(learnt) == "All is well. <|im_end|>"
@@ -139,7 +142,8 @@ def test_a_cut_response_has_no_end_to_learn(target: Path) -> None:
     tokenizer = load_tokenizer(target)
     config = FinetuningConfig(**CONFIG, max_response_tokens=6)
 
-    row = finetuning._encode_pool(_pool(1), tokenizer, config)[0]
+    (chat,) = encode_chosen(_pool(1), tokenizer, config)
+    row = sft_row(chat)
 
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == "All is"
 
@@ -148,7 +152,7 @@ def test_loss_equals_that_of_trl(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The shortcut for CPUs computes less and means the same."""
-    own = finetuning._TargetTrainer.compute_loss
+    own = tuning_trainers._SftTrainer.compute_loss
     pairs: list[tuple[float, float]] = []
 
     def both(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -157,34 +161,32 @@ def test_loss_equals_that_of_trl(
         pairs.append((loss.item(), theirs.item()))
         return loss
 
-    monkeypatch.setattr(finetuning._TargetTrainer, "compute_loss", both)
+    monkeypatch.setattr(tuning_trainers._SftTrainer, "compute_loss", both)
     _tune(target, tmp_path, config=FinetuningConfig(**CONFIG | {"lora_dropout": 0.0}))
 
     assert len(pairs) > 9
     np.testing.assert_allclose([ours for ours, _ in pairs], [trls for _, trls in pairs], rtol=1e-5)
 
 
-def test_next_round_goes_on_from_the_previous_adapter(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+def test_next_round_goes_on_from_the_previous(
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
-    second = _tune(target, tmp_path, previous_adapter=undisturbed.folder, round_index=2)
+    second = _tune(target, tmp_path, previous=undisturbed.folder, round_index=2)
 
     assert second.losses[0] < undisturbed.losses[0]
     assert second.digest != undisturbed.digest
 
 
-def test_previous_adapter_of_another_shape_is_refused(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+def test_previous_of_another_shape_is_refused(
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     config = FinetuningConfig(**CONFIG | {"lora_rank": 3})
 
     with pytest.raises(ConfigurationError, match="lora_rank"):
-        _tune(target, tmp_path, previous_adapter=undisturbed.folder, config=config)
+        _tune(target, tmp_path, previous=undisturbed.folder, config=config)
 
 
-def test_another_pool_in_the_same_folder_is_refused(
-    target: Path, undisturbed: TargetAdapter
-) -> None:
+def test_another_pool_in_the_same_folder_is_refused(target: Path, undisturbed: TunedTarget) -> None:
     with pytest.raises(ConfigurationError, match="pool_digest"):
         _tune(target, undisturbed.folder.parent, pool=_pool(9))
 
@@ -199,7 +201,7 @@ def test_a_diverging_training_leaves_no_adapter(target: Path, tmp_path: Path) ->
 
     with pytest.raises(StageError, match="learning_rate"):
         _tune(target, tmp_path, config=config)
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -
 
 
 def test_gradient_checkpointing_changes_memory_and_not_the_result(
-    target: Path, undisturbed: TargetAdapter, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path
 ) -> None:
     adapter = _tune(
         target, tmp_path, config=FinetuningConfig(**CONFIG, gradient_checkpointing=True)
@@ -225,20 +227,13 @@ def test_only_upper_layers_are_tuned_when_asked(target: Path, tmp_path: Path) ->
     assert all(".layers.1." in name for name in read_adapter(adapter.folder).tensors)
 
 
-def test_tensorboard_that_is_not_installed_is_an_early_error(
-    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-
-    with pytest.raises(ConfigurationError, match="report_to"):
-        _tune(target, tmp_path, config=FinetuningConfig(**CONFIG, report_to="tensorboard"))
-
-
+@pytest.mark.parametrize("objective", ["sft", "dpo", "orpo"])
 def test_training_speaks_to_nobody(
     target: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    objective: str,
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         pytest.fail("training tried to reach the network")
@@ -249,7 +244,8 @@ def test_training_speaks_to_nobody(
     monkeypatch.delenv("CI", raising=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _tune(target, tmp_path)
+        config = FinetuningConfig(**CONFIG | {"lora_dropout": 0.0, "objective": objective})
+        _tune(target, tmp_path, config=config)
 
     printed = capfd.readouterr()
     assert not caught
@@ -269,27 +265,34 @@ def test_training_leaves_the_global_random_state_alone(target: Path, tmp_path: P
 
 
 _KILLED_RUN = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
+from server_side.config import FinetuningConfig
 from tests.unit.server_side.test_finetuning import _tune
 def die(done, of):
     if done == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-_tune(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=die)
+config = FinetuningConfig(**json.loads(sys.argv[4]))
+_tune(Path(sys.argv[1]), Path(sys.argv[2]), config=config, on_progress=die)
 """
+
+
+def _kill(target: Path, output: Path, *, in_step: int, config: dict[str, Any]) -> None:
+    arguments = [str(target), str(output), str(in_step), json.dumps(config)]
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_RUN, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (output / "tuned").exists()
 
 
 @pytest.fixture(scope="module")
 def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a training of 9 steps that a signal ended in step 7."""
     output = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_RUN, str(target), str(output), "7"],
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    assert not (output / "adapter").exists()
+    _kill(target, output, in_step=7, config=CONFIG)
     return output
 
 
@@ -300,7 +303,7 @@ def killed(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_killed_training_ends_as_if_nothing_had_happened(
     target: Path,
-    undisturbed: TargetAdapter,
+    undisturbed: TunedTarget,
     killed: Path,
     tmp_path: Path,
     damage: str,
@@ -328,7 +331,37 @@ def test_killed_training_ends_as_if_nothing_had_happened(
     assert adapter.losses == undisturbed.losses
 
 
-def test_description_file_names_what_is_trained(undisturbed: TargetAdapter) -> None:
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "dpo"},
+        {"objective": "orpo", "use_rslora": True},
+        {"method": "full", "objective": "dpo", "learning_rate": 1e-3},
+    ],
+    ids=["dpo", "orpo", "full-dpo"],
+)
+def test_killed_training_ends_as_if_nothing_had_happened_in_every_way_to_tune(
+    target: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    config = CONFIG | {"lora_dropout": 0.0, "num_epochs": 2} | changes
+    whole = _tune(target, tmp_path / "whole", config=FinetuningConfig(**config))
+    _kill(target, tmp_path / "killed", in_step=5, config=config)
+    steps: list[int] = []
+
+    again = _tune(
+        target,
+        tmp_path / "killed",
+        config=FinetuningConfig(**config),
+        on_progress=lambda done, of: steps.append(done),
+    )
+
+    assert steps == [5, 6]
+    assert again.losses == whole.losses
+    assert again.digest == whole.digest
+
+
+def test_description_file_names_what_is_trained(undisturbed: TunedTarget) -> None:
     description = json.loads((undisturbed.folder.parent / "training.json").read_text())
 
     assert description["config"]["lora_rank"] == 2

@@ -50,7 +50,9 @@ class FakeGrid:
         if self.looks == self.restarts_at:
             self.activation = "later"
         return [
-            SimpleNamespace(node_id=node, last_activated_at=self.activation)
+            SimpleNamespace(
+                node_id=node, last_activated_at=self.activation, public_key=f"key {node}".encode()
+            )
             for node in self.script
             if node not in self.away
         ]
@@ -151,3 +153,17 @@ def test_what_the_other_side_says_of_an_error_is_not_logged(
 
     assert "pinned another bundle" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_a_node_speaks_for_the_client_whose_key_it_has() -> None:
+    grid = FakeGrid(script={3: [], 1: [], 2: []})
+
+    channel = GridChannel(cast(Grid, grid), names={b"key 1": "ward", b"key 3": "clinic"})
+
+    assert channel.clients() == {1: "ward", 3: "clinic"}
+
+
+def test_without_keys_a_node_may_say_who_it_is() -> None:
+    grid = FakeGrid(script={2: [], 1: []})
+
+    assert GridChannel(cast(Grid, grid)).clients() == {1: None, 2: None}

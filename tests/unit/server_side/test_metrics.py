@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -59,6 +60,7 @@ def _metrics(**changes: Any) -> dict[str, Any]:
         "untuned": _arm(0.2),
         "tuned": _arm(0.3),
         "difference": dict.fromkeys(Metric, Interval(mean=0.1, low=0.05, high=0.15)),
+        "pass_differences": {},
         "confidence_level": 0.95,
         "privacy": {"north": _ledger()},
         "seconds": {"07_queries": 2.0, "08_candidates_r1": 3.0},
@@ -132,6 +134,25 @@ def test_what_only_some_runs_know_fits_the_schema_as_well(tmp_path: Path) -> Non
     write_metrics(tmp_path / "metrics.json", metrics)
 
     assert read_metrics(tmp_path / "metrics.json")["private_overlap"]["public"] == to_json(side)
+
+
+def test_pass_rates_are_written_by_k_where_tests_were_run(tmp_path: Path) -> None:
+    rates = {1: Interval(mean=0.2, low=0.1, high=0.3), 5: Interval(mean=0.5, low=0.4, high=0.6)}
+    arm = dataclasses.replace(_arm(0.3), pass_at_k=rates)
+
+    metrics = _metrics(tuned=arm, untuned=arm, pass_differences=rates)
+
+    write_metrics(tmp_path / "metrics.json", metrics)
+    found = read_metrics(tmp_path / "metrics.json")
+    for part in ("untuned", "tuned", "difference"):
+        assert found[part]["pass_at_k"].keys() == {"1", "5"}
+        assert found[part]["pass_at_k"]["5"] == {"mean": 0.5, "low": 0.4, "high": 0.6}
+
+
+def test_pass_rates_are_absent_where_no_tests_were_run() -> None:
+    metrics = _metrics()
+
+    assert all("pass_at_k" not in metrics[part] for part in ("untuned", "tuned", "difference"))
 
 
 def test_infinite_epsilon_is_written_as_null(tmp_path: Path) -> None:

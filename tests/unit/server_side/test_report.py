@@ -106,6 +106,26 @@ def test_every_plot_has_a_text_alternative(page: str) -> None:
     assert all(label and len(label) > 30 for label in labels)
 
 
+def test_pass_rates_stand_beside_the_other_metrics_where_tests_were_run(
+    inputs: ReportInputs, page: str
+) -> None:
+    low, high = Interval(mean=0.2, low=0.1, high=0.3), Interval(mean=0.45, low=0.4, high=0.5)
+    tested = dataclasses.replace(
+        inputs,
+        untuned=dataclasses.replace(inputs.untuned, pass_at_k={5: low}),
+        tuned=dataclasses.replace(inputs.tuned, pass_at_k={5: high}),
+        pass_differences={5: Interval(mean=0.25, low=0.2, high=0.3)},
+    )
+
+    outline = _outline(render_report(tested))
+
+    assert "pass@5" in outline.text
+    assert "+0.250" in outline.text
+    assert any(label and "0.450" in label for label in outline.svg_labels)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert "pass@" not in page
+
+
 def test_plots_take_their_colours_from_the_page(page: str) -> None:
     plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
 
@@ -239,7 +259,7 @@ def test_headline_tells_bad_news_as_plainly_as_good(inputs: ReportInputs) -> Non
     results = metric_results(swapped)
     sentence = headline(swapped, results).sentence
 
-    assert {r.metric: r.verdict for r in results}[Metric.PERPLEXITY] == "worse"
+    assert {r.key: r.verdict for r in results}[Metric.PERPLEXITY] == "worse"
     assert "perplexity rises" in sentence
 
 

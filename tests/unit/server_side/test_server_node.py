@@ -20,7 +20,7 @@ from server_side.certificates import (
     make_authority,
     make_server_certificate,
 )
-from server_side.clients import allow_client, load_clients, revoke_client, with_allowed_keys
+from server_side.clients import allow_client, load_clients, read_register, revoke_client
 from server_side.config import ServerConfig
 from server_side.network import NetworkConfig, ServerFolder, is_host
 from server_side.node import main
@@ -137,29 +137,38 @@ def test_a_name_cannot_leave_the_list(folder: ServerFolder, name: str) -> None:
         revoke_client(folder.clients_folder, name)
 
 
-def test_admission_takes_allowed_keys_only(folder: ServerFolder) -> None:
+def test_a_key_signs_for_its_own_client_alone(folder: ServerFolder) -> None:
     allow_client(folder.clients_folder, introduction("ward", "a" * 64))
     allow_client(folder.clients_folder, introduction("clinic", "b" * 64))
     revoke_client(folder.clients_folder, "clinic")
 
-    narrowed = with_allowed_keys(ServerConfig(), folder)
+    register = read_register(folder)
 
-    assert narrowed.admission.allowed_public_keys == ["a" * 64]
+    assert register is not None
+    assert register.signing_keys == {"ward": {"a" * 64}}
+    assert list(register.names.values()) == ["ward"]
 
 
 def test_what_was_admitted_before_a_revocation_stays_admitted(folder: ServerFolder) -> None:
+    """Its node is out all the same, and a new key may sign for the same name beside the old one."""
     allow_client(folder.clients_folder, introduction("ward", "a" * 64))
     revoke_client(folder.clients_folder, "ward")
     (folder.path / "releases").mkdir()
     (folder.path / "releases" / "ward.generator.release").touch()
 
-    assert with_allowed_keys(ServerConfig(), folder).admission.allowed_public_keys == ["a" * 64]
+    revoked = read_register(folder)
+    allow_client(folder.clients_folder, introduction("ward", "c" * 64))
+    renewed = read_register(folder)
+
+    assert revoked is not None
+    assert renewed is not None
+    assert (revoked.signing_keys, dict(revoked.names)) == ({"ward": {"a" * 64}}, {})
+    assert renewed.signing_keys == {"ward": {"a" * 64, "c" * 64}}
+    assert list(renewed.names.values()) == ["ward"]
 
 
-def test_a_simulation_has_no_list_and_is_not_narrowed(tmp_path: Path) -> None:
-    config = ServerConfig()
-
-    assert with_allowed_keys(config, ServerFolder(path=tmp_path)) == config
+def test_a_simulation_has_no_register(tmp_path: Path) -> None:
+    assert read_register(ServerFolder(path=tmp_path)) is None
 
 
 def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:

@@ -42,6 +42,7 @@ def write(tmp_path: Path) -> Write:
             untuned=run.untuned,
             tuned=run.tuned,
             difference=dict.fromkeys(Metric, Interval(mean=0.0, low=0.0, high=0.0)),
+            pass_differences={},
             confidence_level=0.95,
             privacy={POOLED: pooled_ledger([config.client_side], is_private=False)},
             seconds={"13_tuned": 1.0},

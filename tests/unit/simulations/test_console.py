@@ -88,6 +88,21 @@ def test_better_means_outside_of_both_intervals_and_lower_for_perplexity(tmp_pat
     assert " no " in verdicts["perplexity"]
 
 
+def test_pass_rates_are_shown_where_tests_were_run(tmp_path: Path) -> None:
+    console, output = plain()
+    low, high = ({"5": arm(mean)["bleu"]} for mean in (0.1, 0.2))
+    tested = {"untuned": {"pass_at_k": low}, "tuned": {"pass_at_k": high}, "privacy": {}}
+
+    console.show_results(tested, run_folder=tmp_path)
+    console.show_results(
+        {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}}, run_folder=tmp_path
+    )
+
+    (line,) = (line for line in output.getvalue().splitlines() if "pass@" in line)
+    assert "pass@5" in line
+    assert "yes" in line
+
+
 def test_a_half_written_status_is_passed_over(tmp_path: Path) -> None:
     console, output = plain()
     here = world(tmp_path)

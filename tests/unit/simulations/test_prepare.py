@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, RewardProxyConfig, Unit
+from lm.errors import TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
+from server_side import inputs
 from server_side.config import EvaluationConfig, ServerConfig
-from simulations.config import TINY_MODEL, SimulateConfig
+from server_side.inputs import read_test_rows
+from simulations.clinic import compose_messages
+from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
 from simulations.prepare import World, delta_warnings, prepare_world
 
 
@@ -189,3 +193,104 @@ def test_a_delta_that_promises_little_is_warned_about(tmp_path: Path) -> None:
     )
 
     assert len(delta_warnings(world)) == 2
+
+
+def test_the_shipped_records_are_split_by_their_complaints(tmp_path: Path) -> None:
+    """The clients' topics differ; their files tell nothing of topics."""
+    start = config(split=SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.01))
+    topics = {m.prompt: m.topic for m in compose_messages(60, seed=start.seed, split="train")}
+
+    first, second = rows_of(prepare_world(start, tmp_path))
+
+    owners = [{topics[row["prompt"]] for row in rows} for rows in (first, second)]
+    assert len(owners[0] & owners[1]) <= 4
+    assert set(first[0]) == {"prompt", "response"}
+    assert min(len(first), len(second)) >= 4
+
+
+def test_own_records_are_split_by_a_column(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {n}", "response": "Answer", "ward": f"ward {n % 2}"}
+        for n in range(60)
+    ]
+    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    split = SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.001, topic_column="ward")
+
+    first, _ = rows_of(prepare_world(replace(start, split=split), tmp_path / "run"))
+
+    wards = [int(row["prompt"].split()[1]) % 2 for row in first]
+    assert max(wards.count(0), wards.count(1)) >= 0.8 * len(wards)
+
+
+def test_a_missing_topic_column_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(60)]
+    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    start = replace(
+        start,
+        split=SplitConfig(kind=SplitKind.BY_TOPIC, topic_column="ward"),
+        client_side=replace(start.client_side, base_model=str(tmp_path / "absent")),
+        server_side=replace(start.server_side, base_model=str(tmp_path / "absent")),
+    )
+
+    with pytest.raises(TableError, match="'ward'"):
+        prepare_world(start, tmp_path / "run")
+
+
+def test_tests_of_code_travel_to_the_server_with_their_rows(tmp_path: Path) -> None:
+    tests = ["assert f(1) == 2", "assert f(2) == 3"]
+    row = {"task": "Write f.", "solution": "def f(x): return x + 1", "checks": tests}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    world = prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+
+    (found,) = read_test_rows(world.server.evaluation)
+    assert found.tests == tuple(tests)
+    assert world.server.evaluation.tests_column == "tests"
+
+
+@pytest.mark.parametrize("checks", [["assert f( == 1"], ["# nothing"], "assert f(1) == 2", []])
+def test_tests_that_cannot_be_run_are_said_before_any_folder_is_made(
+    tmp_path: Path, checks: object
+) -> None:
+    row = {"task": "Write f.", "solution": "def f(x): return x", "checks": checks}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    with pytest.raises(TableError, match=r"row 1"):
+        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+    assert not (tmp_path / "run" / "clients").exists()
+
+
+def test_a_tests_column_without_a_file_of_test_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"server_side\.evaluation\.path"):
+        prepare_world(config(server_side=_server_with(None, "checks")), tmp_path)
+
+
+def test_a_machine_that_cannot_confine_code_is_refused_before_any_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise ConfigurationError("Expected a Linux that can confine untrusted programs.")
+
+    monkeypatch.setattr(inputs, "find_confinement", refuse)
+    row = {"task": "Write f.", "solution": "x", "checks": ["assert f(1) == 2"]}
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+    with pytest.raises(ConfigurationError, match="can confine untrusted programs"):
+        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+    assert not (tmp_path / "run" / "clients").exists()
+
+
+def _server_with(path: Path | None, tests_column: str) -> ServerConfig:
+    return ServerConfig(
+        base_model=TINY_MODEL,
+        target_model=TINY_MODEL,
+        evaluation=EvaluationConfig(
+            path=path and str(path),
+            prompt_column="task",
+            response_column="solution",
+            tests_column=tests_column,
+        ),
+    )

@@ -1,0 +1,85 @@
+"""Read the public prompts that pairs against other prompts may use, from the operator's own file.
+
+Covers: a file that cannot be used, and the file of the records in its place, found before anything
+is paid for.
+Does not cover: another file that its operator calls public and that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm.errors import TableError
+from lm.table_formats import read_raw_rows
+from lm.tables import PROMPT_COLUMNS, normalise_prompt
+from protocol.errors import ConfigurationError, RecordsError
+
+
+def check_public_prompts(path: str | None, *, records_path: str) -> None:
+    """See that a file of public prompts can be used, while nothing is paid for.
+
+    Args:
+        path: The file, seen from this process; None where none is named.
+        records_path: The records, likewise.
+
+    Raises:
+        ConfigurationError: It is the file of the records.
+        RecordsError: It cannot be used.
+    """
+    if path is None:
+        return
+    # Privacy: a record's pairs must not hold another record's prompt, whatever it is called.
+    if Path(path).resolve() == Path(records_path).resolve():
+        raise ConfigurationError(
+            "Expected preferences.public_prompts_path to name public prompts, got the file of the "
+            "records. Name another file."
+        )
+    read_public_prompts(path)
+
+
+def read_public_prompts(path: str) -> tuple[str, ...]:
+    """Read public prompts.
+
+    Args:
+        path: File with a column named like a prompt; further columns are not looked at.
+
+    Returns:
+        The prompts; at least two that differ.
+
+    Raises:
+        RecordsError: There is no such file, or no such column, or a row has no text in it, or all
+            rows have the same prompt.
+    """
+    problem = None
+    try:
+        rows = read_raw_rows(path, split=None)
+    except TableError as error:
+        problem = str(error)
+    if problem is not None:
+        raise RecordsError(problem)
+    column = next((name for name in PROMPT_COLUMNS if name in rows[0][1]), None)
+    if column is None:
+        raise RecordsError(
+            f"Expected one of the columns {', '.join(PROMPT_COLUMNS)} in the public prompts of "
+            f"{path}, found none. Rename the column with the prompts."
+        )
+    prompts = []
+    for number, row in rows:
+        prompt = row.get(column)
+        if not (isinstance(prompt, str) and prompt.strip()):
+            raise RecordsError(
+                f"Expected a public prompt in every row of {path}, found none in row {number}. "
+                "Complete or delete it."
+            )
+        prompts.append(prompt.strip())
+    if len(distinct_prompts(prompts)) < 2:
+        raise RecordsError(
+            f"Expected at least two different public prompts in {path}, found one. Supply more."
+        )
+    return tuple(prompts)
+
+
+def distinct_prompts(prompts: Sequence[str]) -> dict[str, str]:
+    """Return prompts by the form under which two count as the same."""
+    return {key: prompt for prompt in prompts if (key := normalise_prompt(prompt))}

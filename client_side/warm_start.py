@@ -1,0 +1,104 @@
+"""The gate through which starting weights get in: what a server tuned on public text alone.
+
+Only `admit_start` can make an `AdmittedStart`, and the trainers take nothing else. Checks, cheap
+before costly, all of them before any record is read or any cost is reserved:
+
+1. size, before anything is read (`client_side.answering.check_request_size`)
+2. form of the message, and the digest that the request names (`protocol.wire`)
+3. the operator takes starting weights at all (`policy`)
+4. tensor names, shapes and values are those of this client's own adapter (`malformed`)
+
+Privacy:
+    Starting weights cost nothing. They are fixed before a record is read and so are a constant of
+    the mechanism; DP-SGD clips and adds noise wherever it starts, so its guarantee holds for every
+    start, also for one that a hostile server built to make gradients tell more. What such a server
+    can do is to make the proxies useless, at the price of its own run.
+
+Covers: weights of another shape or model, of no number, in place of those that were named.
+Does not cover: a start that is bad, or was tuned on text that is not public; that is the server's
+word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client_side.config import ClientConfig
+from client_side.request_checks import RequestRefusedError, lora_shape, training_settings
+from protocol.artifacts import AdapterWeights
+from protocol.errors import RefusalCode
+from protocol.ledger import ProxyKind
+
+_ONLY_ADMIT_START: Final = object()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdmittedStart:
+    """Starting weights that passed every check. Only `admit_start` can make one."""
+
+    tensors: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    """Array by name, read-only."""
+    digest: str
+    """SHA-256 of the weights, as the certificate will state it."""
+    token: InitVar[object]
+    """Proof that `admit_start` is calling."""
+
+    def __post_init__(self, token: object) -> None:
+        """Refuse everybody but `admit_start`."""
+        if token is not _ONLY_ADMIT_START:
+            raise TypeError("Expected admit_start() to make an AdmittedStart. Call admit_start().")
+
+
+def admit_start(
+    start: AdapterWeights, *, proxy: ProxyKind, config: ClientConfig, base_folder: Path
+) -> AdmittedStart:
+    """Check starting weights against this client's own settings.
+
+    Args:
+        start: What came with the request.
+        proxy: The proxy that is to start from it.
+        config: The client's settings.
+        base_folder: Folder of the base model.
+
+    Returns:
+        The weights, for the trainer.
+
+    Raises:
+        RequestRefusedError: The operator takes none, or these do not fit.
+    """
+    from lm.adapters import expected_adapter_shapes
+
+    if not config.warm_start.accept:
+        raise RequestRefusedError(
+            RefusalCode.POLICY,
+            "Expected a request without starting weights, because warm_start.accept=false, found "
+            "one with. Nothing was trained.",
+        )
+    expected = expected_adapter_shapes(
+        base_folder,
+        lora_shape(training_settings(config, proxy)),
+        has_reward_head=proxy is ProxyKind.REWARD,
+    )
+    found = {name: tensor.shape for name, tensor in start.tensors.items()}
+    if found != expected:
+        odd = sorted(
+            name for name in found.keys() | expected if found.get(name) != expected.get(name)
+        )
+        raise RequestRefusedError(
+            RefusalCode.MALFORMED,
+            f"Expected starting weights of the shape that hello states for the {proxy.value} "
+            f"proxy, found {len(odd)} tensors missing, too many or of another shape. Nothing was "
+            "trained.",
+        )
+    if not start.is_finite():
+        raise RequestRefusedError(
+            RefusalCode.MALFORMED,
+            "Expected finite starting weights, found some that are not. Nothing was trained.",
+        )
+    return AdmittedStart(tensors=start.tensors, digest=start.digest(), token=_ONLY_ADMIT_START)

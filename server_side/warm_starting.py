@@ -1,0 +1,297 @@
+"""Stage 0, off by default: starting weights for the proxies, tuned on public text.
+
+No private record has any part in it, so it costs no privacy; a client that takes such weights
+checks them like anything that arrives (`client_side/warm_start.py`), starts DP-SGD from them, and
+states their digest in its certificate, which admission compares with what was sent. What the public
+text brings is no merit of the method: compare a warm start with a warm start.
+
+The generator learns prompt and response tokens; the reward proxy that a public response is better
+than one that the base model wrote to the same prompt. Weights are kept in the run folder, one file
+for each client and proxy, so an exchange that starts anew sends what it sent before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lm.adapters import adapter_tensors, attach_lora, expected_adapter_shapes
+from lm.devices import best_device, fastest_dtype
+from lm.encoding import EncodedChat, encode_chat
+from lm.likelihood import span_nll
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.packing import PackedRow
+from lm.reward_head import build_reward_model, reward_tensors, rewards_of
+from lm.sampling import SamplingEngine, SamplingParams, open_sampler
+from lm.tables import ColumnMap, read_table
+from protocol.artifacts import AdapterWeights, LoraShape
+from protocol.errors import StageError
+from protocol.ledger import ProxyKind
+from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
+from server_side.admission_checks import start_name
+from server_side.config import ServerConfig, WarmStartConfig
+from server_side.seeds import derive_seed
+
+_LOGGER = logging.getLogger(__name__)
+
+STARTS: Final = "starts"
+"""Folder of the starting weights within the server's run folder."""
+_SUFFIX: Final = ".safetensors"
+_ADAPTER_SEED: Final = 0
+_SIGN_OF_LIFE_SECONDS: Final = 5.0
+"""Flower fails a ServerApp that it has not heard of for a minute."""
+
+StartShapes = Mapping[ProxyKind, LoraShape | None]
+"""Shapes of the starting weights that a client takes, from its hello."""
+
+T = TypeVar("T")
+
+
+def train_start(
+    proxy: ProxyKind, lora: LoraShape, *, base_folder: Path, config: WarmStartConfig, seed: int
+) -> AdapterWeights:
+    """Tune starting weights on public text.
+
+    Args:
+        proxy: Which proxy they are for.
+        lora: Shape of the client's adapter, from its hello.
+        base_folder: Folder of the base model.
+        config: The text and the optimiser.
+        seed: Seed of batches and sampled responses.
+
+    Returns:
+        Adapter, and for the reward proxy its head.
+
+    Raises:
+        TableError: The text cannot be read.
+        StageError: Training did not stay finite.
+    """
+    chats = _read_chats(base_folder, config, seed=seed)
+    _LOGGER.info("Tuning starting weights for the %s proxy on %d rows.", proxy.value, len(chats))
+    rng = np.random.default_rng(seed)
+    dtype, device = fastest_dtype(best_device()), best_device()
+    if proxy is ProxyKind.GENERATOR:
+        base = load_causal_lm(base_folder, dtype=dtype, device=device)
+        generator = attach_lora(base, lora, seed=_ADAPTER_SEED)
+        _fit(generator, chats, lambda batch: _text_loss(generator, batch), config=config, rng=rng)
+        tensors = adapter_tensors(generator)
+    else:
+        rows = _pairs(base_folder, chats, config, seed=seed)
+        reward = build_reward_model(
+            base_folder, lora, seed=_ADAPTER_SEED, dtype=dtype, device=device
+        )
+
+        def pair_loss(batch: Sequence[PackedRow]) -> torch.Tensor:
+            rewards = rewards_of(reward, batch)  # (B, 2)
+            return functional.softplus(rewards[:, 1] - rewards[:, 0]).mean()
+
+        _fit(reward, rows, pair_loss, config=config, rng=rng)
+        tensors = reward_tensors(reward)
+    weights = AdapterWeights(tensors=tensors)
+    if not weights.is_finite():
+        raise StageError(
+            "Expected finite starting weights, found some that are not. Lower "
+            "server_side.warm_start.learning_rate."
+        )
+    return weights
+
+
+def cached_start(
+    client_name: str,
+    proxy: ProxyKind,
+    lora: LoraShape,
+    *,
+    base_folder: Path,
+    run_folder: Path,
+    train: Callable[[ProxyKind, LoraShape], AdapterWeights],
+) -> AdapterWeights:
+    """Return the starting weights for one proxy of one client, and keep them in the run folder.
+
+    Args:
+        client_name: Name of the client.
+        proxy: Which proxy they are for.
+        lora: Shape that the client states.
+        base_folder: Folder of the base model.
+        run_folder: The server's run folder.
+        train: Tunes weights of a shape, where none that fit are kept.
+
+    Returns:
+        The weights.
+    """
+    expected = expected_adapter_shapes(base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD)
+    file = run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
+    if file.is_file():
+        kept = AdapterWeights.from_bytes(file.read_bytes())
+        if {name: tensor.shape for name, tensor in kept.tensors.items()} == expected:
+            return kept
+    weights = train(proxy, lora)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    part.write_bytes(weights.to_bytes())
+    part.replace(file)
+    return weights
+
+
+def with_starts(
+    request: TrainingRequest,
+    clients: Mapping[int, tuple[str, StartShapes]],
+    *,
+    config: ServerConfig,
+    base_folder: Path,
+    run_folder: Path,
+    on_waiting: Callable[[], object],
+) -> dict[int, Request]:
+    """Add starting weights, where there is public text, for the clients that take some.
+
+    Args:
+        request: What everybody is asked.
+        clients: Name of each client that is asked, and which shapes it takes.
+        config: The server's settings.
+        base_folder: Folder of the base model.
+        run_folder: The server's run folder, where the weights are kept.
+        on_waiting: Called every few seconds while weights are tuned.
+
+    Returns:
+        One request a client.
+
+    Raises:
+        TableError: The public text cannot be read.
+        StageError: Training did not stay finite.
+    """
+    if config.warm_start.path is None:
+        return dict.fromkeys(clients, request)
+    trained: dict[LoraShape, AdapterWeights] = {}
+
+    def train(proxy: ProxyKind, lora: LoraShape) -> AdapterWeights:
+        if lora not in trained:
+            trained[lora] = _in_thread(
+                lambda: train_start(
+                    proxy,
+                    lora,
+                    base_folder=base_folder,
+                    config=config.warm_start,
+                    seed=derive_seed(config.seed, f"warm_start_{proxy.value}"),
+                ),
+                on_waiting,
+            )
+        return trained[lora]
+
+    requests: dict[int, Request] = {}
+    for client_id, (name, shapes) in clients.items():
+        lora = shapes[request.proxy]
+        requests[client_id] = request
+        if lora is None:
+            _LOGGER.warning("%s takes no starting weights and starts fresh.", name)
+            continue
+        start = cached_start(
+            name,
+            request.proxy,
+            lora,
+            base_folder=base_folder,
+            run_folder=run_folder,
+            train=train,
+        )
+        requests[client_id] = WarmTrainingRequest(
+            request=replace(request, start_digest=start.digest()), start=start
+        )
+    return requests
+
+
+def sent_digests(run_folder: Path) -> dict[str, str]:
+    """Return the digest of all starting weights of a run, by client and proxy, for admission.
+
+    Args:
+        run_folder: The server's run folder.
+    """
+    return {
+        file.name.removesuffix(_SUFFIX): AdapterWeights.from_bytes(file.read_bytes()).digest()
+        for file in sorted((run_folder / STARTS).glob(f"*{_SUFFIX}"))
+        if not file.name.startswith(".")
+    }
+
+
+def _in_thread(work: Callable[[], T], on_waiting: Callable[[], object]) -> T:
+    """Do long work in a thread and give signs of life: Flower fails a silent ServerApp."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        result = pool.submit(work)
+        while wait([result], timeout=_SIGN_OF_LIFE_SECONDS).not_done:
+            on_waiting()
+        return result.result()
+
+
+def _read_chats(base_folder: Path, config: WarmStartConfig, *, seed: int) -> list[EncodedChat]:
+    assert config.path is not None
+    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
+    rows = read_table(config.path, columns=columns, split=config.split, drop_unusable=True).rows
+    order = np.random.default_rng(seed).permutation(len(rows))[: config.max_rows]
+    tokenizer = load_tokenizer(base_folder)
+    return [
+        encode_chat(
+            tokenizer,
+            instruction=config.instruction,
+            prompt=rows[i].prompt,
+            response=rows[i].response,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_response_tokens=config.max_response_tokens,
+        )
+        for i in order
+    ]
+
+
+def _text_loss(model: nn.Module, chats: Sequence[EncodedChat]) -> torch.Tensor:
+    spans = [(chat.prompt_span[0], chat.response_span[1]) for chat in chats]
+    nll, _ = span_nll(model, [chat.input_ids for chat in chats], spans)
+    return nll.mean()
+
+
+def _pairs(
+    base_folder: Path, chats: Sequence[EncodedChat], config: WarmStartConfig, *, seed: int
+) -> list[PackedRow]:
+    with closing(open_sampler(base_folder, engine=SamplingEngine(config.engine))) as sampler:
+        completions = sampler.sample(
+            [chat.response_prefix for chat in chats],
+            SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),
+            seed=derive_seed(seed, "rejected"),
+        )
+    # Both are ended, also where they were cut: the reward is not to learn which were.
+    return [
+        PackedRow(
+            prefix=chat.response_prefix,
+            tails=(
+                chat.response_ids + chat.middle_ids[:1],
+                tuple(row[0].token_ids) + chat.middle_ids[:1],
+            ),
+            members=(0, 1),
+        )
+        for chat, row in zip(chats, completions, strict=True)
+    ]
+
+
+def _fit(
+    model: nn.Module,
+    items: Sequence[T],
+    loss_of: Callable[[Sequence[T]], torch.Tensor],
+    *,
+    config: WarmStartConfig,
+    rng: np.random.Generator,
+) -> None:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
+    model.train()
+    for _ in range(config.steps):
+        batch = rng.choice(len(items), size=min(config.batch_size, len(items)), replace=False)
+        optimizer.zero_grad(set_to_none=True)
+        loss_of([items[i] for i in batch]).backward()
+        optimizer.step()
+    model.eval()

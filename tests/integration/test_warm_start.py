@@ -1,0 +1,116 @@
+"""Stage 0 through the whole exchange: tuned on public text, sent, started from, admitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from client_side.app import answer_bytes
+from client_side.config import WarmStartConfig as TakingConfig
+from client_side.folder import ClientFolder
+from lm.errors import TableError
+from protocol.artifacts import AdapterWeights
+from protocol.errors import AdmissionCode, AdmissionError
+from protocol.ledger import ProxyKind
+from server_side.app import BytesChannel
+from server_side.collecting import Collection, Waiting, collect, load_collected
+from server_side.config import ServerConfig, WarmStartConfig
+from server_side.warm_starting import STARTS, sent_digests
+from tests.support.clients import client_config, make_client, server_config
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server(tmp_path: Path, tiny_llama: Path) -> ServerConfig:
+    rows = [{"prompt": f"ask {n}", "response": f"Rest and drink, case {n}."} for n in range(30)]
+    public = tmp_path / "public.jsonl"
+    public.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    warm_start = WarmStartConfig(
+        path=str(public), steps=4, batch_size=4, max_response_tokens=16, engine="transformers"
+    )
+    return replace(server_config(tiny_llama), warm_start=warm_start)
+
+
+@pytest.fixture
+def clients(tmp_path: Path, tiny_llama: Path) -> tuple[ClientFolder, ClientFolder]:
+    """One that takes starting weights, and one that does not."""
+    taker = replace(client_config(tiny_llama, name="taker"), warm_start=TakingConfig(accept=True))
+    other = client_config(tiny_llama, name="other")
+    return make_client(tmp_path / "taker", taker), make_client(tmp_path / "other", other)
+
+
+def run(
+    server: ServerConfig, clients: tuple[ClientFolder, ClientFolder], folder: Path
+) -> Collection:
+    channel = BytesChannel(
+        {n: partial(answer_bytes, folder=client.path) for n, client in enumerate(clients)}
+    )
+    return collect(
+        channel, config=server, run_id="run-1", run_folder=folder, waiting=Waiting(num_clients=2)
+    )
+
+
+def test_those_who_take_a_start_state_it_and_the_rest_start_fresh(
+    server: ServerConfig, clients: tuple[ClientFolder, ClientFolder], tmp_path: Path
+) -> None:
+    folder = tmp_path / "server"
+
+    collection = run(server, clients, folder)
+
+    stated = {
+        f"{item.client_name}.{item.proxy.value}": item.certificate.start_digest
+        for item in collection.admitted
+    }
+    assert sent_digests(folder).keys() == {"taker.generator", "taker.reward"}
+    assert stated == {
+        **sent_digests(folder),
+        "other.generator": None,
+        "other.reward": None,
+    }
+    again = load_collected(server, run_id="run-1", run_folder=folder)
+    assert len(again) == 4
+
+    # A release that started elsewhere than the run folder says does not pass a second time.
+    file = folder / STARTS / "taker.generator.safetensors"
+    weights = AdapterWeights.from_bytes(file.read_bytes())
+    moved = {name: tensor + 1 for name, tensor in weights.tensors.items()}
+    file.write_bytes(AdapterWeights(tensors=moved).to_bytes())
+    with pytest.raises(AdmissionError) as caught:
+        load_collected(server, run_id="run-1", run_folder=folder)
+    assert caught.value.code is AdmissionCode.START
+
+
+def test_an_exchange_that_starts_anew_sends_what_it_sent_before(
+    server: ServerConfig, clients: tuple[ClientFolder, ClientFolder], tmp_path: Path
+) -> None:
+    """The client then answers from its store; another start would be paid for again."""
+    folder = tmp_path / "server"
+    run(server, clients, folder)
+    before = sent_digests(folder)
+    for file in (folder / "releases").glob("taker.*"):
+        file.unlink()
+
+    again = run(replace(server, warm_start=replace(server.warm_start, steps=9)), clients, folder)
+
+    assert sent_digests(folder) == before
+    assert {item.proxy for item in again.admitted if item.client_name == "taker"} == set(ProxyKind)
+    assert {item.epsilon for item in again.admitted if item.client_name == "taker"} == {
+        item.epsilon for item in again.admitted if item.client_name == "other"
+    }
+
+
+def test_public_text_that_is_not_there_ends_the_exchange_before_anybody_trains(
+    server: ServerConfig, clients: tuple[ClientFolder, ClientFolder], tmp_path: Path
+) -> None:
+    (tmp_path / "server").mkdir()
+    missing = replace(server, warm_start=replace(server.warm_start, path=str(tmp_path / "no.csv")))
+
+    with pytest.raises(TableError, match=r"no\.csv"):
+        run(missing, clients, tmp_path / "server")
+
+    assert not list((clients[0].ledger_folder).rglob("*.release"))
