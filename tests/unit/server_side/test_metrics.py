@@ -13,8 +13,18 @@ from protocol.errors import StageError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, Metric, RowScores
 from server_side.intervals import Interval
-from server_side.metrics import SCHEMA_PATH, build_metrics, read_metrics, write_metrics
+from server_side.json_values import to_json
+from server_side.metrics import (
+    SCHEMA_PATH,
+    TuningEffort,
+    build_metrics,
+    read_metrics,
+    write_metrics,
+)
+from server_side.notes import PrivateOverlap, RunNotes, TextOverlap
 from server_side.ranking import RankingQuality, ScoreQuality
+from server_side.repetition import measure_diversity
+from server_side.win_rate import WinRate
 
 
 def _arm(mean: float) -> ArmScores:
@@ -100,6 +110,30 @@ def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) 
     assert found["ranking"]["scores"]["reward"]["gain"] == {"mean": 0.1, "low": 0.0, "high": 0.2}
     assert found["figures"]["09_scored_r1"]["reward_length_correlation"] == -0.3
     assert "ranking" not in _metrics()
+
+
+def test_what_only_some_runs_know_fits_the_schema_as_well(tmp_path: Path) -> None:
+    side = TextOverlap(
+        num_texts=3, found_ngram_fraction=0.1, texts_with_found_fraction=1.0,
+        longest_common_words=14, longest_common_chars=80, num_identifiers_found=1,
+    )  # fmt: skip
+    overlap = PrivateOverlap(
+        ngram_size=13, num_records=9, num_identifiers=4, synthetic=side, public=side
+    )
+    wins = WinRate(
+        judge="judge-1", rate=Interval(mean=0.5, low=0.4, high=0.6), num_wins=1, num_ties=2,
+        num_losses=1, num_contradictions=1, num_unanswered=0,
+    )  # fmt: skip
+    metrics = _metrics(
+        tuning=TuningEffort(num_samples=8, num_steps=2, batch_size=4, num_samples_seen=8),
+        synthetic=measure_diversity(["a b", "a c"]),
+        win_rate=wins,
+        notes=RunNotes(arm="dp_generate", tuned_on="synthetic", private_overlap=overlap),
+    )
+
+    write_metrics(tmp_path / "metrics.json", metrics)
+
+    assert read_metrics(tmp_path / "metrics.json")["private_overlap"]["public"] == to_json(side)
 
 
 def test_pass_rates_are_written_by_k_where_tests_were_run(tmp_path: Path) -> None:

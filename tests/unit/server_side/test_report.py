@@ -19,6 +19,7 @@ from server_side.report.plots import loss_curve, reward_histogram, reward_scatte
 from server_side.report.rendering import render_report
 from server_side.report.results import headline, judge, metric_results
 from server_side.run_store import StageRecord
+from server_side.win_rate import WinRate
 from tests.unit.server_side.report_samples import CONFIG, make_report_inputs
 from tests.unit.server_side.test_dataset_export import make_certificate
 
@@ -323,3 +324,18 @@ def test_trade_off_says_what_a_test_can_reach_at_most() -> None:
 
 def test_page_shows_the_trade_off_of_the_clients_ledgers(page: str) -> None:
     assert "What any test for one unit&#39;s presence can reach" in page
+
+
+def test_a_win_rate_is_shown_where_a_judge_was_asked() -> None:
+    wins = WinRate(
+        judge="judge-<1>", rate=Interval(mean=0.75, low=0.5, high=0.9), num_wins=20, num_ties=10,
+        num_losses=5, num_contradictions=4, num_unanswered=2,
+    )  # fmt: skip
+
+    with_judge, without = (
+        render_report(make_report_inputs(win_rate=value)) for value in (wins, None)
+    )
+
+    assert "judge-&lt;1&gt;" in with_judge
+    assert "contradicted itself on 4" in with_judge
+    assert "Preferred by the judge" not in without
