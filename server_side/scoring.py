@@ -35,6 +35,8 @@ _MIN_RELATIVE_DEVIATION = 1e-6
 """A deviation below this share of the mean size is rounding: the proxy gives a constant."""
 _STRONG_CORRELATION = 0.5
 """Above it, length explains more than a quarter of what tells responses to a prompt apart."""
+_MIN_FREE_DEVIATIONS = 30
+"""With fewer, that strong a correlation is found by chance more than once in two hundred times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +139,8 @@ def score_candidates(
         )
     )
     correlation = length_correlation(scored)
-    if abs(correlation) > _STRONG_CORRELATION:
+    num_free = len(scored) - len({item.candidate.query_id for item in scored})
+    if abs(correlation) > _STRONG_CORRELATION and num_free >= _MIN_FREE_DEVIATIONS:
         _LOGGER.warning(
             "Rewards follow the length of a response: correlation %.2f within a prompt. What is "
             "selected by them may be %s rather than better; scoring.length_debias takes length "

@@ -75,7 +75,7 @@ def test_a_target_is_tuned_on_the_records_judged_and_marked(
 def test_dp_sgd_moves_the_adapter_that_is_judged(here: Path) -> None:
     run_arm(here / "run", "arm=private_dp")
 
-    adapter = read_adapter(here / "run" / "server" / "11_target_private" / "adapter")
+    adapter = read_adapter(here / "run" / "server" / "11_target_private" / "tuned")
 
     moved = [value for name, value in adapter.tensors.items() if ".lora_B." in name]
     assert moved

@@ -196,7 +196,7 @@ def test_reward_that_follows_length_is_said_aloud(
         FakeProxies(name, reward=lambda prompt, response: sign * len(response.split()))
         for name in ("north", "south")
     ]
-    candidates = (words("q1", 2), words("q1", 9), words("q2", 4), words("q2", 30))
+    candidates = tuple(words(query, count) for query in ("q1", "q2") for count in range(2, 18))
 
     result = score_candidates(
         candidates,
@@ -212,6 +212,25 @@ def test_reward_that_follows_length_is_said_aloud(
     assert sign * result.figures["reward_length_correlation"] > 0.9
     assert "length_debias" in caplog.text
     assert ("longer" if sign > 0 else "shorter") in caplog.text
+
+
+def test_few_responses_are_no_ground_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    proxies = [FakeProxies("north", reward=lambda prompt, response: len(response.split()))]
+    candidates = (words("q1", 2), words("q1", 9), words("q1", 30))
+
+    result = score_candidates(
+        candidates,
+        panel=candidates,
+        queries=QUERIES,
+        generators=proxies,
+        reward_proxies=proxies,
+        scales=None,
+        config=ScoringConfig(),
+        on_progress=no_progress,
+    )
+
+    assert result.figures["reward_length_correlation"] > 0.9
+    assert not caplog.text
 
 
 def test_length_that_differs_between_prompts_only_is_no_correlation() -> None:
