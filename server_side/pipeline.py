@@ -18,7 +18,7 @@ from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
 from server_side.inputs import gather_inputs
-from server_side.outputs import judge_arm, target_writer, write_outputs
+from server_side.outputs import judge_arm, set_test, target_writer, write_outputs
 from server_side.progress import Progress
 from server_side.refinement import (
     choose_again,
@@ -36,6 +36,7 @@ from server_side.samples import (
     ScoredCandidate,
 )
 from server_side.scoring import reward_scales, score_candidates
+from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
@@ -53,6 +54,7 @@ def run_pipeline(
     output_folder: Path | None = None,
     exchange: StageRecord | None = None,
     progress: Progress | None = None,
+    shared: SharedStages | None = None,
 ) -> None:
     """Turn admitted releases into a tuned target, a synthetic data set and a report.
 
@@ -63,6 +65,7 @@ def run_pipeline(
         output_folder: Where metrics, report, adapter and data set go; None takes `run_folder`.
         exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
+        shared: Where stages lie that other runs have done; None shares nothing.
 
     Raises:
         RewardDSError: Something is missing, or a stage has nothing to hand on.
@@ -70,7 +73,9 @@ def run_pipeline(
     """
     job = gather_inputs(releases, config=config, run_folder=run_folder)
     clients = job.clients
-    with RunStore(run_folder, settings=job.settings, seed=config.seed, progress=progress) as store:
+    with RunStore(
+        run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
+    ) as store:
         tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
         write_with = partial(target_writer, job, config=config)
 
@@ -131,7 +136,8 @@ def run_pipeline(
             )
 
         # The target before and after, on public test records.
-        judge = partial(judge_arm, job, queries=queries, config=config, on_progress=store.advance)
+        test = set_test(job, queries, config=config)
+        judge = partial(judge_arm, test, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
         (tuned,) = store.values("13_tuned", ArmScores, partial(judge, target / ADAPTER))
         write_outputs(
