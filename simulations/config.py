@@ -70,7 +70,9 @@ class SimulateConfig:
     run_folder: str | None = None
     """Where the run is kept; None makes `runs/<time>`."""
     resume: str | None = None
-    """Run folder of a run to be continued with its own settings."""
+    """Folder of a run or of a sweep to be continued with its own settings."""
+    shared_folder: str | None = None
+    """Where runs share exchanges and stages; None shares within a sweep alone."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """How the exchange is launched."""
     client_side: ClientConfig = field(default_factory=ClientConfig)
