@@ -40,15 +40,18 @@ _STAGES: Final = {
 class SimulationConsole:
     """Watches a simulation; is also the `Progress` of the server's job."""
 
-    def __init__(self, *, console: Console | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, *, console: Console | None = None, prefix: str = "", is_silent: bool = False
+    ) -> None:
         """Begin with nothing to show.
 
         Args:
             console: Where to write; None takes standard output.
             prefix: Begins every line where several simulations write to one output; nothing is
                 kept up to date in place then.
+            is_silent: Show nothing at all.
         """
-        self._console = console or Console()
+        self._console = console or Console(quiet=is_silent)
         self._prefix = prefix
         self._live: Live | None = None
         self._lines: dict[str, str] = {}
@@ -57,7 +60,7 @@ class SimulationConsole:
         self._stage_started = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._prefix:
+        if self._console.is_terminal and not self._prefix and not self._console.quiet:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         return self

@@ -77,7 +77,9 @@ def _compose_and_run(values: DictConfig) -> None:
             _do_point(values)
             return
         config, run_folder = _settle(values)
-        if (point := read_point(run_folder)) is None:
+        if config.selection.candidates:
+            _select(config, run_folder)
+        elif (point := read_point(run_folder)) is None:
             simulate(config, run_folder)
         elif error := run_point(
             run_folder,
@@ -86,6 +88,20 @@ def _compose_and_run(values: DictConfig) -> None:
             describe_error=one_line,
         ):
             raise SweepFailedError(error)
+
+
+def _select(config: SimulateConfig, folder: Path) -> None:
+    from simulations.sweeps.selection import SELECTION_FILE, select_privately
+
+    print(
+        f"Selecting among {len(config.selection.candidates)} settings by a random number of runs, "
+        f"{config.selection.mean_runs:g} in the mean. What they do stays hidden until the end.",
+        flush=True,
+    )
+    point_latest_at(folder)
+    with alone_in(folder):
+        selected = select_privately(config, folder, simulate=partial(simulate, is_hidden=True))
+    print(f"Selected: {_short(selected)}\nPrice:    {_short(folder / SELECTION_FILE)}")
 
 
 def _do_point(values: DictConfig) -> None:
@@ -98,7 +114,13 @@ def _do_point(values: DictConfig) -> None:
     print(f"Point {hydra_config.job.num + 1}{total}{time_left}: {' '.join(overrides)}", flush=True)
 
     def do() -> None:
-        simulate(*_settle(values))
+        config, run_folder = _settle(values)
+        if config.selection.candidates:
+            raise ConfigurationError(
+                "Expected no selection.candidates in a sweep, got some: a sweep shows every point. "
+                "Select without -m."
+            )
+        simulate(config, run_folder)
 
     if error := run_point(folder, overrides, do, describe_error=one_line):
         print(f"Error: {error}", file=sys.stderr, flush=True)
@@ -121,12 +143,13 @@ def sweep_resumed(arguments: Sequence[str]) -> list[str]:
     return ["--multirun", *sweep.overrides, f"hydra.sweep.dir={Path(folder).resolve()}"]
 
 
-def simulate(config: SimulateConfig, run_folder: Path) -> None:
+def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = False) -> None:
     """Make the whole journey.
 
     Args:
         config: The simulation.
         run_folder: Where it is kept; holds its settings, and perhaps an earlier start.
+        is_hidden: Print nothing, share nothing and leave `runs/latest` alone.
 
     Raises:
         RewardDSError: Something that the user can act on.
@@ -147,10 +170,12 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     quiet_transformers()
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
-    shared = _shared_folder(config, run_folder)
-    with alone_in(run_folder), SimulationConsole(prefix=_prefix()) as console:
+    # Privacy: runs that are selected from have noise of their own each, whoever else runs.
+    shared = None if is_hidden else _shared_folder(config, run_folder)
+    console = SimulationConsole(prefix=_prefix(), is_silent=is_hidden)
+    with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
-        world = _prepared(config, run_folder)
+        world = _prepared(config, run_folder, is_latest=not is_hidden)
         for text in delta_warnings(world):
             console.say(f"Warning: {text}")
         console.say(
@@ -180,7 +205,7 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     console.say(f"Took {seconds / 60:.1f} min in all.")
 
 
-def _prepared(config: SimulateConfig, run_folder: Path) -> World:
+def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
     from simulations.prepare import WORLD_FILE, prepare_world
 
     is_new = not (run_folder / WORLD_FILE).exists()
@@ -191,7 +216,7 @@ def _prepared(config: SimulateConfig, run_folder: Path) -> World:
         if is_new and (run_folder / PROVENANCE_FILE).exists():
             shutil.rmtree(run_folder, ignore_errors=True)
         raise
-    if read_sweep(run_folder.parent) is None:  # a point is part of what is newest
+    if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
         point_latest_at(run_folder)
     return world
 

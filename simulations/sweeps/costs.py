@@ -76,6 +76,29 @@ def sweep_cost(points: Sequence[PointResult]) -> SweepCost:
     )
 
 
+def dominating(candidates: Iterable[Sequence[DpSgdEvent]]) -> tuple[DpSgdEvent, ...]:
+    """Return events that cost at least what those of any candidate do.
+
+    Raises:
+        ConfigurationError: Candidates have different kinds of events.
+    """
+    listed = [tuple(events) for events in candidates]
+    if len({tuple(event.proxy for event in events) for events in listed}) != 1:
+        raise ConfigurationError(
+            "Expected candidates that release the same proxies, got different ones. Select among "
+            "settings of one procedure."
+        )
+    return tuple(
+        DpSgdEvent(
+            proxy=same[0].proxy,
+            noise_multiplier=min(event.noise_multiplier for event in same),
+            sample_rate=max(event.sample_rate for event in same),
+            steps=max(event.steps for event in same),
+        )
+        for same in zip(*listed, strict=True)
+    )
+
+
 def selection_epsilon(
     candidates: Iterable[Sequence[DpSgdEvent]], *, mean_runs: float, shape: float, delta: float
 ) -> float:
@@ -111,21 +134,7 @@ def selection_epsilon(
             f"Expected selection.mean_runs > 1 and selection.shape >= 0, got {mean_runs} and "
             f"{shape}. Change them."
         )
-    listed = [tuple(events) for events in candidates]
-    if len({tuple(event.proxy for event in events) for events in listed}) != 1:
-        raise ConfigurationError(
-            "Expected candidates that release the same proxies, got different ones. Select among "
-            "settings of one procedure."
-        )
-    run = [
-        DpSgdEvent(
-            proxy=same[0].proxy,
-            noise_multiplier=min(event.noise_multiplier for event in same),
-            sample_rate=max(event.sample_rate for event in same),
-            steps=max(event.steps for event in same),
-        )
-        for same in zip(*listed, strict=True)
-    ]
+    run = dominating(candidates)
     if any(event.noise_multiplier < MIN_NOISE_MULTIPLIER for event in run):
         return math.inf
     accountant = RdpAccountant(

@@ -193,7 +193,8 @@ def sweep_table(results: SweepResults) -> str:
         writer.writerow(
             [
                 item.name, item.point.status.value, item.arm, item.seed,
-                item.config.num_clients if item.config else "", item.target_epsilon,
+                item.config.num_clients if item.config else "",
+                item.target_epsilon if item.config else "",
                 max(epsilons, default=""), max((x["delta"] for x in ledgers), default=""),
                 *mechanism, *scores, reward_ranking(item),
                 json.dumps(acceptance(item)), round(item.point.seconds, 1),
@@ -223,10 +224,14 @@ def _warning(cost: SweepCost) -> str:
     )
     noisy = cost.num_exchanges - cost.num_non_private
     return (
-        f"Whoever chooses a point after seeing all of them has seen {noisy} exchanges, which on "
-        f"the same records compose to ε = {cost.epsilon:.2f} at δ = {cost.delta:g}, not to the ε "
+        f"Whoever chooses a point after seeing all of them has seen {_counted(noisy)}, which on "
+        f"the same records cost ε = {cost.epsilon:.2f} composed at δ = {cost.delta:g}, not to the ε "
         f"of the point.{without} See below for two ways that cost less."
     )
+
+
+def _counted(number: int) -> str:
+    return f"{number} exchange" if number == 1 else f"{number} exchanges"
 
 
 def _sharing(cost: SweepCost) -> str:
@@ -260,7 +265,9 @@ def _cell(points: list[PointResult], metric: Metric) -> Cell:
     return Cell(
         mean=metric_value(mean, metric),
         change=metric_change(mean - math.fsum(untuned) / len(untuned), metric),
-        range=f"{metric_value(min(tuned), metric)} to {metric_value(max(tuned), metric)}",
+        range=f"{metric_value(min(tuned), metric)} to {metric_value(max(tuned), metric)}"
+        if len(tuned) > 1
+        else "",
     )
 
 

@@ -205,8 +205,8 @@ def require_all_done(sweep_folder: Path) -> None:
         more = f" And {len(reasons) - _MAX_REASONS} more." if len(reasons) > _MAX_REASONS else ""
         raise SweepFailedError(
             f"Expected all {len(points)} points of {sweep_folder} to be done, found {len(reasons)} "
-            f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on with: rewardds-simulate "
-            f"resume={sweep_folder}"
+            f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on "
+            f"with: rewardds-simulate resume={sweep_folder}"
         )
 
 

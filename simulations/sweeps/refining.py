@@ -1,4 +1,4 @@
-"""What became of rewrites round by round, and how well rewards judge, as far as runs measured it."""
+"""What became of rewrites, and how well rewards rank, as far as runs measured it."""
 
 from __future__ import annotations
 
