@@ -224,9 +224,9 @@ def _warning(cost: SweepCost) -> str:
     )
     noisy = cost.num_exchanges - cost.num_non_private
     return (
-        f"Whoever chooses a point after seeing all of them has seen {_counted(noisy)}, which on "
-        f"the same records cost ε = {cost.epsilon:.2f} composed at δ = {cost.delta:g}, not to the ε "
-        f"of the point.{without} See below for two ways that cost less."
+        f"Whoever chooses a point after seeing all of them has seen {_counted(noisy)}, which "
+        f"on the same records cost, composed, ε = {cost.epsilon:.2f} at δ = {cost.delta:g}, and "
+        f"not the ε of the point.{without} See below for two ways that cost less."
     )
 
 

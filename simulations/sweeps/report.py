@@ -6,7 +6,6 @@ Exit status: 0; 1 for an error, said in one line; 2 for words that are not under
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words after the program's name; None takes those of this process.
     """
     switch_off_telemetry()
-    # The accounting library warns of orders that it leaves out, which only costs tightness.
-    logging.getLogger("absl").setLevel(logging.ERROR)
     options = _parser().parse_args(arguments)
     try:
         _report(options)

@@ -141,7 +141,7 @@ def browser_page(folder: Path) -> Iterator[Page]:
             assert time.monotonic() < give_up, "the browser never started"
             time.sleep(0.1)
         port = port_file.read_text().split()[0]
-        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as reply:  # noqa: S310 - loopback
+        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as reply:
             (target,) = [item for item in json.load(reply) if item["type"] == "page"]
         with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
             yield Page(socket=socket)
