@@ -18,7 +18,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
 from lm.settings import load_settings, save_settings, schema_of, to_settings
@@ -313,8 +313,11 @@ def _short(folder: Path) -> Path:
 
 def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
     """Return what to run and where, and make the run folder with its settings."""
-    config = to_settings(SimulateConfig, values)
     hydra_config = HydraConfig.get()
+    # A launcher hands settings to another process, where the types they were checked by are others.
+    plain = OmegaConf.create(OmegaConf.to_container(values, resolve=True, enum_to_str=True))
+    assert isinstance(plain, DictConfig)
+    config = to_settings(SimulateConfig, plain)
     if config.resume is not None:
         return _resumed(Path(config.resume), list(hydra_config.overrides.task))
     if hydra_config.mode is RunMode.MULTIRUN:

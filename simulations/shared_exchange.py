@@ -140,7 +140,7 @@ def _take(entry: Path, run_folder: Path) -> None:
         (entry / RELEASES, server / RELEASES),
     ):
         remove(target)
-        shutil.copytree(source, target)
+        _copy_folder(source, target)
     for name in (ORIGIN_FILE, COST_FILE):
         if (entry / name).is_file():
             shutil.copyfile(entry / name, run_folder / name)
@@ -164,6 +164,10 @@ def _give(entry: Path, run_folder: Path) -> None:
             shutil.copyfile(source, part / source.name)
     os.sync()  # once, for all of it: after a power cut the folder is whole or not there
     part.rename(entry)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    shutil.copytree(source, target)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -42,6 +42,7 @@ TRACE_FILE: Final = "error.log"
 """Where in the program a point failed."""
 
 _MAX_REASONS: Final = 4
+_MAX_CHARS: Final = 300
 _LOCK: Final = ".point.lock"
 
 
@@ -197,7 +198,7 @@ def require_all_done(sweep_folder: Path) -> None:
     """
     points = {folder.name: read_point(folder) for folder in point_folders(sweep_folder)}
     reasons = [
-        f"{name} ({' '.join(point.overrides)}): {point.error or 'cut off'}"
+        f"{name} ({' '.join(point.overrides)}): {_shortened(point.error or 'cut off')}"
         for name, point in points.items()
         if point is not None and point.status is not PointStatus.DONE
     ]
@@ -208,6 +209,10 @@ def require_all_done(sweep_folder: Path) -> None:
             f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on "
             f"with: rewardds-simulate resume={sweep_folder}"
         )
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _MAX_CHARS else f"{reason[:_MAX_CHARS]}…"
 
 
 def seconds_left(sweep_folder: Path) -> float | None:
