@@ -174,3 +174,11 @@ def test_every_point_of_a_ready_made_sweep_composes_and_validates(file: Path) ->
         settings(f"sweep={file.stem}", *overrides)
 
     assert "# Cost:" in file.read_text(encoding="utf-8")
+
+
+def test_every_arm_of_the_ablations_is_a_choice_with_settings() -> None:
+    """A name without a file would be a mere label on settings that are all the same."""
+    values = OmegaConf.load(CONF / "sweep" / "ablations.yaml")
+    arms = OmegaConf.select(values, "hydra.sweeper.params.arm").split(",")
+
+    assert [name for name in arms if not (CONF / "arm" / f"{name}.yaml").is_file()] == []
