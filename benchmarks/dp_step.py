@@ -75,6 +75,7 @@ def main() -> None:
                 *(harness.Target(variant=a, baseline=b, bound=1.05) for a, b in pairs),
                 harness.Target(variant="private", baseline="stock", bound=0.5),
             ],
+            returns_blocks=True,
             settings={
                 "records": source_name(),
                 "num_records": NUM_RECORDS,

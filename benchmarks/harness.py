@@ -8,6 +8,8 @@ of a baseline is compared with the mean of the nearest runs of the variant befor
 ratio is the median over those.
 Memory: each variant runs in a process of its own; what counts is how far the peak of its resident
 memory lies above what it was after the imports, so model and work count and the libraries do not.
+What glibc's heap keeps of freed blocks moves that peak by a tenth from run to run; a benchmark that
+asks what a step holds has large blocks given back at once (`returns_blocks`), for all variants.
 
 Import it before torch: it sets the number of threads.
 """
@@ -70,6 +72,9 @@ class Benchmark:
     """Claims about time."""
     memory_targets: Sequence[Target] = ()
     """Claims about peak memory."""
+    returns_blocks: bool = False
+    """Whether freed blocks of a MiB or more leave the process at once while memory is measured; it
+    costs a tenth of the time, so times are taken without it."""
     extra_claims: Callable[[], list[dict[str, object]]] = list
     """Further claims, asked for after the last run."""
     settings: Mapping[str, object] | None = None
@@ -86,7 +91,7 @@ def run(benchmark: Benchmark) -> None:
         print(json.dumps(peak_memory(benchmark.variants[arguments.memory_of])))
         return
     memory = {
-        name: memory_in_own_process(name)
+        name: memory_in_own_process(name, returns_blocks=benchmark.returns_blocks)
         for name in dict.fromkeys(
             name for t in benchmark.memory_targets for name in (t.baseline, t.variant)
         )
@@ -177,10 +182,13 @@ def peak_memory(prepare: Callable[[], Work]) -> int:
     return _status_bytes("VmHWM") - IMPORTED_BYTES
 
 
-def memory_in_own_process(name: str, *arguments: str) -> int:
+def memory_in_own_process(name: str, *, returns_blocks: bool) -> int:
     """Run this very script in another process for the memory of one variant."""
-    command = [sys.executable, sys.argv[0], "--memory-of", name, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, sys.argv[0], "--memory-of", name]
+    environment = dict(os.environ)
+    if returns_blocks:
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"Measuring the memory of {name!r} failed:\n{done.stderr}")
     peak = int(done.stdout.splitlines()[-1])

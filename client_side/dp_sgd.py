@@ -284,16 +284,19 @@ def _physical_batches(
 ) -> Iterator[list[int]]:
     """Cut a logical batch into pieces of similar length that keep to the token budget.
 
-    A unit is never divided, and the order of units does not touch the sum that is released.
+    A unit is never divided, and the order of units does not touch the sum that is released. The
+    longest come first: what they need of memory, all later pieces find free.
     """
     sizes = {int(i): task.unit_size(task.units[int(i)]) for i in drawn}
     batch: list[int] = []
-    num_rows = 0
-    for index in sorted(sizes, key=lambda i: sizes[i][1]):
+    num_rows = width = 0
+    for index in sorted(sizes, key=lambda i: -sizes[i][1]):
         rows, length = sizes[index]
-        if batch and (num_rows + rows) * length > max_batch_tokens:
+        if batch and (num_rows + rows) * width > max_batch_tokens:
             yield batch
             batch, num_rows = [], 0
+        if not batch:
+            width = length
         batch.append(index)
         num_rows += rows
     if batch:

@@ -158,11 +158,12 @@ def batches_by_length(lengths: Sequence[int], max_batch_tokens: int) -> Iterator
         max_batch_tokens: Bound on rows × longest row; one longer item still makes a batch.
 
     Yields:
-        Positions of the items of one batch, longest batches last.
+        Positions of the items of one batch. The longest come first: what they need, all later
+        batches find free, so that memory does not creep up, and lack of it is seen at once.
     """
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[index] > max_batch_tokens:
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > max_batch_tokens:
             yield batch
             batch = []
         batch.append(index)

@@ -120,8 +120,8 @@ class SimulateConfig:
                 )
         if not re.fullmatch(r"[a-z0-9_]{1,40}", self.arm):
             raise ConfigurationError(
-                f"Expected arm to be a short name of small letters, digits and _, got {self.arm!r}. "
-                "Change arm."
+                f"Expected arm to be a short name of small letters, digits and _, got "
+                f"{self.arm!r}. Change arm."
             )
         if not 0 < self.evaluation_fraction < 1:
             raise ConfigurationError(

@@ -114,12 +114,14 @@ def test_pad_right_puts_padding_after_every_real_token() -> None:
     lengths=st.lists(st.integers(1, 50), max_size=40),
     budget=st.integers(1, 200),
 )
-def test_batches_hold_every_item_once_and_keep_to_the_budget(
+def test_batches_hold_every_item_once_the_longest_first_and_keep_to_the_budget(
     lengths: list[int], budget: int
 ) -> None:
     batches = list(batches_by_length(lengths, budget))
 
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    in_order = [lengths[i] for batch in batches for i in batch]
+    assert in_order == sorted(lengths, reverse=True)
     for batch in batches:
         padded = len(batch) * max(lengths[i] for i in batch)
         assert padded <= budget or len(batch) == 1
