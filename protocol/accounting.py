@@ -348,7 +348,9 @@ def _epsilon(runs: tuple[_Run, ...], *, delta: float, grid: float) -> float:
         return math.inf
     accountant = _accountant(runs, interval=_interval(runs, grid))
     # Privacy: asking for a smaller delta makes epsilon larger, which is the safe side.
-    return max(0.0, float(accountant.get_epsilon(delta - _DELTA_SLACK)))
+    # Where next to no mass is left below a loss, the library's quotient is infinite, and so is ε.
+    with np.errstate(over="ignore"):
+        return max(0.0, float(accountant.get_epsilon(delta - _DELTA_SLACK)))
 
 
 def _interval(runs: tuple[_Run, ...], grid: float) -> float:

@@ -29,7 +29,14 @@ from protocol.errors import StageError
 from protocol.ledger import PrivacyUnit
 from server_side.samples import CuratedSample
 
-_ARROW_TYPES: Final = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
+_ARROW_TYPES: Final = {
+    "str": pa.string(),
+    "CandidateOrigin": pa.string(),
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "int | None": pa.int64(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+}
 
 _COLUMN_NOTES: Final = {
     "query_id": "name of the synthetic prompt in the run",
@@ -44,6 +51,10 @@ _COLUMN_NOTES: Final = {
     "rejected_reward": "standardised reward of `rejected`",
     "chosen_perplexity": "perplexity of `chosen` under the client's generator",
     "round_index": "round in which `chosen` was written; 1 is the generator's own",
+    "chosen_consensus": "mean ROUGE-L of `chosen` to the generator's other responses to the prompt",
+    "chosen_origin": "which model wrote `chosen`: generator, or rewrite by the target",
+    "chosen_lineage": "candidates that `chosen` was rewritten from, the generator's own first",
+    "joined_round": "round in which the prompt joined the pool",
 }
 
 

@@ -45,6 +45,8 @@ from server_side.intervals import (
     perplexity_of_sums,
     ratio_of_sums,
 )
+from server_side.repetition import distinct_fraction
+from server_side.row_naming import name_rows
 from server_side.samples import OnProgress
 from server_side.target_adapter import read_adapter
 
@@ -80,6 +82,8 @@ class RowScores:
     """Negative log-likelihood of the reference response, in nats."""
     num_tokens: int
     """Tokens of the reference response, the end of turn included."""
+    row_id: str = ""
+    """Names the row by what it says, so that runs which judged the same rows can be paired."""
 
     def rouge_mean(self, metric: Metric) -> float:
         """Return the mean F-measure of the row's answers."""
@@ -172,14 +176,17 @@ def evaluate_target(
             reference=row.response,
             nll_sum=nll_sum,
             num_tokens=chat.response_span[1] - chat.response_span[0],
+            row_id=row_id,
         )
-        for row, answers, nll_sum, chat in zip(rows, completions, nll_sums, chats, strict=True)
+        for row, answers, nll_sum, chat, row_id in zip(
+            rows, completions, nll_sums, chats, name_rows(rows), strict=True
+        )
     ]
     return summarize_arm(scored, completions, config=config, seed=seed)
 
 
 def score_answers(
-    answers: Sequence[str], *, reference: str, nll_sum: float, num_tokens: int
+    answers: Sequence[str], *, reference: str, nll_sum: float, num_tokens: int, row_id: str = ""
 ) -> RowScores:
     """Compare the answers to one prompt with the reference response.
 
@@ -188,6 +195,7 @@ def score_answers(
         reference: The test row's response.
         nll_sum: Negative log-likelihood of the reference under the arm, in nats.
         num_tokens: Tokens of the reference.
+        row_id: Name of the row, from `name_rows`.
 
     Returns:
         What the row adds to the metrics.
@@ -208,6 +216,7 @@ def score_answers(
         bleu_statistics=tuple(bleu_statistics.tolist()),
         nll_sum=nll_sum,
         num_tokens=num_tokens,
+        row_id=row_id,
     )
 
 
@@ -225,8 +234,8 @@ def summarize_arm(
         metrics=MappingProxyType(
             {
                 metric: bootstrap_interval(
-                    _statistics(rows, metric),
-                    _formula(metric),
+                    row_statistics(rows, metric),
+                    metric_formula(metric),
                     num_resamples=config.num_resamples,
                     confidence_level=config.confidence_level,
                     seed=seed,
@@ -260,9 +269,9 @@ def compare_arms(
     return MappingProxyType(
         {
             metric: paired_difference(
-                _statistics(untuned.rows, metric),
-                _statistics(tuned.rows, metric),
-                _formula(metric),
+                row_statistics(untuned.rows, metric),
+                row_statistics(tuned.rows, metric),
+                metric_formula(metric),
                 num_resamples=config.num_resamples,
                 confidence_level=config.confidence_level,
                 seed=seed,
@@ -270,19 +279,6 @@ def compare_arms(
             for metric in Metric
         }
     )
-
-
-def distinct_fraction(texts: Sequence[str], n: int) -> float:
-    """Return distinct word n-grams ÷ word n-grams over all texts; 0 where there is none.
-
-    >>> distinct_fraction(["take rest take rest"], 2)
-    0.6666666666666666
-    """
-    grams: list[tuple[str, ...]] = []
-    for text in texts:
-        words = text.lower().split()
-        grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _sample_answers(
@@ -329,7 +325,7 @@ def _reference_nll_sums(
     )
 
 
-def _statistics(rows: Sequence[RowScores], metric: Metric) -> FloatArray:
+def row_statistics(rows: Sequence[RowScores], metric: Metric) -> FloatArray:
     """Return what each row adds to the sums that the metric's formula takes, (n, k)."""
     match metric:
         case Metric.PERPLEXITY:
@@ -341,7 +337,8 @@ def _statistics(rows: Sequence[RowScores], metric: Metric) -> FloatArray:
     return np.array(table, dtype=np.float64)
 
 
-def _formula(metric: Metric) -> Formula:
+def metric_formula(metric: Metric) -> Formula:
+    """Return how a metric follows from the sums of `row_statistics`."""
     match metric:
         case Metric.PERPLEXITY:
             return perplexity_of_sums

@@ -2,21 +2,26 @@
 
 Within a query, candidates are ranked by several scores and the ranks are averaged by weight; the
 first is `chosen`, the last `rejected`. Across queries, those whose `chosen` has the most reward
-make the pool. Nothing is drawn here: the same candidates always give the same pool.
+make the pool, near-duplicates of better ones left out. Nothing is drawn here: the same candidates
+always give the same pool.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.3: `alpha` · rank(reward) + (1 − `alpha`) ·
-rank(−perplexity), then the best 1/k. Beyond it: an optional third rank by consensus.
+rank(−perplexity), then the best 1/k. Beyond it: an optional third rank by consensus, the removal of
+near-duplicates, and choosing and selecting by less, which gives the baselines
+(docs/decisions/0013-curation-is-settings.md).
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from protocol.errors import StageError
-from server_side.config import FilteringConfig
-from server_side.consensus import consensus_scores
+from server_side.config import ChooseBy, FilteringConfig, SelectBy, ThresholdRule
+from server_side.diversity import DistinctTexts
 from server_side.samples import CuratedSample, Query, ScoredCandidate, StageResult
 
 
@@ -33,7 +38,7 @@ def choose_pairs(
         scored: Scored candidates, those of one query next to one another.
         queries: The queries that they answer.
         instructions: Each client's instruction, by client name.
-        config: Weights of the ranks.
+        config: By what candidates are ordered.
 
     Returns:
         One sample a query that has two or more candidates, in the order of `scored`.
@@ -55,15 +60,17 @@ def choose_pairs(
 def select_samples(
     pairs: Sequence[CuratedSample], *, config: FilteringConfig
 ) -> StageResult[CuratedSample]:
-    """Keep the best 1/k of the queries, by the reward of `chosen`.
+    """Keep the best 1/k of the queries, or all of them, without near-duplicates.
 
     Args:
         pairs: One sample a query.
-        config: `k`, and the least number to keep.
+        config: By what queries are compared, `k`, the least number to keep, and how much alike
+            two samples may be.
 
     Returns:
-        The pool, a subset in the order of `pairs`. Of equal rewards the one with the smaller
-        `query_id` is kept first.
+        The pool, a subset in the order of `pairs`. Of equal merit the one with the smaller
+        `query_id` is kept first. Of near-duplicates the best is kept, and the next best query
+        takes the other's place.
 
     Raises:
         StageError: There is nothing to select from.
@@ -73,50 +80,99 @@ def select_samples(
             "Expected queries to select from, found none. Raise synthesis.num_queries or "
             "synthesis.num_candidates."
         )
-    size = min(len(pairs), max(config.min_pool_size, math.ceil(len(pairs) / config.k)))
-    best = sorted(pairs, key=lambda pair: (-pair.chosen_reward, pair.query_id))[:size]
-    kept = {pair.query_id for pair in best}
-    pool = tuple(pair for pair in pairs if pair.query_id in kept)
+    size = len(pairs)
+    if config.select_by != SelectBy.ALL:
+        size = min(size, max(config.min_pool_size, math.ceil(size / config.k)))
+    distinct = DistinctTexts(max_similarity=config.max_similarity)
+    kept: set[str] = set()
+    num_near_duplicates = 0
+    for pair in best_first(pairs, config=config):
+        if len(kept) == size:
+            break
+        if distinct.add(sample_text(pair)):
+            kept.add(pair.query_id)
+        else:
+            num_near_duplicates += 1
+    pool = tuple(replace(pair, joined_round=1) for pair in pairs if pair.query_id in kept)
     counts = {
         "num_pairs": len(pairs),
-        "num_below_threshold": len(pairs) - len(pool),
+        "num_near_duplicates": num_near_duplicates,
+        "num_below_threshold": len(pairs) - len(pool) - num_near_duplicates,
         "num_kept": len(pool),
     }
     return StageResult(values=pool, counts=counts)
 
 
-def pool_threshold(pool: Sequence[CuratedSample]) -> float:
-    """Return the lowest reward of `chosen` in a pool: what a query must reach to join it."""
-    return min(sample.chosen_reward for sample in pool)
+def merit(sample: CuratedSample, *, config: FilteringConfig) -> float:
+    """Return the figure by which queries are compared: more is better."""
+    match SelectBy(config.select_by):
+        case SelectBy.REWARD:
+            return sample.chosen_reward
+        case SelectBy.CONSENSUS:
+            return sample.chosen_consensus
+        case SelectBy.ALL:
+            return 0.0
+
+
+def best_first(samples: Sequence[CuratedSample], *, config: FilteringConfig) -> list[CuratedSample]:
+    """Order samples by merit, equal ones by `query_id`."""
+    return sorted(samples, key=lambda sample: (-merit(sample, config=config), sample.query_id))
+
+
+def pool_threshold(
+    pool: Sequence[CuratedSample], *, rule: ThresholdRule, config: FilteringConfig
+) -> float:
+    """Return the merit that a query must reach to join a pool."""
+    merits = [merit(sample, config=config) for sample in pool]
+    match rule:
+        case ThresholdRule.LOWEST:
+            return min(merits)
+        case ThresholdRule.MEDIAN:
+            return statistics.median(merits)
+        case ThresholdRule.NONE:
+            return -math.inf
+
+
+def sample_text(sample: CuratedSample) -> str:
+    """Return what must not be nearly the same in two samples of a pool: what is tuned on."""
+    return f"{sample.prompt}\n{sample.chosen}"
 
 
 def rank_candidates(
     candidates: Sequence[ScoredCandidate], *, config: FilteringConfig
 ) -> list[ScoredCandidate]:
-    """Order the candidates of one query from best to worst by their averaged ranks.
+    """Order the candidates of one query from best to worst.
 
     Args:
         candidates: Scored candidates of one query.
-        config: Weights of the ranks.
+        config: By what they are ordered.
 
     Returns:
-        The candidates. Of equal ranks, the one with more reward stands first, then the one that
-        was written earlier.
+        The candidates. Of equal scores, the one with more reward stands first where ranks are
+        averaged, then the one that was written earlier.
     """
-    terms: list[tuple[float, Sequence[float]]] = [
-        (config.alpha, [item.reward for item in candidates]),
-        (1 - config.alpha, [-item.perplexity for item in candidates]),
-    ]
-    if config.consensus_weight > 0:
-        agreement = consensus_scores([item.candidate.response for item in candidates])
-        terms.append((config.consensus_weight, agreement))
-    fused = [0.0] * len(candidates)
-    for weight, scores in terms:
-        for index, rank in enumerate(average_ranks(scores)):
-            fused[index] += weight * rank
-    return [
-        candidates[index] for index in sorted(range(len(candidates)), key=_order(fused, candidates))
-    ]
+    scores = choice_scores(candidates, config=config)
+    order = sorted(range(len(candidates)), key=_order(scores, candidates, config))
+    return [candidates[index] for index in order]
+
+
+def choice_scores(candidates: Sequence[ScoredCandidate], *, config: FilteringConfig) -> list[float]:
+    """Return the score of each candidate of one query by which the best is chosen.
+
+    Args:
+        candidates: Scored candidates of one query.
+        config: By what they are ordered.
+
+    Returns:
+        One score a candidate; more is better. Scores of different queries do not compare.
+    """
+    match ChooseBy(config.choose_by):
+        case ChooseBy.RANKS:
+            return _fused_ranks(candidates, config)
+        case ChooseBy.CONSENSUS:
+            return [item.consensus for item in candidates]
+        case ChooseBy.FIRST:
+            return [float(item.candidate.round_index) for item in candidates]
 
 
 def average_ranks(scores: Sequence[float]) -> list[float]:
@@ -154,16 +210,31 @@ def make_pair(
         rejected_reward=worst.reward,
         chosen_perplexity=best.perplexity,
         round_index=best.candidate.round_index,
+        chosen_consensus=best.consensus,
+        chosen_origin=best.candidate.origin,
+        chosen_lineage=best.candidate.lineage,
     )
 
 
+def _fused_ranks(candidates: Sequence[ScoredCandidate], config: FilteringConfig) -> list[float]:
+    fused = [0.0] * len(candidates)
+    for weight, scores in (
+        (config.alpha, [item.reward for item in candidates]),
+        (1 - config.alpha, [-item.perplexity for item in candidates]),
+        (config.consensus_weight, [item.consensus for item in candidates]),
+    ):
+        for index, rank in enumerate(average_ranks(scores)):
+            fused[index] += weight * rank
+    return [round(score, 9) for score in fused]  # alpha * 2 + (1 - alpha) * 2 is not always 2
+
+
 def _order(
-    fused: Sequence[float], candidates: Sequence[ScoredCandidate]
+    scores: Sequence[float], candidates: Sequence[ScoredCandidate], config: FilteringConfig
 ) -> Callable[[int], tuple[float, float, int, int]]:
-    # Rounded, because alpha * 2 + (1 - alpha) * 2 is not always 2.
+    asks_reward = config.choose_by == ChooseBy.RANKS
     return lambda index: (
-        -round(fused[index], 9),
-        -candidates[index].reward,
+        -scores[index],
+        -candidates[index].reward if asks_reward else 0.0,
         candidates[index].candidate.round_index,
         index,
     )

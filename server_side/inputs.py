@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
 from server_side.config import EvaluationConfig, ServerConfig
 from server_side.proxies import ClientProxies
+from server_side.synthesis import client_quotas
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
@@ -48,6 +48,11 @@ class JobInputs:
     """All that decides the outcome, as JSON values."""
 
     @property
+    def test_prompts(self) -> list[str]:
+        """What the target is judged on, and so must not be tuned on."""
+        return [row.prompt for row in self.test_rows]
+
+    @property
     def instructions(self) -> dict[str, str]:
         """Each client's instruction, by client name."""
         return {client.client_name: client.instruction for client in self.clients}
@@ -68,11 +73,15 @@ def gather_inputs(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients have both proxies here.
-        ConfigurationError: No test records are named.
+        ConfigurationError: No test records are named, a release belongs to another base model, or
+            `client_weights` names a client that is not there.
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
+    client_quotas([generator.client_name for generator, _ in pairs], config.synthesis)
     base_folder = resolve_base_model(config.base_model)
+    base_digest = base_model_digest(base_folder)
+    _require_base_model([release for pair in pairs for release in pair], base_digest)
     target_folder = resolve_base_model(config.target_model)
     rows = _read_test_rows(config.evaluation)
     work_folder = run_folder / "work"
@@ -100,8 +109,8 @@ def gather_inputs(
         work_folder=work_folder,
         settings={
             "software_version": SOFTWARE_VERSION,
-            "config": _outcome_settings(config),
-            "base_model_digest": base_model_digest(base_folder),
+            "config": config.fingerprint,
+            "base_model_digest": base_digest,
             "target_model_digest": base_model_digest(target_folder),
             "test_rows_digest": _rows_digest(rows),
             "releases": {
@@ -111,6 +120,45 @@ def gather_inputs(
                 }
                 for generator, reward in pairs
             },
+        },
+    )
+
+
+def inputs_without_releases(
+    *, config: ServerConfig, run_folder: Path, run_id: str, instruction: str
+) -> JobInputs:
+    """Gather what judging a target takes, for arms of a simulation that use no release.
+
+    Args:
+        config: The server's settings.
+        run_folder: The run folder, for a work folder in it.
+        run_id: Name of the run.
+        instruction: System turn of the test where the settings name none.
+
+    Returns:
+        Target, test records and settings; no clients and no certificates.
+
+    Raises:
+        ConfigurationError: No test records are named.
+        LmError: A model or the table of test records cannot be used.
+    """
+    target_folder = resolve_base_model(config.target_model)
+    rows = _read_test_rows(config.evaluation)
+    own = config.evaluation.instruction
+    return JobInputs(
+        run_id=run_id,
+        clients=(),
+        certificates=(),
+        target_folder=target_folder,
+        test_rows=rows,
+        test_instruction=instruction if own is None else own,
+        work_folder=run_folder / "work",
+        settings={
+            "software_version": SOFTWARE_VERSION,
+            "config": config.fingerprint,
+            "target_model_digest": base_model_digest(target_folder),
+            "test_rows_digest": _rows_digest(rows),
+            "releases": {},
         },
     )
 
@@ -139,6 +187,17 @@ def _pair_up(
     return pairs
 
 
+def _require_base_model(releases: Sequence[AdmittedRelease], digest: str) -> None:
+    for release in releases:
+        found = release.certificate.base_model_digest
+        if found != digest:
+            raise ConfigurationError(
+                f"Expected releases on the base model {digest[:16]}… (server_side.base_model), "
+                f"found that the {release.proxy.value} proxy of client {release.client_name} "
+                f"belongs to {found[:16]}…. Restore base_model, or ask for releases on this one."
+            )
+
+
 def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
     if config.path is None:
         raise ConfigurationError(
@@ -148,22 +207,6 @@ def _read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
     columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
     table = read_table(config.path, columns=columns, split=config.split)
     return table.rows[: config.max_rows]
-
-
-def _outcome_settings(config: ServerConfig) -> dict[str, object]:
-    settings = dataclasses.asdict(config)
-    # A resumed job may have another number of cores, and its folders may have moved, as may
-    # the servers that it asks.
-    for name in (
-        "num_threads",
-        "base_model",
-        "target_model",
-        "base_model_vllm_url",
-        "target_model_vllm_url",
-    ):
-        del settings[name]
-    del settings["evaluation"]["path"]
-    return settings
 
 
 def _rows_digest(rows: Sequence[TextRow]) -> str:

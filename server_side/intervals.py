@@ -73,7 +73,7 @@ def bootstrap_interval(
             for counts in _row_counts(len(statistics), num_resamples=num_resamples, seed=seed)
         ]
     )
-    return _percentile_interval(point, resampled, confidence_level)
+    return percentile_interval(point, resampled, confidence_level)
 
 
 def paired_difference(
@@ -106,7 +106,7 @@ def paired_difference(
             for counts in _row_counts(len(first), num_resamples=num_resamples, seed=seed)
         ]
     )
-    return _percentile_interval(point, resampled, confidence_level)
+    return percentile_interval(point, resampled, confidence_level)
 
 
 def ratio_of_sums(sums: FloatArray) -> FloatArray:
@@ -130,7 +130,8 @@ def _row_counts(num_rows: int, *, num_resamples: int, seed: int) -> Iterator[Flo
         yield rng.multinomial(num_rows, probabilities, size=size).astype(np.float64)
 
 
-def _percentile_interval(point: float, resampled: FloatArray, confidence_level: float) -> Interval:
+def percentile_interval(point: float, resampled: FloatArray, confidence_level: float) -> Interval:
+    """Return a metric with the interval that holds the middle of its resampled values."""
     tail = (1.0 - confidence_level) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
     assert math.isfinite(point), "sums of finite statistics give a finite metric"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +20,31 @@ from protocol.errors import StageError
 from protocol.ledger import PrivacyLedger
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
+from server_side.json_values import to_json
+from server_side.notes import RunNotes
+from server_side.ranking import RankingQuality
+from server_side.repetition import TextDiversity, self_bleu
 from server_side.run_store import write_atomically
+from server_side.win_rate import WinRate
 
 SCHEMA_PATH: Final = Path(__file__).with_name("metrics.schema.json")
 """JSON schema of the file."""
 
 _FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuningEffort:
+    """How much the target was tuned, which runs that are compared should have in common."""
+
+    num_samples: int
+    """Distinct samples of the last tuning."""
+    num_steps: int
+    """Optimiser steps of all rounds."""
+    batch_size: int
+    """Samples in a step, at most; the last step of a pass may have fewer."""
+    num_samples_seen: int
+    """Samples that went through the model, repeats and all rounds included."""
 
 
 def build_metrics(
@@ -39,6 +59,12 @@ def build_metrics(
     seconds: Mapping[str, float],
     peak_rss_bytes: int,
     counts: Mapping[str, Mapping[str, int]],
+    tuning: TuningEffort | None = None,
+    synthetic: TextDiversity | None = None,
+    win_rate: WinRate | None = None,
+    notes: RunNotes | None = None,
+    figures: Mapping[str, Mapping[str, float]] | None = None,
+    ranking: RankingQuality | None = None,
 ) -> dict[str, Any]:  # a JSON object
     """Put together what `write_metrics` takes.
 
@@ -53,11 +79,17 @@ def build_metrics(
         seconds: By stage; the total is added.
         peak_rss_bytes: Most memory that the job's process held.
         counts: By stage, what went in, fell and came out.
+        tuning: How much the target was tuned; None where nobody counted.
+        synthetic: Diversity of the final pool's responses; None where nothing was synthesised.
+        win_rate: How often a judge preferred the tuned target; None where none was asked.
+        notes: What a simulation knows about the run; None in a deployment.
+        figures: By stage, what else was measured on the way.
+        ranking: How well the scores rank; None where that was not measured.
 
     Returns:
         A JSON object that fits the schema.
     """
-    return {
+    metrics: dict[str, Any] = {
         "format_version": _FORMAT_VERSION,
         "run_id": run_id,
         "software_version": SOFTWARE_VERSION,
@@ -71,7 +103,20 @@ def build_metrics(
         "seconds": {**seconds, "total": sum(seconds.values())},
         "peak_rss_bytes": peak_rss_bytes,
         "counts": {stage: dict(by_reason) for stage, by_reason in counts.items()},
+        "figures": {stage: dict(by_name) for stage, by_name in (figures or {}).items()},
+        **({} if ranking is None else {"ranking": to_json(ranking)}),
     }
+    if tuning is not None:
+        metrics["tuning"] = to_json(tuning)
+    if synthetic is not None:
+        metrics["synthetic"] = to_json(synthetic)
+    if win_rate is not None:
+        metrics["win_rate"] = to_json(win_rate)
+    if notes is not None:
+        metrics["arm"], metrics["tuned_on"] = notes.arm, notes.tuned_on
+        if notes.private_overlap is not None:
+            metrics["private_overlap"] = to_json(notes.private_overlap)
+    return metrics
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
@@ -134,6 +179,7 @@ def _arm(arm: ArmScores) -> dict[str, object]:
         **{f"distinct{n}": fraction for n, fraction in arm.distinct.items()},
         "unfinished_fraction": arm.unfinished_fraction,
         "mean_answer_words": arm.mean_answer_words,
+        "self_bleu": self_bleu([text for row in arm.answers for text in row]),
     }
 
 

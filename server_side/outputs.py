@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
-from server_side.config import EvaluationConfig, ServerConfig
+from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
-from server_side.metrics import build_metrics, write_metrics
+from server_side.judges import open_judge
+from server_side.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.notes import RunNotes
 from server_side.proxies import ModelWriter
+from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
+from server_side.repetition import measure_diversity
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
 from server_side.samples import (
@@ -30,6 +36,10 @@ from server_side.samples import (
 )
 from server_side.seeds import derive_seed
 from server_side.target_adapter import merge_target
+from server_side.win_rate import RowVerdict, WinRate, judge_answers, summarize_verdicts
+
+Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
+"""Says what a simulation knows about a run, from its final pool."""
 
 EXCHANGE_STAGE = "06_exchange"
 """Under what name the cost of the exchange stands beside the job's stages."""
@@ -83,7 +93,7 @@ class Examination:
             self.rows,
             self.num_overlapping,
             settings,
-            _evaluation_seed(self.config),
+            evaluation_seed(self.config),
         )
 
 
@@ -137,7 +147,7 @@ def judge_arm(
         config=config.evaluation,
         instruction=inputs.test_instruction,
         open_sampler=open_engine,
-        seed=_evaluation_seed(config),
+        seed=evaluation_seed(config),
         on_progress=on_progress,
     )
     counts = {"num_rows": len(test.rows), "num_rows_overlapping": test.num_overlapping}
@@ -154,6 +164,7 @@ def write_outputs(
     config: ServerConfig,
     exchange: StageRecord | None,
     output_folder: Path,
+    annotate: Annotate | None = None,
 ) -> None:
     """Write metrics, data set, adapter and report from a run whose stages are whole.
 
@@ -166,15 +177,21 @@ def write_outputs(
         config: The server's settings.
         exchange: What it cost to get the releases; None where nobody measured it.
         output_folder: Where a user looks for results; what is there is replaced.
+        annotate: Says what a simulation knows about the final pool; None in a deployment.
 
     Raises:
-        StageError: The disk is full or refuses.
+        StageError: The disk is full or refuses, or a judge cannot be asked.
     """
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
     difference = compare_arms(
-        untuned, tuned, config=config.evaluation, seed=_evaluation_seed(config)
+        untuned, tuned, config=config.evaluation, seed=evaluation_seed(config)
     )
+    test_rows = _judged_rows(inputs, store.read("07_queries", Query))[0]
+    win_rate = _measure_win_rate(store, test_rows, untuned=untuned, tuned=tuned, config=config)
+    final_pool = pools[rounds[-1]]
+    synthetic = measure_diversity([sample.chosen for sample in final_pool])
+    notes = annotate(final_pool) if annotate else None
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
@@ -190,6 +207,16 @@ def write_outputs(
         seconds={name: stage.seconds for name, stage in stages.items()},
         peak_rss_bytes=max(stage.peak_rss_bytes for stage in stages.values()),
         counts={name: stage.counts for name, stage in stages.items()},
+        tuning=tuning_effort(
+            [store.folder / f"11_target_r{n}" for n in rounds],
+            pool_sizes=[len(pools[n]) for n in rounds],
+            config=config.finetuning,
+        ),
+        synthetic=synthetic,
+        win_rate=win_rate,
+        notes=notes,
+        figures={name: stage.figures for name, stage in stages.items() if stage.figures},
+        ranking=_ranking(store, config),
     )
     report = ReportInputs(
         run_id=inputs.run_id,
@@ -200,18 +227,21 @@ def write_outputs(
         pools=pools,
         feedback={n: store.read(f"12_feedback_r{n}", Feedback) for n in rounds[1:]},
         losses={n: _read_losses(store.folder / f"11_target_r{n}") for n in rounds},
-        test_rows=_judged_rows(inputs, store.read("07_queries", Query))[0],
+        test_rows=test_rows,
         untuned=untuned,
         tuned=tuned,
         difference=difference,
         confidence_level=config.evaluation.confidence_level,
         settings=inputs.settings,
         versions=_versions(),
+        synthetic=synthetic,
+        win_rate=win_rate,
+        notes=notes,
     )
     with clear_disk_errors(output_folder):
         output_folder.mkdir(parents=True, exist_ok=True)
         export_dataset(
-            pools[rounds[-1]],
+            final_pool,
             folder=output_folder / "dataset",
             run_id=inputs.run_id,
             certificates=inputs.certificates,
@@ -220,6 +250,63 @@ def write_outputs(
         copy_folder(adapter, output_folder / "target_adapter")
         write_metrics(output_folder / "metrics.json", metrics)
         write_report(report, output_folder / "report.html")
+
+
+def tuning_effort(
+    folders: Sequence[Path], *, pool_sizes: Sequence[int], config: FinetuningConfig
+) -> TuningEffort:
+    """Sum up how much the target was tuned over all rounds.
+
+    Args:
+        folders: What `finetune_target` left, by round.
+        pool_sizes: Samples in each round's pool.
+        config: Batch size.
+    """
+    steps = [_read_history(folder)["num_steps"] for folder in folders]
+    seen = 0
+    for num_steps, size in zip(steps, pool_sizes, strict=True):
+        # A pass ends with a smaller batch where the pool does not divide.
+        steps_of_pass = -(-size // config.batch_size)
+        passes, rest = divmod(num_steps, steps_of_pass)
+        seen += passes * size + rest * config.batch_size
+    return TuningEffort(
+        num_samples=pool_sizes[-1],
+        num_steps=sum(steps),
+        batch_size=config.batch_size,
+        num_samples_seen=seen,
+    )
+
+
+def _measure_win_rate(
+    store: RunStore,
+    test_rows: Sequence[TextRow],
+    *,
+    untuned: ArmScores,
+    tuned: ArmScores,
+    config: ServerConfig,
+) -> WinRate | None:
+    judge = open_judge(config.evaluation.judge)
+    if judge is None:
+        return None
+    verdicts = store.values(
+        "13_verdicts",
+        RowVerdict,
+        partial(
+            judge_answers,
+            test_rows,
+            incumbent=untuned,
+            challenger=tuned,
+            judge=judge,
+            on_progress=store.advance,
+        ),
+    )
+    return summarize_verdicts(
+        verdicts,
+        judge_name=judge.name,
+        num_resamples=config.evaluation.num_resamples,
+        confidence_level=config.evaluation.confidence_level,
+        seed=evaluation_seed(config),
+    )
 
 
 def _target_model(
@@ -241,9 +328,22 @@ def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[Tex
     return drop_overlapping(inputs.test_rows, training_prompts=[query.prompt for query in queries])
 
 
+def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
+    if RANKING_STAGE not in store.stages:
+        return None
+    prompts = store.read(RANKING_STAGE, RankedPrompt)
+    if not prompts:
+        return None
+    return ranking_quality(prompts, config=config.evaluation, seed=evaluation_seed(config))
+
+
 def _read_losses(folder: Path) -> tuple[float, ...]:
-    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    return tuple(history["losses"])
+    return tuple(_read_history(folder)["losses"])
+
+
+def _read_history(folder: Path) -> dict[str, Any]:  # a JSON object
+    history: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    return history
 
 
 def _versions() -> dict[str, str]:
@@ -251,6 +351,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-def _evaluation_seed(config: ServerConfig) -> int:
+def evaluation_seed(config: ServerConfig) -> int:
+    """Return the seed of judging, sampling and resampling alike."""
     # One for both arms: they are sampled and resampled alike, so that their difference is paired.
     return derive_seed(config.seed, "13_evaluation")

@@ -18,8 +18,9 @@ from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
 from server_side.inputs import gather_inputs
-from server_side.outputs import judge_arm, set_test, target_writer, write_outputs
+from server_side.outputs import Annotate, judge_arm, set_test, target_writer, write_outputs
 from server_side.progress import Progress
+from server_side.ranking import RANKING_STAGE, RankedPrompt, judge_ranking
 from server_side.refinement import (
     choose_again,
     grow_pool,
@@ -28,13 +29,7 @@ from server_side.refinement import (
     write_feedback,
 )
 from server_side.run_store import RunStore, StageRecord
-from server_side.samples import (
-    Candidate,
-    CuratedSample,
-    Feedback,
-    Query,
-    ScoredCandidate,
-)
+from server_side.samples import Candidate, CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.scoring import reward_scales, score_candidates
 from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
@@ -55,6 +50,7 @@ def run_pipeline(
     exchange: StageRecord | None = None,
     progress: Progress | None = None,
     shared: SharedStages | None = None,
+    annotate: Annotate | None = None,
 ) -> None:
     """Turn admitted releases into a tuned target, a synthetic data set and a report.
 
@@ -66,6 +62,7 @@ def run_pipeline(
         exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
         shared: Where stages lie that other runs have done; None shares nothing.
+        annotate: Says what a simulation knows about the final pool, for metrics and report.
 
     Raises:
         RewardDSError: Something is missing, or a stage has nothing to hand on.
@@ -77,18 +74,17 @@ def run_pipeline(
         run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
     ) as store:
         tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
-        write_with = partial(target_writer, job, config=config)
 
         # The generators write prompts and answer them.
-        queries = store.drawn(
-            "07_queries", Query, partial(synthesize_queries, clients, config=config.synthesis)
-        )
+        synthesize = partial(synthesize_queries, clients, test_prompts=job.test_prompts)
+        queries = store.drawn("07_queries", Query, partial(synthesize, config=config.synthesis))
         propose = partial(propose_candidates, queries, clients, config=config.synthesis)
         candidates = store.drawn("08_candidates_r1", Candidate, propose)
 
         # The proxies judge every answer; the best prompts and answers make the pool.
         score = partial(
             score_candidates,
+            panel=candidates,
             queries=queries,
             generators=clients,
             reward_proxies=clients,
@@ -98,7 +94,7 @@ def run_pipeline(
         scored = store.values(
             "09_scored_r1", ScoredCandidate, partial(score, candidates, scales=None)
         )
-        scales = reward_scales(scored)
+        scales = reward_scales(scored, config=config.scoring)
         pair_up = partial(choose_pairs, queries=queries, config=config.filtering)
         best = store.values(
             "10_best_r1", CuratedSample, partial(pair_up, scored, instructions=job.instructions)
@@ -112,8 +108,8 @@ def run_pipeline(
 
         # Feedback on the best answers, rewriting by the target, and judging again.
         for number in range(2, config.refinement.num_rounds + 1):
-            writer = write_with(target / ADAPTER, round_index=number - 1)
-            samples = samples_to_refine(best, config=config.refinement)
+            writer = target_writer(job, target / ADAPTER, round_index=number - 1, config=config)
+            samples = samples_to_refine(best, filtering=config.filtering, config=config.refinement)
             advise = partial(write_feedback, samples, generators=clients, target=writer)
             feedback = store.drawn(
                 f"12_feedback_r{number}", Feedback, partial(advise, config=config.refinement)
@@ -129,13 +125,20 @@ def run_pipeline(
             best = store.values(
                 f"10_best_r{number}", CuratedSample, partial(choose, config=config.filtering)
             )
-            pool = store.values(f"10_pool_r{number}", CuratedSample, partial(grow_pool, pool, best))
+            grow = partial(grow_pool, pool, best, filtering=config.filtering, round_index=number)
+            pool = store.values(
+                f"10_pool_r{number}", CuratedSample, partial(grow, config=config.refinement)
+            )
             target = store.subfolder(
                 f"11_target_r{number}",
                 partial(tune, pool, previous_adapter=target / ADAPTER, round_index=number),
             )
 
-        # The target before and after, on public test records.
+        # How well the scores rank, and the target before and after, on public test records.
+        if num_ranked := config.ranking.max_rows:
+            rank = partial(judge_ranking, job.test_rows[:num_ranked], generators=clients)
+            rank = partial(rank, reward_proxies=clients, scales=scales, config=config)
+            store.drawn(RANKING_STAGE, RankedPrompt, rank)
         test = set_test(job, queries, config=config)
         judge = partial(judge_arm, test, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
@@ -149,5 +152,6 @@ def run_pipeline(
             config=config,
             exchange=exchange,
             output_folder=output_folder or run_folder,
+            annotate=annotate,
         )
         shutil.rmtree(job.work_folder, ignore_errors=True)

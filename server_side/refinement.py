@@ -3,7 +3,8 @@
 In each round after the first, a model says what makes a query's `chosen` better than its
 `rejected`, the current target rewrites `chosen` in the light of that, and the rewrites are scored
 like any candidates (stage 9). The previous `chosen` stays a candidate, so where reward alone ranks
-no round lowers a query's reward. A query whose best reaches the lowest reward in the pool joins it.
+no round lowers a query's reward. A query whose best reaches the pool's threshold, as published the
+lowest reward in it, joins it.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.4.
 """
@@ -13,12 +14,27 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from lm.sampling import Completion, SamplingParams
 from protocol.prompts import Chat, feedback_chat, rewrite_chat
-from server_side.config import FeedbackWriter, FilteringConfig, RefinementConfig
-from server_side.filtering import make_pair, pool_threshold, rank_candidates
+from server_side.config import (
+    FeedbackWriter,
+    FilteringConfig,
+    PoolGrowth,
+    RefinementConfig,
+    ThresholdRule,
+)
+from server_side.diversity import DistinctTexts
+from server_side.filtering import (
+    best_first,
+    make_pair,
+    merit,
+    pool_threshold,
+    rank_candidates,
+    sample_text,
+)
 from server_side.progress import shifted
 from server_side.proxies import GeneratorProxy, Writer, sampling_params
 from server_side.samples import (
@@ -48,19 +64,20 @@ _PLAIN_ADVICE = "Be more specific, correct and complete, and answer every part o
 
 
 def samples_to_refine(
-    best: Sequence[CuratedSample], *, config: RefinementConfig
+    best: Sequence[CuratedSample], *, filtering: FilteringConfig, config: RefinementConfig
 ) -> tuple[CuratedSample, ...]:
     """Return the samples that this round rewrites: the pool and what is nearest to joining it.
 
     Args:
         best: Each query's best sample so far.
+        filtering: By what queries are compared.
         config: How many to rewrite at most.
 
     Returns:
-        The samples with the most reward of `chosen`, in the order of `best`.
+        The samples with the most merit, in the order of `best`.
     """
-    by_reward = sorted(best, key=lambda sample: (-sample.chosen_reward, sample.query_id))
-    kept = {sample.query_id for sample in by_reward[: config.max_queries]}
+    by_merit = best_first(best, config=filtering)
+    kept = {sample.query_id for sample in by_merit[: config.max_queries]}
     return tuple(sample for sample in best if sample.query_id in kept)
 
 
@@ -172,6 +189,7 @@ def refine_samples(
             query_id=sample.query_id,
             round_index=round_index,
             origin=CandidateOrigin.REWRITE,
+            lineage=(*sample.chosen_lineage, sample.chosen_candidate_id),
         )
     if not candidates:
         _LOGGER.warning(
@@ -196,7 +214,7 @@ def choose_again(
         best: Each query's best sample before this round.
         scored: This round's scored rewrites, those of one query next to one another.
         queries: The queries that they answer.
-        config: Weights of the ranks.
+        config: By what candidates are ordered.
 
     Returns:
         Each query's best sample, in the order of `best`; one without rewrites stays as it is.
@@ -221,33 +239,58 @@ def choose_again(
 
 
 def grow_pool(
-    pool: Sequence[CuratedSample], best: Sequence[CuratedSample]
+    pool: Sequence[CuratedSample],
+    best: Sequence[CuratedSample],
+    *,
+    filtering: FilteringConfig,
+    config: RefinementConfig,
+    round_index: int,
 ) -> StageResult[CuratedSample]:
     """Let every query whose best reaches the pool's threshold join it or renew its sample there.
 
     Args:
         pool: The pool before this round.
         best: Each query's best sample after it.
+        filtering: By what queries are compared, and how much alike two samples may be.
+        config: The threshold, and whether queries join, renew their sample, or both.
+        round_index: The round, from 2.
 
     Returns:
-        The new pool, in the order of `best`. No sample leaves it, and its threshold never falls.
+        The new pool, in the order of `best`. No sample leaves it, and its lowest merit never falls
+        where the threshold is that. Whoever would join but is nearly the same as a member stays
+        outside; a member's renewal is not compared, because its prompt is there already.
     """
-    threshold = pool_threshold(pool)
+    threshold = pool_threshold(pool, rule=ThresholdRule(config.threshold), config=filtering)
+    growth = PoolGrowth(config.pool_growth)
     members = {sample.query_id: sample for sample in pool}
-    grown: list[CuratedSample] = []
     counts = Counter(num_pairs=len(best), num_joined=0, num_renewed=0)
+    distinct = DistinctTexts(max_similarity=filtering.max_similarity)
+    for sample in pool:
+        distinct.add(sample_text(sample))
+    joining: set[str] = set()
+    for sample in best_first(best, config=filtering):
+        if sample.query_id in members:
+            continue
+        if merit(sample, config=filtering) < threshold:
+            counts["num_below_threshold"] += 1
+        elif growth is PoolGrowth.RENEW:
+            counts["num_not_taken_in"] += 1
+        elif not distinct.add(sample_text(sample)):
+            counts["num_near_duplicates"] += 1
+        else:
+            joining.add(sample.query_id)
+            counts["num_joined"] += 1
+    grown: list[CuratedSample] = []
     for sample in best:
         member = members.get(sample.query_id)
-        if sample.chosen_reward >= threshold:
-            grown.append(sample)
-            if member is None:
-                counts["num_joined"] += 1
-            else:
-                counts["num_renewed"] += member.chosen_candidate_id != sample.chosen_candidate_id
-        elif member is not None:
+        if member is None:
+            if sample.query_id in joining:
+                grown.append(replace(sample, joined_round=round_index))
+        elif growth is PoolGrowth.JOIN or merit(sample, config=filtering) < threshold:
             grown.append(member)
         else:
-            counts["num_below_threshold"] += 1
+            grown.append(replace(sample, joined_round=member.joined_round))
+            counts["num_renewed"] += member.chosen_candidate_id != sample.chosen_candidate_id
     return StageResult(values=tuple(grown), counts={**counts, "num_kept": len(grown)})
 
 
@@ -266,16 +309,17 @@ def _continue_chats(
 
 
 def _as_candidate(sample: CuratedSample) -> ScoredCandidate:
-    is_first = sample.round_index == 1
     return ScoredCandidate(
         candidate=Candidate(
             query_id=sample.query_id,
             candidate_id=sample.chosen_candidate_id,
             round_index=sample.round_index,
             response=sample.chosen,
-            origin=CandidateOrigin.GENERATOR if is_first else CandidateOrigin.REWRITE,
+            origin=sample.chosen_origin,
+            lineage=sample.chosen_lineage,
         ),
         reward=sample.chosen_reward,
         rewards_by_client={},
         perplexity=sample.chosen_perplexity,
+        consensus=sample.chosen_consensus,
     )

@@ -4,8 +4,8 @@
 07_queries.jsonl          one line a value; the types are in server_side/samples.py
 08_candidates_r1.jsonl    …_r2 holds the rewrites of round 2, and so on
 11_target_r1/             a folder stage; while it grows it is called 11_target_r1.part
-manifest.json             settings, and for each whole stage: files with digests, counts, seconds,
-                          peak_rss_bytes
+manifest.json             settings, and for each whole stage: files with digests, counts, figures,
+                          seconds, peak_rss_bytes
 ```
 
 Rules. A file appears only when whole (written beside its place, synced, renamed), and counts only
@@ -26,7 +26,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages, file_digest
 
 _LOGGER = logging.getLogger(__name__)
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
 _MANIFEST: Final = "manifest.json"
 _DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
@@ -61,6 +61,8 @@ class StageRecord:
     """How long the stage took, without earlier starts that were cut off."""
     peak_rss_bytes: int
     """Most memory that the process held while the stage ran."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured on the way."""
 
 
 class DrawnStage(Protocol[T_co]):
@@ -161,11 +163,11 @@ class RunStore:
         """
         path = self.folder / f"{stage}.jsonl"
 
-        def build() -> Mapping[str, int]:
+        def build() -> StageResult[T]:
             result = compute()
             lines = [json.dumps(to_json(value), ensure_ascii=False) for value in result.values]
             write_atomically(path, "".join(f"{line}\n" for line in lines))
-            return result.counts
+            return result
 
         self._do(stage, path, build, compute)
         # Read back even what was just written, so that both ways hand on the very same values.
@@ -211,7 +213,7 @@ class RunStore:
         path = self.folder / stage
         bound = partial(fill, seed=derive_seed(self._seed, stage), on_progress=self.advance)
 
-        def build() -> Mapping[str, int]:
+        def build() -> StageResult[None]:
             part = self.folder / f"{stage}.part"
             shutil.rmtree(path, ignore_errors=True)  # whole once, but not in the manifest
             part.mkdir(exist_ok=True)
@@ -220,7 +222,7 @@ class RunStore:
                 _sync(file)
             part.rename(path)
             _sync(self.folder)
-            return {}
+            return StageResult(values=())
 
         self._do(stage, path, build, bound)
         return path
@@ -229,7 +231,7 @@ class RunStore:
         self,
         stage: str,
         path: Path,
-        build: Callable[[], Mapping[str, int]],
+        build: Callable[[], StageResult[T]],
         decided_by: Callable[..., object],
     ) -> None:
         self._progress.start(stage)
@@ -249,13 +251,14 @@ class RunStore:
         seconds = self._stages[stage].seconds
         self._progress.end(stage, seconds=seconds, was_whole=was_whole)
 
-    def _measured(self, path: Path, build: Callable[[], Mapping[str, int]]) -> Any:  # JSON
+    def _measured(self, path: Path, build: Callable[[], StageResult[T]]) -> Any:  # JSON
         started = time.monotonic()
         reset_peak_rss()
-        counts = build()
+        result = build()
         record = StageRecord(
             files=self._digests(path),
-            counts=dict(counts),
+            counts=dict(result.counts),
+            figures=dict(result.figures),
             seconds=time.monotonic() - started,
             peak_rss_bytes=peak_rss_bytes(),
         )

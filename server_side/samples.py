@@ -56,6 +56,8 @@ class Candidate:
     """What it says."""
     origin: CandidateOrigin
     """Which model wrote it."""
+    lineage: tuple[str, ...] = ()
+    """Candidates that it was rewritten from, the generator's own first; empty for that one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,11 +67,13 @@ class ScoredCandidate:
     candidate: Candidate
     """What was scored."""
     reward: float
-    """Standardised reward, averaged over the clients' reward proxies; more is better."""
+    """Standardised reward, put together over the clients' reward proxies; more is better."""
     rewards_by_client: Mapping[str, float]
     """Reward as each client's proxy gave it, before standardisation."""
     perplexity: float
     """Perplexity of the response under the generator of the query's client; less is likelier."""
+    consensus: float = 0.0
+    """Mean ROUGE-L to the query's other candidates of round 1; 0 where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +104,14 @@ class CuratedSample:
     """Perplexity of `chosen` under the client's generator."""
     round_index: int
     """Round in which `chosen` was written."""
+    chosen_consensus: float = 0.0
+    """Mean ROUGE-L of `chosen` to the query's other candidates of round 1."""
+    chosen_origin: CandidateOrigin = CandidateOrigin.GENERATOR
+    """Which model wrote `chosen`."""
+    chosen_lineage: tuple[str, ...] = ()
+    """Candidates that `chosen` was rewritten from, the generator's own first."""
+    joined_round: int | None = None
+    """Round in which the query joined the pool; None while it is outside."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,3 +132,5 @@ class StageResult(Generic[T_co]):
     """Values for the next stage, in a fixed order."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """How many values went in, fell for which reason, and came out; shown in the report."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured on the way, by name; finite numbers."""

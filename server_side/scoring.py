@@ -1,47 +1,65 @@
 """Stage 9: what the proxies think of each candidate, the parts kept next to the total.
 
-Every client's reward proxy judges every candidate. A reward has no scale of its own, so each
-client's rewards are standardised before they are averaged, with the mean and deviation of the
-round-1 candidates throughout the run: a reward of round 3 can be compared with one of round 1.
-Perplexity is that of the response under the generator of the query's own client.
+Every client's reward proxy judges every candidate, or its own client's alone. A reward has no scale
+of its own, so each client's rewards are standardised before they are put together, with the mean
+and deviation of the round-1 candidates throughout the run: a reward of round 3 can be compared with
+one of round 1. Perplexity is that of the response under the generator of the query's own client;
+consensus is its agreement with the candidates of round 1.
+
+A reward model may have learnt length in the place of quality, and what is selected by it then grows
+longer or shorter round by round. So the correlation of reward and length within a prompt is
+measured each time, said aloud where it is strong, and can be taken out.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.3, which has one client and no standardisation.
+Singhal et al. (2023) on length in rewards.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from protocol.errors import StageError
-from server_side.config import ScoringConfig
+from server_side.config import Ensemble, ScoringConfig
+from server_side.consensus import consensus_scores
 from server_side.progress import shifted
 from server_side.proxies import GeneratorProxy, PromptAndResponse, RewardProxy
 from server_side.samples import Candidate, OnProgress, Query, ScoredCandidate, StageResult
 
+_LOGGER = logging.getLogger(__name__)
 _MIN_RELATIVE_DEVIATION = 1e-6
 """A deviation below this share of the mean size is rounding: the proxy gives a constant."""
+_STRONG_CORRELATION = 0.5
+"""Above it, length explains more than a quarter of what tells responses to a prompt apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardScale:
-    """How one client's rewards lie; what `standardise` subtracts and divides by."""
+    """How one client's rewards lie; what `standardise` takes out and divides by."""
 
     mean: float
     """Mean of the rewards."""
     deviation: float
-    """Their standard deviation, above zero."""
+    """Their standard deviation, what length explains taken out; above zero."""
+    length_slope: float = 0.0
+    """What a unit of log length adds to a reward within a prompt; 0 leaves length in."""
+    mean_log_length: float = 0.0
+    """Mean log length of the responses."""
 
-    def standardise(self, reward: float) -> float:
-        """Return how many deviations a reward lies above the mean."""
-        return (reward - self.mean) / self.deviation
+    def standardise(self, reward: float, *, response: str) -> float:
+        """Return how many deviations a response's reward lies above the mean."""
+        expected = self.length_slope * (_log_length(response) - self.mean_log_length)
+        return (reward - self.mean - expected) / self.deviation
 
 
 def score_candidates(
     candidates: Sequence[Candidate],
     *,
+    panel: Sequence[Candidate],
     queries: Sequence[Query],
     generators: Sequence[GeneratorProxy],
     reward_proxies: Sequence[RewardProxy],
@@ -49,19 +67,21 @@ def score_candidates(
     config: ScoringConfig,
     on_progress: OnProgress,
 ) -> StageResult[ScoredCandidate]:
-    """Judge candidates by every reward proxy and by their own client's generator.
+    """Judge candidates by the reward proxies, by their own client's generator and by consensus.
 
     Args:
         candidates: What to judge.
+        panel: The candidates of round 1, by which consensus is measured.
         queries: The queries that they answer.
         generators: One generator a client.
         reward_proxies: One reward proxy a client.
         scales: Scale of each client's rewards, from round 1; None takes that of these candidates.
-        config: Memory bound.
+        config: How rewards are put together, and the memory bound.
         on_progress: Told how many judgements are made, of how many.
 
     Returns:
-        The candidates with their scores, in the same order.
+        The candidates with their scores, in the same order. The figures say how reward and length
+        correlate within a prompt.
 
     Raises:
         StageError: A reward or perplexity is not a finite number, or a proxy gives a constant.
@@ -69,72 +89,191 @@ def score_candidates(
     if not candidates:
         return StageResult(values=(), counts={"num_scored": 0})
     by_id = {query.query_id: query for query in queries}
+    client_names = [by_id[c.query_id].client_name for c in candidates]
     pairs = [(by_id[c.query_id].prompt, c.response) for c in candidates]
-    total = (len(reward_proxies) + 1) * len(pairs)
-    rewards_by_client: dict[str, list[float]] = {}
-    for index, proxy in enumerate(reward_proxies):
-        rewards = proxy.rewards(
-            pairs,
+    asks_own = config.ensemble == Ensemble.OWN
+    num_rewards = len(pairs) * (1 if asks_own else len(reward_proxies))
+    total = num_rewards + len(pairs)
+    rewards: list[dict[str, float]] = [{} for _ in pairs]
+    done = 0
+    for proxy in reward_proxies:
+        asked = [
+            i for i, name in enumerate(client_names) if not asks_own or name == proxy.client_name
+        ]
+        if not asked:
+            continue
+        values = proxy.rewards(
+            [pairs[i] for i in asked],
             max_batch_tokens=config.max_batch_tokens,
-            on_progress=shifted(on_progress, offset=index * len(pairs), total=total),
+            on_progress=shifted(on_progress, offset=done, total=total),
         )
-        _require_finite("reward", proxy.client_name, rewards)
-        rewards_by_client[proxy.client_name] = rewards
+        _require_finite("reward", proxy.client_name, values)
+        for i, value in zip(asked, values, strict=True):
+            rewards[i][proxy.client_name] = value
+        done += len(asked)
     perplexities = _perplexities_by_own_generator(
-        [by_id[c.query_id].client_name for c in candidates],
+        client_names,
         pairs,
         generators=generators,
         config=config,
-        on_progress=shifted(on_progress, offset=len(reward_proxies) * len(pairs), total=total),
+        on_progress=shifted(on_progress, offset=num_rewards, total=total),
     )
     if scales is None:
-        scales = {name: reward_scale(name, rs) for name, rs in rewards_by_client.items()}
-    scored = []
-    for index, candidate in enumerate(candidates):
-        own = {name: rewards[index] for name, rewards in rewards_by_client.items()}
-        scored.append(
-            ScoredCandidate(
-                candidate=candidate,
-                reward=statistics.fmean(scales[name].standardise(r) for name, r in own.items()),
-                rewards_by_client=own,
-                perplexity=perplexities[index],
-            )
+        scales = _scales(candidates, rewards, config=config)
+    scored = tuple(
+        ScoredCandidate(
+            candidate=candidate,
+            reward=_ensemble(candidate.response, own, scales=scales, config=config),
+            rewards_by_client=own,
+            perplexity=perplexity,
+            consensus=consensus,
         )
-    return StageResult(values=tuple(scored), counts={"num_scored": len(scored)})
+        for candidate, own, perplexity, consensus in zip(
+            candidates,
+            rewards,
+            perplexities,
+            consensus_scores(candidates, panel=panel),
+            strict=True,
+        )
+    )
+    correlation = length_correlation(scored)
+    if abs(correlation) > _STRONG_CORRELATION:
+        _LOGGER.warning(
+            "Rewards follow the length of a response: correlation %.2f within a prompt. What is "
+            "selected by them may be %s rather than better; scoring.length_debias takes length "
+            "out.",
+            correlation,
+            "longer" if correlation > 0 else "shorter",
+        )
+    return StageResult(
+        values=scored,
+        counts={"num_scored": len(scored)},
+        figures={"reward_length_correlation": correlation},
+    )
 
 
-def reward_scales(scored: Sequence[ScoredCandidate]) -> Mapping[str, RewardScale]:
+def reward_scales(
+    scored: Sequence[ScoredCandidate], *, config: ScoringConfig
+) -> Mapping[str, RewardScale]:
     """Return each client's scale, from the unstandardised rewards of scored candidates.
 
     Args:
         scored: The candidates of round 1.
+        config: Whether length is taken out.
 
     Raises:
-        StageError: A client's rewards are all the same.
+        StageError: A client's rewards are all the same, or follow from length alone.
     """
-    names = scored[0].rewards_by_client
-    return {
-        name: reward_scale(name, [item.rewards_by_client[name] for item in scored])
-        for name in names
-    }
+    return _scales(
+        [item.candidate for item in scored],
+        [item.rewards_by_client for item in scored],
+        config=config,
+    )
 
 
-def reward_scale(client_name: str, rewards: Sequence[float]) -> RewardScale:
-    """Return the scale of one client's rewards.
+def length_correlation(scored: Sequence[ScoredCandidate]) -> float:
+    """Return how reward and log length correlate among responses to one prompt.
 
-    Raises:
-        StageError: The rewards are all the same, so they cannot tell candidates apart.
+    Args:
+        scored: Scored candidates, those of one query next to one another.
+
+    Returns:
+        Pearson's coefficient of the deviations from the prompt's mean, over all prompts; 0 where
+        nothing differs.
     """
+    lengths = _within_queries(
+        [item.candidate for item in scored],
+        [_log_length(item.candidate.response) for item in scored],
+    )
+    rewards = _within_queries([item.candidate for item in scored], [item.reward for item in scored])
+    spread = math.sqrt(_dot(lengths, lengths) * _dot(rewards, rewards))
+    return max(-1.0, min(1.0, _dot(lengths, rewards) / spread)) if spread > 0 else 0.0
+
+
+def _scales(
+    candidates: Sequence[Candidate],
+    rewards: Sequence[Mapping[str, float]],
+    *,
+    config: ScoringConfig,
+) -> dict[str, RewardScale]:
+    judged: dict[str, list[tuple[Candidate, float]]] = {}
+    for candidate, own in zip(candidates, rewards, strict=True):
+        for name, reward in own.items():
+            judged.setdefault(name, []).append((candidate, reward))
+    return {name: _scale(name, own, config=config) for name, own in judged.items()}
+
+
+def _scale(
+    client_name: str, judged: Sequence[tuple[Candidate, float]], *, config: ScoringConfig
+) -> RewardScale:
+    rewards = [reward for _, reward in judged]
     mean = statistics.fmean(rewards)
-    deviation = statistics.pstdev(rewards, mu=mean)
     size = statistics.fmean(map(abs, rewards))
+    deviation = statistics.pstdev(rewards, mu=mean)
     if not deviation > _MIN_RELATIVE_DEVIATION * size:
         raise StageError(
             f"Expected the reward proxy of client {client_name} to tell {len(rewards)} candidates "
             f"apart, found a constant reward of {mean:g}. The proxy has learnt nothing; leave the "
             "client out, or have it trained again with more steps or a higher learning rate."
         )
-    return RewardScale(mean=mean, deviation=deviation)
+    if not config.length_debias:
+        return RewardScale(mean=mean, deviation=deviation)
+    candidates = [candidate for candidate, _ in judged]
+    lengths = [_log_length(candidate.response) for candidate in candidates]
+    own_lengths = _within_queries(candidates, lengths)
+    spread = _dot(own_lengths, own_lengths)
+    slope = _dot(own_lengths, rewards) / spread if spread > 0 else 0.0
+    mean_length = statistics.fmean(lengths)
+    rest = [
+        reward - slope * (length - mean_length)
+        for reward, length in zip(rewards, lengths, strict=True)
+    ]
+    deviation = statistics.pstdev(rest, mu=mean)
+    if not deviation > _MIN_RELATIVE_DEVIATION * size:
+        raise StageError(
+            f"Expected the reward proxy of client {client_name} to tell candidates of one length "
+            "apart, found that its rewards follow from length alone. Leave the client out, or have "
+            "it trained again on other pairs."
+        )
+    return RewardScale(
+        mean=mean, deviation=deviation, length_slope=slope, mean_log_length=mean_length
+    )
+
+
+def _ensemble(
+    response: str,
+    rewards: Mapping[str, float],
+    *,
+    scales: Mapping[str, RewardScale],
+    config: ScoringConfig,
+) -> float:
+    standardised = [
+        scales[name].standardise(reward, response=response) for name, reward in rewards.items()
+    ]
+    match Ensemble(config.ensemble):
+        case Ensemble.MIN:
+            return min(standardised)
+        case Ensemble.MEAN | Ensemble.OWN:  # of the own client there is one alone
+            return statistics.fmean(standardised)
+
+
+def _within_queries(candidates: Sequence[Candidate], values: Sequence[float]) -> list[float]:
+    """Return each value's deviation from the mean of its query."""
+    deviations: list[float] = []
+    rows = zip(candidates, values, strict=True)
+    for _, group in groupby(rows, key=lambda row: row[0].query_id):
+        own = [value for _, value in group]
+        mean = statistics.fmean(own)
+        deviations += [value - mean for value in own]
+    return deviations
+
+
+def _dot(first: Sequence[float], second: Sequence[float]) -> float:
+    return math.fsum(x * y for x, y in zip(first, second, strict=True))
+
+
+def _log_length(response: str) -> float:
+    return math.log1p(len(response.split()))
 
 
 def _perplexities_by_own_generator(

@@ -3,7 +3,8 @@
 A client's generator continues the opening of a user turn, which gives a prompt, and later that
 prompt's chat, which gives a response. Both start from released models alone, so all of it is free
 of privacy cost. What falls is counted by reason: text that never ended, too short or too long a
-text, a repetition.
+text, a repetition, a prompt of the public test set (the test set stays whole, so that all arms of a
+comparison are judged on the same records).
 
 Reference: RewardDS (arXiv 2502.18517), section 3.2: temperature 1.0, top-p 0.7, six responses a
 query. Beyond it: several clients, whose generators write a configured share of the prompts each.
@@ -40,6 +41,7 @@ def synthesize_queries(
     config: SynthesisConfig,
     seed: int,
     on_progress: OnProgress,
+    test_prompts: Iterable[str] = (),
 ) -> StageResult[Query]:
     """Sample distinct prompts from each client's generator until there are enough.
 
@@ -48,6 +50,7 @@ def synthesize_queries(
         config: How many, how drawn, and which lengths pass.
         seed: Seed of the draws.
         on_progress: Told how many prompts were sampled, of how many it will probably take.
+        test_prompts: Prompts that the target is judged on; whatever repeats one falls.
 
     Returns:
         Queries, client by client. There are fewer than `num_queries` where `max_attempts_factor`
@@ -55,9 +58,10 @@ def synthesize_queries(
 
     Raises:
         ConfigurationError: `client_weights` does not name these clients.
-        StageError: Not one prompt is usable.
+        StageError: Fewer prompts than `min_yield` asks for are usable, or none is.
     """
     counts: Counter[str] = Counter(num_sampled=0)
+    tested = frozenset(map(normalise_prompt, test_prompts))
     seen: set[str] = set()
     queries: list[Query] = []
     quotas = client_quotas([g.client_name for g in generators], config)
@@ -76,6 +80,7 @@ def synthesize_queries(
                 quota=quota,
                 seed=derive_seed(seed, generator.client_name),
                 seen=seen,
+                tested=tested,
                 counts=counts,
                 num_awaited=num_awaited,
                 on_progress=on_progress,
@@ -93,12 +98,15 @@ def synthesize_queries(
                 quota,
                 config.max_attempts_factor,
             )
-    if not queries:
+    num_needed = max(1, math.ceil(config.min_yield * config.num_queries))
+    if len(queries) < num_needed:
         raise StageError(
-            "Expected the generators to write usable prompts, found none "
-            f"({_spelled_out(counts)}). Raise synthesis.prompt_sampling.max_new_tokens or widen "
-            "synthesis.min_prompt_words and max_prompt_words; if that does not help, the "
-            "generators have learnt too little."
+            f"Expected the generators to write at least {num_needed} distinct, usable prompts "
+            f"(synthesis.min_yield={config.min_yield:g}), found {len(queries) or 'none'} "
+            f"({_spelled_out(counts)}). Where most were repeated, the generators repeat "
+            "themselves: raise prompt_sampling.temperature or top_p. Otherwise raise "
+            "prompt_sampling.max_new_tokens or widen synthesis.min_prompt_words and "
+            "max_prompt_words; if that does not help, the generators have learnt too little."
         )
     return StageResult(values=tuple(queries), counts={**counts, "num_kept": len(queries)})
 
@@ -202,7 +210,12 @@ def usable_responses(
 
 
 def number_candidates(
-    texts: Sequence[str], *, query_id: str, round_index: int, origin: CandidateOrigin
+    texts: Sequence[str],
+    *,
+    query_id: str,
+    round_index: int,
+    origin: CandidateOrigin,
+    lineage: tuple[str, ...] = (),
 ) -> list[Candidate]:
     """Give the responses to one query their names."""
     return [
@@ -212,6 +225,7 @@ def number_candidates(
             round_index=round_index,
             response=text,
             origin=origin,
+            lineage=lineage,
         )
         for index, text in enumerate(texts, start=1)
     ]
@@ -256,6 +270,7 @@ def _distinct_prompts(
     quota: int,
     seed: int,
     seen: set[str],
+    tested: frozenset[str],
     counts: Counter[str],
     num_awaited: int,
     on_progress: OnProgress,
@@ -281,7 +296,7 @@ def _distinct_prompts(
         num_sampled += size
         counts["num_sampled"] += size
         for (completion,) in completions:
-            if reason := _unusable_prompt(completion, config, seen):
+            if reason := _unusable_prompt(completion, config, seen=seen, tested=tested):
                 counts[reason] += 1
             elif num_kept == quota:
                 counts["num_surplus"] += 1
@@ -291,7 +306,9 @@ def _distinct_prompts(
                 yield completion.text.strip()
 
 
-def _unusable_prompt(completion: Completion, config: SynthesisConfig, seen: set[str]) -> str | None:
+def _unusable_prompt(
+    completion: Completion, config: SynthesisConfig, *, seen: set[str], tested: frozenset[str]
+) -> str | None:
     num_words = len(completion.text.split())
     if not completion.is_finished:
         return "num_unfinished"
@@ -299,7 +316,10 @@ def _unusable_prompt(completion: Completion, config: SynthesisConfig, seen: set[
         return "num_too_short"
     if num_words > config.max_prompt_words:
         return "num_too_long"
-    if normalise_prompt(completion.text) in seen:
+    normalised = normalise_prompt(completion.text)
+    if normalised in tested:
+        return "num_in_test_set"
+    if normalised in seen:
         return "num_repeated"
     return None
 

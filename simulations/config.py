@@ -28,6 +28,17 @@ class Runtime(StrEnum):
     """Everything in this process, one client after the other; messages still become bytes."""
 
 
+class TunedOn(StrEnum):
+    """What the target of a run is tuned on."""
+
+    SYNTHETIC = "synthetic"
+    """Samples of the released proxies, as RewardDS and its baselines do."""
+    PRIVATE_RECORDS = "private_records"
+    """The private records themselves, without privacy; in simulation only."""
+    PRIVATE_RECORDS_DP = "private_records_dp"
+    """The private records themselves, by DP-SGD on all clients' pooled; in simulation only."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """How the exchange is launched and how long it may take."""
@@ -94,6 +105,10 @@ class SimulateConfig:
     """Declare each client's number of units, rounded to two digits, as `declared_size`."""
     arm: str = "rewardds"
     """What this run stands for where runs are compared, such as `rewardds` or `dp_generate`."""
+    tuned_on: TunedOn = TunedOn.SYNTHETIC
+    """What the target is tuned on; all but `synthetic` exists in simulation only."""
+    num_private_records: int | None = None
+    """Records that `tuned_on: private_records` takes, drawn by the seed; None takes all."""
     seed: int = 1
     """Seed of the records, of their split and of the server's job; never of the noise."""
     run_folder: str | None = None
@@ -118,6 +133,11 @@ class SimulateConfig:
                 raise ConfigurationError(
                     f"Expected {name} to be a whole number >= 1, got {value}. Change {name}."
                 )
+        if self.num_private_records is not None and self.num_private_records < 1:
+            raise ConfigurationError(
+                "Expected num_private_records to be a whole number >= 1 or null, got "
+                f"{self.num_private_records}. Change num_private_records."
+            )
         if not re.fullmatch(r"[a-z0-9_]{1,40}", self.arm):
             raise ConfigurationError(
                 f"Expected arm to be a short name of small letters, digits and _, got "

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from simulations.config import TunedOn
 from simulations.prepare import World
 
 _LINE_SECONDS: Final = 10.0
@@ -31,9 +32,12 @@ _STAGES: Final = {
     "10_best": "best response to each prompt",
     "10_pool": "pool of the best prompts",
     "11_target": "tuning the target",
+    "11_target_private": "tuning the target on the private records",
     "12_feedback": "feedback",
+    "13_ranking": "judging the ranking",
     "13_untuned": "judging the untuned target",
     "13_tuned": "judging the tuned target",
+    "13_verdicts": "asking the judge",
 }
 
 
@@ -139,7 +143,10 @@ class SimulationConsole:
             epsilon = "∞" if ledger["epsilon"] in (None, "infinite") else f"{ledger['epsilon']:.3f}"
             privacy.add_row(client, epsilon, f"{ledger['delta']:g}")
         self._console.print(privacy)
-        self.say(f"Report:  {run_folder / 'report.html'}")
+        if metrics.get("tuned_on", TunedOn.SYNTHETIC) == TunedOn.SYNTHETIC:
+            self.say(f"Report:  {run_folder / 'report.html'}")
+        else:
+            self.say("This arm read the private records themselves; it is there to compare with.")
         self.say(f"Metrics: {run_folder / 'metrics.json'}")
 
     def _update(self, key: str, text: str) -> None:

@@ -85,7 +85,7 @@ def finish_provenance(
             "seed": config.seed,
             "noise": "operating system" if noise_seed is None else noise_seed,
         },
-        "run_id": certificates[0].run_id,
+        "run_id": certificates[0].run_id if certificates else folder.name,
         "shared_exchange": json.loads(origin.read_text("utf-8")) if origin.is_file() else None,
         "digests": {
             "base_model": base_model_digest(resolve_base_model(world.server.base_model)),

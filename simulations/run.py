@@ -33,7 +33,7 @@ from simulations.command_line import (
     point_latest_at,
     run_command_line,
 )
-from simulations.config import Runtime, SimulateConfig
+from simulations.config import Runtime, SimulateConfig, TunedOn
 from simulations.provenance import PROVENANCE_FILE, begin_provenance
 from simulations.sweeps.points import (
     SHARED_FOLDER,
@@ -45,6 +45,7 @@ from simulations.sweeps.points import (
 )
 
 if TYPE_CHECKING:
+    from server_side.admission import AdmittedRelease
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
@@ -157,14 +158,10 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     """
     # Only now: these take seconds to import, and `--help` should not.
     from lm.loading import quiet_transformers
-    from server_side.collecting import load_collected
     from server_side.metrics import read_metrics
-    from server_side.outcome import read_outcome
-    from server_side.pipeline import run_pipeline
-    from server_side.shared_stages import SharedStages
     from simulations.console import SimulationConsole
-    from simulations.costs import read_exchange_cost
     from simulations.prepare import delta_warnings
+    from simulations.private_tuning import run_private_arm
     from simulations.provenance import finish_provenance
 
     quiet_transformers()
@@ -182,27 +179,56 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
             f"{len(world.clients)} clients, {world.num_evaluation} test records "
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
-        console.say("Exchange: every client trains its two proxies under differential privacy.")
-        world = _exchange(config, world, run_folder=run_folder, shared=shared, console=console)
-        console.say("The server's job: from releases to the tuned target.")
-        outcome = read_outcome(world.server_folder)
-        assert outcome is not None, "the exchange is over"
-        admitted = load_collected(
-            world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
-        )
-        run_pipeline(
-            admitted,
-            config=world.server,
-            run_folder=world.server_folder,
-            output_folder=run_folder,
-            exchange=read_exchange_cost(run_folder),
-            progress=console,
-            shared=SharedStages(shared / "stages") if shared else None,
-        )
-        finish_provenance(run_folder, config, world, admitted)
+        if config.tuned_on is TunedOn.SYNTHETIC:
+            world, admitted = _run_both_parties(
+                config, world, run_folder=run_folder, shared=shared, console=console
+            )
+            finish_provenance(run_folder, config, world, admitted)
+        else:
+            console.say(
+                f"Arm {config.arm}: the target is tuned on the private records themselves. It "
+                "exists in simulation only, to compare with; nothing of it may be handed out."
+            )
+            run_private_arm(config, world, run_folder=run_folder, progress=console)
+            finish_provenance(run_folder, config, world, ())
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
     console.say(f"Took {seconds / 60:.1f} min in all.")
+
+
+def _run_both_parties(
+    config: SimulateConfig,
+    world: World,
+    *,
+    run_folder: Path,
+    shared: Path | None,
+    console: SimulationConsole,
+) -> tuple[World, tuple[AdmittedRelease, ...]]:
+    from server_side.collecting import load_collected
+    from server_side.outcome import read_outcome
+    from server_side.pipeline import run_pipeline
+    from server_side.shared_stages import SharedStages
+    from simulations.annotating import annotate_run
+    from simulations.costs import read_exchange_cost
+
+    world = _exchange(config, world, run_folder=run_folder, shared=shared, console=console)
+    console.say("The server's job: from releases to the tuned target.")
+    outcome = read_outcome(world.server_folder)
+    assert outcome is not None, "the exchange is over"
+    admitted = load_collected(
+        world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
+    )
+    run_pipeline(
+        admitted,
+        config=world.server,
+        run_folder=world.server_folder,
+        output_folder=run_folder,
+        exchange=read_exchange_cost(run_folder),
+        progress=console,
+        shared=SharedStages(shared / "stages") if shared else None,
+        annotate=partial(annotate_run, config=config, world=world),
+    )
+    return world, admitted
 
 
 def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:

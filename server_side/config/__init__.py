@@ -11,24 +11,37 @@ against the enum that names them.
 from __future__ import annotations
 
 from server_side.config.admission import AdmissionConfig
-from server_side.config.evaluation import EvaluationConfig
-from server_side.config.filtering import FilteringConfig
+from server_side.config.evaluation import EvaluationConfig, JudgeConfig
+from server_side.config.filtering import ChooseBy, FilteringConfig, SelectBy
 from server_side.config.finetuning import FinetuningConfig
-from server_side.config.refinement import FeedbackWriter, RefinementConfig
+from server_side.config.ranking import RankingConfig
+from server_side.config.refinement import (
+    FeedbackWriter,
+    PoolGrowth,
+    RefinementConfig,
+    ThresholdRule,
+)
 from server_side.config.sampling import SamplingConfig
-from server_side.config.scoring import ScoringConfig
+from server_side.config.scoring import Ensemble, ScoringConfig
 from server_side.config.server import ServerConfig
 from server_side.config.synthesis import SynthesisConfig
 
 __all__ = [
     "AdmissionConfig",
+    "ChooseBy",
+    "Ensemble",
     "EvaluationConfig",
     "FeedbackWriter",
     "FilteringConfig",
     "FinetuningConfig",
+    "JudgeConfig",
+    "PoolGrowth",
+    "RankingConfig",
     "RefinementConfig",
     "SamplingConfig",
     "ScoringConfig",
+    "SelectBy",
     "ServerConfig",
     "SynthesisConfig",
+    "ThresholdRule",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server_side.config.choices import DTYPES, ENGINES
 from server_side.config.sampling import SamplingConfig
@@ -10,7 +10,42 @@ from server_side.setting_checks import (
     require,
     require_choice,
     require_counts,
+    require_positive,
 )
+
+JUDGES = ("none", "local", "endpoint")
+"""Who may compare the answers of two arms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Pairwise comparison of the untuned and the tuned target's answers; off by default."""
+
+    kind: str = "none"
+    """Who judges: none, local (a model of this machine) or endpoint (OpenAI-style, over HTTP)."""
+    model: str = ""
+    """Folder or hub name of a local judge, or the name under which the endpoint knows it."""
+    url: str | None = None
+    """Address to which `/chat/completions` is added, such as http://127.0.0.1:8000/v1."""
+    api_key_variable: str = "REWARDDS_JUDGE_API_KEY"
+    """Environment variable that holds the endpoint's key; the key itself stands in no file."""
+    timeout_seconds: float = 60.0
+    """How long one reply may take."""
+    num_attempts: int = 4
+    """How often a question that failed in passing is asked in all."""
+    max_words: int = 250
+    """Words of each text that the judge reads."""
+
+    def __post_init__(self) -> None:
+        require_choice("evaluation.judge.kind", self.kind, JUDGES)
+        require_counts("evaluation.judge", self, "num_attempts", "max_words")
+        require_positive("evaluation.judge", self, "timeout_seconds")
+        if self.kind != "none":
+            require(bool(self.model), "evaluation.judge.model", "a model", "nothing")
+        if self.kind == "endpoint":
+            is_address = (self.url or "").startswith(("http://", "https://"))
+            expected = "the http:// or https:// address of an OpenAI-style endpoint"
+            require(is_address, "evaluation.judge.url", expected, self.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +82,8 @@ class EvaluationConfig(SamplingConfig):
     """Share of resamples that an interval covers."""
     engine: str = "auto"
     """Sampling engine: auto, openvino, transformers or vllm."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """Who compares both arms' answers pair by pair."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,6 +24,28 @@ class FeedbackWriter(StrEnum):
     """Nobody: a fixed sentence asks for a better answer."""
 
 
+class ThresholdRule(StrEnum):
+    """What a query must reach to join the pool, by the figure that selects queries."""
+
+    LOWEST = "lowest"
+    """The lowest figure in the pool, as published."""
+    MEDIAN = "median"
+    """The median in the pool."""
+    NONE = "none"
+    """Nothing: every query joins."""
+
+
+class PoolGrowth(StrEnum):
+    """What a query that reaches the threshold may do."""
+
+    JOIN_AND_RENEW = "join_and_renew"
+    """Join the pool, or renew its sample there, as published."""
+    JOIN = "join"
+    """Join the pool; samples that are in it stay as they are."""
+    RENEW = "renew"
+    """Renew its sample; nobody joins, so that the pool keeps its size."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefinementConfig:
     """Stage 12: feedback, rewriting by the current target, and judging again."""
@@ -36,6 +58,10 @@ class RefinementConfig:
     """Queries that are rewritten in a round, those with the best reward first; None takes all."""
     feedback_writer: str = "generator"
     """Which model writes the feedback: generator, target or none."""
+    threshold: str = "lowest"
+    """What a query must reach to join the pool: its lowest figure, its median, or none."""
+    pool_growth: str = "join_and_renew"
+    """What a query that reaches it may do: join_and_renew, join or renew."""
     feedback_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How feedback is drawn."""
     rewrite_sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -50,4 +76,6 @@ class RefinementConfig:
         if self.max_queries is not None:
             require_counts("refinement", self, "max_queries")
         require_choice("refinement.feedback_writer", self.feedback_writer, FeedbackWriter)
+        require_choice("refinement.threshold", self.threshold, ThresholdRule)
+        require_choice("refinement.pool_growth", self.pool_growth, PoolGrowth)
         require_choice("refinement.engine", self.engine, ENGINES)

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from server_side.setting_checks import (
+    require_choice,
     require_counts,
 )
+
+
+class Ensemble(StrEnum):
+    """How the standardised rewards of several clients become one."""
+
+    MEAN = "mean"
+    """Their mean."""
+    MIN = "min"
+    """The least of them: what one proxy alone likes counts for little."""
+    OWN = "own"
+    """That of the query's own client; the others are not asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
     """Stage 9: reward under every client's reward proxy, perplexity under the generator."""
 
+    ensemble: str = "mean"
+    """How the clients' standardised rewards become one: mean, min or own."""
+    length_debias: bool = False
+    """Whether what a response's length alone explains is taken out of its reward."""
     max_batch_tokens: int = 4096
     """Tokens, padding included, that go through a model at once."""
     max_prompt_tokens: int = 256
@@ -21,6 +38,7 @@ class ScoringConfig:
     """A longer response is cut before it is scored."""
 
     def __post_init__(self) -> None:
+        require_choice("scoring.ensemble", self.ensemble, Ensemble)
         require_counts(
             "scoring", self, "max_batch_tokens", "max_prompt_tokens", "max_response_tokens"
         )

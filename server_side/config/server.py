@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from server_side.config.admission import AdmissionConfig
 from server_side.config.evaluation import EvaluationConfig
 from server_side.config.filtering import FilteringConfig
 from server_side.config.finetuning import FinetuningConfig
+from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.synthesis import SynthesisConfig
@@ -50,6 +52,8 @@ class ServerConfig:
     """Tuning of the target."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Judgement of the target."""
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+    """Judgement of the scores by which responses are chosen."""
 
     def __post_init__(self) -> None:
         for name in ("base_model", "target_model"):
@@ -64,3 +68,21 @@ class ServerConfig:
         require_vllm_url("base_model_vllm_url", self.base_model_vllm_url, is_needed=asks_base)
         require_vllm_url("target_model_vllm_url", self.target_model_vllm_url, is_needed=asks_target)
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """All settings that decide an outcome, as JSON values (`server_side/shared_stages.py`)."""
+        settings = dataclasses.asdict(self)
+        # A resumed job may have another number of cores, and its folders may have moved, as may
+        # the servers that it asks.
+        for name in (
+            "num_threads",
+            "base_model",
+            "target_model",
+            "base_model_vllm_url",
+            "target_model_vllm_url",
+        ):
+            del settings[name]
+        del settings["evaluation"]["path"]
+        del settings["evaluation"]["judge"]["url"]
+        return settings

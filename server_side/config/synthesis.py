@@ -11,6 +11,7 @@ from server_side.setting_checks import (
     require,
     require_choice,
     require_counts,
+    require_fractions,
 )
 
 
@@ -38,6 +39,8 @@ class SynthesisConfig:
     """A shorter response falls."""
     max_attempts_factor: float = 4.0
     """Prompts sampled ÷ prompts wanted at which asking again ends."""
+    min_yield: float = 0.1
+    """Share of `num_queries` that must be found; with fewer the job ends there."""
     engine: str = "auto"
     """Sampling engine: auto, openvino, transformers or vllm."""
 
@@ -61,6 +64,7 @@ class SynthesisConfig:
             "a number >= 1",
             self.max_attempts_factor,
         )
+        require_fractions("synthesis", self, "min_yield")
         require_choice("synthesis.engine", self.engine, ENGINES)
         weights = self.client_weights
         if weights is not None:

@@ -14,7 +14,6 @@ from server_side.evaluation import Metric
 from server_side.report.formats import METRIC_NAMES, metric_value
 from server_side.report.inputs import ReportInputs
 from server_side.report.plots import (
-    Plot,
     arm_intervals,
     loss_curve,
     reward_by_round,
@@ -22,6 +21,7 @@ from server_side.report.plots import (
     reward_scatter,
     trade_off,
 )
+from server_side.report.svg import Plot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,11 @@ from lm.tables import TextRow
 from protocol.artifacts import Certificate
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
+from server_side.notes import RunNotes
+from server_side.repetition import TextDiversity
 from server_side.run_store import StageRecord
 from server_side.samples import CuratedSample, Feedback, Query, ScoredCandidate
+from server_side.win_rate import WinRate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,3 +50,9 @@ class ReportInputs:
     """The server's settings, as JSON values."""
     versions: Mapping[str, str]
     """Versions of the libraries and of the language."""
+    synthetic: TextDiversity | None = None
+    """Diversity of the final pool's responses."""
+    win_rate: WinRate | None = None
+    """How often a judge preferred the tuned target; None where none was asked."""
+    notes: RunNotes | None = None
+    """What a simulation knows about the run; None in a deployment."""

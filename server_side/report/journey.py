@@ -21,6 +21,7 @@ _TITLES: Final = {
     "10_pool": "Pool",
     "11_target": "Tuning the target",
     "12_feedback": "Feedback",
+    "13_ranking": "Judging the ranking",
     "13_untuned": "Judging the untuned target",
     "13_tuned": "Judging the tuned target",
 }
@@ -30,7 +31,10 @@ _REASONS: Final = {
     "num_too_long": "too long",
     "num_repeated": "repeated an earlier one",
     "num_surplus": "more than were asked for",
-    "num_below_threshold": "reward below the threshold",
+    "num_in_test_set": "stand in the test set",
+    "num_below_threshold": "below the threshold",
+    "num_near_duplicates": "nearly the same as a better one",
+    "num_not_taken_in": "reached a pool that takes nobody in",
 }
 _NOTES: Final = {
     "num_queries_too_few_candidates": "prompts without two usable responses",

@@ -61,6 +61,9 @@ def render_report(inputs: ReportInputs) -> str:
             answer_examples=answer_examples(inputs),
             settings=setting_groups(inputs.settings),
             versions=inputs.versions,
+            synthetic=inputs.synthetic,
+            win_rate=inputs.win_rate,
+            notes=inputs.notes,
         )
     )
 

@@ -39,7 +39,7 @@ class SweepCost:
     num_exchanges: int
     """Distinct releases among them: points that share theirs pay once."""
     num_non_private: int
-    """Exchanges without noise, which no finite ε covers."""
+    """Exchanges without noise, and runs without a ledger, which no finite ε covers."""
     epsilon: float
     """Composed ε of the exchanges with noise."""
     epsilon_alone: float
@@ -58,6 +58,8 @@ def sweep_cost(points: Sequence[PointResult]) -> SweepCost:
         The composition, of each run the dearest client's events.
     """
     exchanges = {item.releases: item for item in points if item.ledgers}
+    # An arm that reads records without a ledger has no price that anybody could state.
+    num_unpriced = sum(not item.ledgers for item in points)
     envelopes = [item.envelope for item in exchanges.values()]
     noisy = [
         events
@@ -70,8 +72,8 @@ def sweep_cost(points: Sequence[PointResult]) -> SweepCost:
     )
     return SweepCost(
         num_runs=len(points),
-        num_exchanges=len(exchanges),
-        num_non_private=len(envelopes) - len(noisy),
+        num_exchanges=len(exchanges) + num_unpriced,
+        num_non_private=len(envelopes) - len(noisy) + num_unpriced,
         epsilon=composed_epsilon([event for events in noisy for event in events], delta=delta),
         epsilon_alone=max((composed_epsilon(events, delta=delta) for events in noisy), default=0.0),
         delta=delta,

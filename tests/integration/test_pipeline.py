@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -23,8 +24,10 @@ from server_side.config import (
     EvaluationConfig,
     FilteringConfig,
     FinetuningConfig,
+    RankingConfig,
     RefinementConfig,
     SamplingConfig,
+    ScoringConfig,
     ServerConfig,
     SynthesisConfig,
 )
@@ -271,6 +274,62 @@ def test_client_with_one_proxy_is_left_out(
     lines = (tmp_path / "07_queries.jsonl").read_text().splitlines()
     assert {json.loads(line)["client_name"] for line in lines} == {"clinic-a"}
     assert "clinic-b is left out" in caplog.text
+
+
+def test_release_on_another_base_model_is_refused(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    other = build_tiny_model(tmp_path / "other", seed=5)
+
+    with pytest.raises(ConfigurationError, match=r"clinic-a belongs to .*base_model"):
+        run_pipeline(
+            make_releases(base),
+            config=dataclasses.replace(config, base_model=str(other)),
+            run_folder=tmp_path / "run",
+        )
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_for_an_unknown_client_are_refused_before_the_run_folder_is_begun(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    synthesis = dataclasses.replace(config.synthesis, client_weights={"clinic-z": 1.0})
+
+    with pytest.raises(ConfigurationError, match="clinic-z"):
+        run_pipeline(
+            make_releases(base),
+            config=dataclasses.replace(config, synthesis=synthesis),
+            run_folder=tmp_path / "run",
+        )
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_baseline_and_ranking_are_settings_alone(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    """Raw synthetic data without refinement, and the scores judged beside it."""
+    often = SamplingConfig(max_new_tokens=128, top_p=1.0)  # a tiny model seldom ends a text
+    raw = dataclasses.replace(
+        config,
+        synthesis=dataclasses.replace(
+            config.synthesis, num_queries=4, num_candidates=12, response_sampling=often
+        ),
+        filtering=FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0),
+        refinement=dataclasses.replace(config.refinement, num_rounds=1),
+        scoring=ScoringConfig(ensemble="min", length_debias=True),
+        ranking=RankingConfig(max_rows=4),
+    )
+
+    run_pipeline(make_releases(base), config=raw, run_folder=tmp_path)
+
+    pool = [json.loads(line) for line in (tmp_path / "10_pool_r1.jsonl").read_text().splitlines()]
+    metrics = read_metrics(tmp_path / "metrics.json")
+    assert len(pool) == metrics["counts"]["10_pool_r1"]["num_pairs"]
+    assert {sample["joined_round"] for sample in pool} == {1}
+    assert metrics["ranking"]["scores"].keys() == {"reward", "likelihood", "consensus", "choice"}
+    assert -1 <= metrics["figures"]["09_scored_r1"]["reward_length_correlation"] <= 1
 
 
 def test_too_few_clients_are_refused(base: Path, config: ServerConfig, tmp_path: Path) -> None:

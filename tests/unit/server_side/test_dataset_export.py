@@ -11,7 +11,7 @@ from protocol.artifacts import Certificate, LoraShape
 from protocol.errors import StageError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.dataset_export import export_dataset, guarantees
-from server_side.samples import CuratedSample
+from server_side.samples import CandidateOrigin, CuratedSample
 
 
 def make_certificate(**changes: Any) -> Certificate:
@@ -82,12 +82,25 @@ def _export(folder: Path, **changes: Any) -> Path:
 
 
 def test_datasets_library_loads_the_folder(tmp_path: Path) -> None:
-    pool = [make_sample(i, chosen='Zeile 1\n"Zeile" 2 ☂') for i in range(3)]
+    rewritten = {
+        "chosen_origin": CandidateOrigin.REWRITE,
+        "chosen_lineage": ("q0-r1-c1", "q0-r2-c3"),
+    }
+    pool = [
+        make_sample(
+            i, chosen='Zeile 1\n"Zeile" 2 ☂', joined_round=1 + i, **(rewritten if i else {})
+        )
+        for i in range(3)
+    ]
 
     folder = _export(tmp_path, pool=pool)
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
 
-    assert [dict(row) for row in loaded] == [dataclasses.asdict(sample) for sample in pool]
+    # Arrow has lists and no tuples.
+    assert [dict(row) for row in loaded] == [
+        {**dataclasses.asdict(sample), "chosen_lineage": list(sample.chosen_lineage)}
+        for sample in pool
+    ]
 
 
 def test_json_lines_hold_the_same_rows_as_parquet(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from server_side.evaluation import (
     Metric,
     RowScores,
     compare_arms,
-    distinct_fraction,
     evaluate_target,
     score_answers,
     summarize_arm,
@@ -30,6 +29,7 @@ from server_side.intervals import (
     ratio_of_sums,
 )
 from server_side.json_values import from_json, to_json
+from server_side.repetition import distinct_fraction
 from server_side.samples import CuratedSample
 from tests.support.tiny_models import build_tiny_model
 

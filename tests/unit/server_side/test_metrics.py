@@ -13,6 +13,7 @@ from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, Metric, RowScores
 from server_side.intervals import Interval
 from server_side.metrics import SCHEMA_PATH, build_metrics, read_metrics, write_metrics
+from server_side.ranking import RankingQuality, ScoreQuality
 
 
 def _arm(mean: float) -> ArmScores:
@@ -79,6 +80,24 @@ def test_metrics_hold_what_a_reader_is_promised() -> None:
             assert metrics[arm][name].keys() == {"mean", "low", "high"}
     assert metrics["privacy"]["north"]["epsilon"] == 7.9
     assert metrics["privacy"]["north"]["delta"] == 1e-5
+
+
+def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) -> None:
+    interval = Interval(mean=0.1, low=0.0, high=0.2)
+    score = ScoreQuality(best=interval, gain=interval, rank_correlation=interval)
+    quality = RankingQuality(
+        num_prompts=2, num_candidates=12, mean=interval, oracle=interval, scores={"reward": score}
+    )
+    metrics = _metrics(
+        ranking=quality, figures={"09_scored_r1": {"reward_length_correlation": -0.3}}
+    )
+
+    write_metrics(tmp_path / "metrics.json", metrics)
+
+    found = read_metrics(tmp_path / "metrics.json")
+    assert found["ranking"]["scores"]["reward"]["gain"] == {"mean": 0.1, "low": 0.0, "high": 0.2}
+    assert found["figures"]["09_scored_r1"]["reward_length_correlation"] == -0.3
+    assert "ranking" not in _metrics()
 
 
 def test_infinite_epsilon_is_written_as_null(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_side.config import FilteringConfig, RefinementConfig
+from server_side.config import FilteringConfig, RefinementConfig, ThresholdRule
 from server_side.filtering import pool_threshold, select_samples
 from server_side.refinement import (
     choose_again,
@@ -20,6 +23,7 @@ from server_side.samples import (
     Feedback,
     Query,
     ScoredCandidate,
+    StageResult,
 )
 from tests.support.curated import curated
 from tests.support.fake_proxies import FakeProxies, no_progress
@@ -40,6 +44,22 @@ def rewrite(query_id: str, number: int, reward: float, perplexity: float = 2.0) 
         rewards_by_client={"clinic": reward},
         perplexity=perplexity,
     )
+
+
+def grow(
+    pool: Sequence[CuratedSample], best: Sequence[CuratedSample], **settings: str
+) -> StageResult[CuratedSample]:
+    return grow_pool(
+        pool,
+        best,
+        filtering=FilteringConfig(),
+        config=RefinementConfig(**settings),  # type: ignore[arg-type]
+        round_index=2,
+    )
+
+
+def lowest(pool: Sequence[CuratedSample]) -> float:
+    return pool_threshold(pool, rule=ThresholdRule.LOWEST, config=FilteringConfig())
 
 
 def queries_of(samples: list[CuratedSample]) -> list[Query]:
@@ -64,10 +84,14 @@ def refine(
 def test_best_samples_are_refined_first() -> None:
     best = [curated("q1", 0.0), curated("q2", 2.0), curated("q3", 1.0)]
 
-    kept = samples_to_refine(best, config=RefinementConfig(max_queries=2))
+    kept = samples_to_refine(
+        best, filtering=FilteringConfig(), config=RefinementConfig(max_queries=2)
+    )
 
     assert [sample.query_id for sample in kept] == ["q2", "q3"]
-    assert samples_to_refine(best, config=RefinementConfig()) == tuple(best)
+    assert samples_to_refine(best, filtering=FilteringConfig(), config=RefinementConfig()) == tuple(
+        best
+    )
 
 
 def test_generator_of_the_own_client_writes_feedback() -> None:
@@ -133,6 +157,7 @@ def test_target_rewrites_the_chosen_response_in_the_light_of_feedback() -> None:
     assert "advice for q1" in target.asked[0]
     assert [c.candidate_id for c in candidates] == ["q1-r2-c1", "q1-r2-c2", "q1-r2-c3"]
     assert {c.origin for c in candidates} == {CandidateOrigin.REWRITE}
+    assert {c.lineage for c in candidates} == {("q1-r1-c1",)}
     assert counts["num_kept"] == 3
 
 
@@ -212,7 +237,7 @@ def test_pool_takes_who_reaches_its_threshold_and_renews_members() -> None:
         config=FilteringConfig(),
     ).values
 
-    grown = grow_pool(pool, best)
+    grown = grow(pool, best)
 
     assert [(s.query_id, s.chosen_reward) for s in grown.values] == [
         ("q1", 3.0),
@@ -231,7 +256,7 @@ def test_pool_takes_who_reaches_its_threshold_and_renews_members() -> None:
 def test_member_whose_new_best_falls_below_the_threshold_stays_as_it_was() -> None:
     pool = [curated("q1", 2.0)]
 
-    assert grow_pool(pool, [curated("q1", 1.0)]).values == tuple(pool)
+    assert grow(pool, [curated("q1", 1.0)]).values == tuple(pool)
 
 
 @given(
@@ -245,7 +270,110 @@ def test_pool_loses_nobody_and_its_threshold_never_falls(
     after = [curated(f"q{i:02d}", new) for i, (_, new) in enumerate(rows)]
     pool = select_samples(before, config=FilteringConfig(k=k)).values
 
-    grown = grow_pool(pool, after).values
+    grown = grow(pool, after).values
 
     assert {s.query_id for s in pool} <= {s.query_id for s in grown}
-    assert pool_threshold(grown) >= pool_threshold(pool)
+    assert lowest(grown) >= lowest(pool)
+
+
+def pool_and_best() -> tuple[list[CuratedSample], list[CuratedSample]]:
+    """A pool of q1, q2 and q3 at 2, 1 and 4; renewed to 3, 1.5 and 4; q4 at 1 and q5 at 9."""
+    pool = [
+        replace(curated(f"q{i}", reward), joined_round=1)
+        for i, reward in ((1, 2.0), (2, 1.0), (3, 4.0))
+    ]
+    after = ((1, 3.0), (2, 1.5), (3, 4.0), (4, 1.0), (5, 9.0))
+    best = [
+        replace(curated(f"q{i}", reward), chosen_candidate_id=f"q{i}-r2-c1") for i, reward in after
+    ]
+    return pool, best
+
+
+@pytest.mark.parametrize(
+    ("settings", "rewards_in_pool"),
+    [
+        ({}, [3.0, 1.5, 4.0, 1.0, 9.0]),
+        ({"threshold": "median"}, [3.0, 1.0, 4.0, 9.0]),
+        ({"threshold": "none"}, [3.0, 1.5, 4.0, 1.0, 9.0]),
+        ({"pool_growth": "join"}, [2.0, 1.0, 4.0, 1.0, 9.0]),
+        ({"pool_growth": "renew"}, [3.0, 1.5, 4.0]),
+    ],
+)
+def test_threshold_and_growth_are_settings(
+    settings: dict[str, str], rewards_in_pool: list[float]
+) -> None:
+    pool, best = pool_and_best()
+
+    grown = grow(pool, best, **settings)
+
+    assert [sample.chosen_reward for sample in grown.values] == rewards_in_pool
+    assert grown.counts["num_kept"] == len(rewards_in_pool)
+
+
+def test_threshold_is_the_figure_that_selects() -> None:
+    """By reward q2 would join and q3 would not; by consensus it is the other way round."""
+    pool = [replace(curated("q1", 1.0), chosen_consensus=0.5)]
+    best = [
+        *pool,
+        replace(curated("q2", 2.0), chosen_consensus=0.4),
+        replace(curated("q3", 0.0), chosen_consensus=0.6),
+    ]
+
+    grown = grow_pool(
+        pool,
+        best,
+        filtering=FilteringConfig(select_by="consensus"),
+        config=RefinementConfig(),
+        round_index=2,
+    )
+
+    assert [sample.query_id for sample in grown.values] == ["q1", "q3"]
+
+
+def test_pool_remembers_when_each_sample_joined() -> None:
+    pool, best = pool_and_best()
+
+    grown = grow(pool, best)
+
+    assert {s.query_id: s.joined_round for s in grown.values} == {
+        "q1": 1, "q2": 1, "q3": 1, "q4": 2, "q5": 2,
+    }  # fmt: skip
+
+
+def test_near_duplicate_of_a_member_does_not_join() -> None:
+    text = " ".join(f"word{i}" for i in range(40))
+    pool = [replace(curated("q1", 1.0), chosen=text)]
+    best = [*pool, replace(curated("q2", 5.0), prompt="q1", chosen=f"{text} too")]
+
+    grown = grow(pool, best)
+
+    assert [sample.query_id for sample in grown.values] == ["q1"]
+    assert grown.counts["num_near_duplicates"] == 1
+
+
+def test_rewrite_of_a_rewrite_carries_its_whole_lineage() -> None:
+    best = [curated("q1", 1.0)]
+    first = rewrite("q1", 1, 2.0, 1.0)
+    first = replace(first, candidate=replace(first.candidate, lineage=("q1-r1-c1",)))
+    (sample,) = choose_again(
+        best, [first], queries=queries_of(best), config=FilteringConfig()
+    ).values
+
+    candidates, _ = refine([sample], FakeProxies("target"), num_candidates=1)
+
+    assert (sample.chosen_origin, sample.chosen_lineage) == (
+        CandidateOrigin.REWRITE,
+        ("q1-r1-c1",),
+    )
+    assert candidates[0].lineage == ("q1-r1-c1", "q1-r2-c1")
+
+
+def test_unjudged_refinement_takes_the_first_rewrite() -> None:
+    best = [curated("q1", 5.0)]
+    rewrites = [rewrite("q1", 1, -1.0), rewrite("q1", 2, 9.0)]
+
+    again = choose_again(
+        best, rewrites, queries=queries_of(best), config=FilteringConfig(choose_by="first")
+    )
+
+    assert (again.values[0].chosen, again.values[0].rejected) == ("rewrite 1", "good")

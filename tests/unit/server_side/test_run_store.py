@@ -74,6 +74,16 @@ def test_manifest_tells_files_counts_seconds_and_memory(tmp_path: Path) -> None:
     assert to_json(record) == manifest(tmp_path)["stages"]["07_queries"]
 
 
+def test_figures_of_a_stage_are_kept_beside_its_counts(tmp_path: Path) -> None:
+    def measure() -> StageResult[Query]:
+        return StageResult(values=QUERIES, figures={"correlation": -0.25})
+
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, measure)
+    with open_store(tmp_path) as store:
+        assert store.stages["07_queries"].figures == {"correlation": -0.25}
+
+
 def test_file_without_its_line_in_the_manifest_is_not_whole(tmp_path: Path) -> None:
     """What a kill leaves between writing the file and writing the manifest."""
     work = Work()

@@ -65,6 +65,30 @@ def test_generator_that_repeats_itself_ends_after_the_allowed_attempts() -> None
     assert result.counts["num_sampled"] == 15
 
 
+def test_generator_that_repeats_itself_is_refused_where_too_little_is_found() -> None:
+    proxies = FakeProxies(write=lambda text, rng: "always the same prompt")
+
+    with pytest.raises(StageError, match=r"at least 2 .* found 1 .*repeated: 79.*temperature"):
+        synthesize(proxies)
+    assert len(synthesize(proxies, min_yield=0.0)) == 1
+
+
+def test_prompt_of_the_test_set_falls_and_is_counted() -> None:
+    texts = iter(["How  IS my knee?", "a b c d", "how is my knee?", "e f g h"])
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+
+    result = synthesize_queries(
+        [proxies],
+        config=SynthesisConfig(num_queries=2, max_attempts_factor=2.0),
+        seed=0,
+        on_progress=no_progress,
+        test_prompts=["How is my knee?", "another"],
+    )
+
+    assert [query.prompt for query in result.values] == ["a b c d", "e f g h"]
+    assert result.counts["num_in_test_set"] == 2
+
+
 def test_no_usable_prompt_is_one_clear_error() -> None:
     with pytest.raises(StageError, match="unfinished: 80"):
         synthesize(FakeProxies(write=lambda text, rng: None))

@@ -1,0 +1,245 @@
+"""Whether the scores by which responses are chosen tell good responses from bad ones.
+
+A reward proxy that knows a person's answer from a model's need not rank a model's answers. So, on
+public test records, the generators answer each prompt several times, as in stage 8, every answer is
+scored as in stage 9, and each score is asked for its favourite. What the favourite is worth is its
+ROUGE-L to the reference, which no score has seen:
+
+- `mean`: of all answers, what choosing blindly gives; `oracle`: of the best answer, the ceiling.
+- `best`: of each score's favourite; `gain`: that less the mean, on the same prompts.
+- `rank_correlation`: Spearman's coefficient of score and ROUGE-L within a prompt, averaged.
+
+Scores: `reward`, `likelihood` under the generator, `consensus`, and `choice`, by which filtering
+chooses as it is set up. Intervals are bootstraps over prompts (`server_side/intervals.py`). ROUGE-L
+of one answer against one reference is a noisy judge: read the intervals, and use many prompts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from lm.tables import TextRow
+from protocol.errors import StageError
+from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig
+from server_side.consensus import rouge_l, split_words
+from server_side.filtering import average_ranks, choice_scores
+from server_side.intervals import Interval, bootstrap_interval, ratio_of_sums
+from server_side.proxies import GeneratorProxy, RewardProxy
+from server_side.samples import OnProgress, Query, ScoredCandidate, StageResult
+from server_side.scoring import RewardScale, score_candidates
+from server_side.synthesis import client_quotas, propose_candidates
+
+_LOGGER = logging.getLogger(__name__)
+RANKING_STAGE = "13_ranking"
+"""Under what name the stage stands in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankedPrompt:
+    """One test prompt's answers, as the scores see them and as the reference does."""
+
+    query_id: str
+    """Name of the prompt."""
+    client_name: str
+    """Client whose generator answered it."""
+    rouge_l: tuple[float, ...]
+    """ROUGE-L of each answer to the reference; two answers or more."""
+    scores: Mapping[str, tuple[float, ...]]
+    """Each answer's scores, by name of the score; more is better."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreQuality:
+    """How well one score ranks."""
+
+    best: Interval
+    """ROUGE-L of the answer that it puts first."""
+    gain: Interval
+    """The same less that of a prompt's mean answer."""
+    rank_correlation: Interval
+    """Spearman's coefficient with ROUGE-L within a prompt."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankingQuality:
+    """How well each score ranks, between what chance and what hindsight would give."""
+
+    num_prompts: int
+    """Prompts with two answers or more."""
+    num_candidates: int
+    """Answers to all of them."""
+    mean: Interval
+    """ROUGE-L of a prompt's mean answer."""
+    oracle: Interval
+    """ROUGE-L of a prompt's best answer."""
+    scores: Mapping[str, ScoreQuality]
+    """By name of the score."""
+
+
+def judge_ranking(
+    rows: Sequence[TextRow],
+    *,
+    generators: Sequence[GeneratorProxy],
+    reward_proxies: Sequence[RewardProxy],
+    scales: Mapping[str, RewardScale],
+    config: ServerConfig,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[RankedPrompt]:
+    """Let the generators answer test prompts, score the answers, and compare with the references.
+
+    Args:
+        rows: Public test records.
+        generators: One generator a client; they share the prompts as they do in synthesis.
+        reward_proxies: One reward proxy a client.
+        scales: Scale of each client's rewards, from the run's own round 1.
+        config: Sampling, scoring and choosing are those of the run.
+        seed: Seed of the draws.
+        on_progress: Told how far it is.
+
+    Returns:
+        One value a prompt that has two usable answers or more; where no prompt has, that is logged
+        and there is none.
+
+    Raises:
+        StageError: A score is not a finite number.
+    """
+    synthesis = dataclasses.replace(config.synthesis, num_queries=len(rows))
+    quotas = client_quotas([generator.client_name for generator in generators], synthesis)
+    names = [name for name, quota in quotas.items() for _ in range(quota)]
+    order = np.random.default_rng(seed).permutation(len(names))  # rows may lie in order of topics
+    queries = [
+        Query(query_id=f"t{number:06d}", prompt=row.prompt, client_name=names[place])
+        for number, (row, place) in enumerate(zip(rows, order, strict=True), start=1)
+    ]
+    half = len(rows) * synthesis.num_candidates
+    try:
+        proposed = propose_candidates(
+            queries,
+            generators,
+            config=synthesis,
+            seed=seed,
+            on_progress=lambda done, _: on_progress(done, 2 * half),
+        )
+    except StageError as error:  # a tuned target is not to be lost over a figure
+        _LOGGER.warning("The ranking is not judged: %s", error)
+        return StageResult(values=(), counts={"num_queries": len(queries), "num_prompts": 0})
+    scored = score_candidates(
+        proposed.values,
+        panel=proposed.values,
+        queries=queries,
+        generators=generators,
+        reward_proxies=reward_proxies,
+        scales=scales,
+        config=config.scoring,
+        on_progress=lambda done, of: on_progress(half + half * done // max(1, of), 2 * half),
+    )
+    references = {query.query_id: row.response for query, row in zip(queries, rows, strict=True)}
+    prompts = tuple(_ranked_prompts(scored.values, queries, references, filtering=config.filtering))
+    counts = {**proposed.counts, "num_prompts": len(prompts)}
+    return StageResult(values=prompts, counts=counts, figures=scored.figures)
+
+
+def ranking_quality(
+    prompts: Sequence[RankedPrompt], *, config: EvaluationConfig, seed: int
+) -> RankingQuality:
+    """Sum up how well each score ranks.
+
+    Args:
+        prompts: What `judge_ranking` returned; at least one.
+        config: Number of resamples and confidence level.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Means over prompts with their intervals.
+    """
+
+    def interval(values: Sequence[float]) -> Interval:
+        return bootstrap_interval(
+            np.array([(value, 1.0) for value in values]),
+            ratio_of_sums,
+            num_resamples=config.num_resamples,
+            confidence_level=config.confidence_level,
+            seed=seed,
+        )
+
+    means = [statistics.fmean(prompt.rouge_l) for prompt in prompts]
+    scores = {}
+    for name in prompts[0].scores:
+        best = [best_of(prompt.scores[name], prompt.rouge_l) for prompt in prompts]
+        scores[name] = ScoreQuality(
+            best=interval(best),
+            gain=interval([b - mean for b, mean in zip(best, means, strict=True)]),
+            rank_correlation=interval(
+                [rank_correlation(prompt.scores[name], prompt.rouge_l) for prompt in prompts]
+            ),
+        )
+    return RankingQuality(
+        num_prompts=len(prompts),
+        num_candidates=sum(len(prompt.rouge_l) for prompt in prompts),
+        mean=interval(means),
+        oracle=interval([max(prompt.rouge_l) for prompt in prompts]),
+        scores=scores,
+    )
+
+
+def best_of(scores: Sequence[float], worth: Sequence[float]) -> float:
+    """Return what the answer with the highest score is worth; of equal scores, their mean.
+
+    >>> best_of([1.0, 3.0, 3.0], [0.9, 0.2, 0.4])
+    0.30000000000000004
+    """
+    top = max(scores)
+    return statistics.fmean(w for score, w in zip(scores, worth, strict=True) if score == top)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's coefficient of two scores of the same answers; equal ones share a rank.
+
+    Args:
+        first: One score.
+        second: The other.
+
+    Returns:
+        A number in [−1, 1]; 0 where either score is the same for all, since it ranks nothing.
+
+    >>> rank_correlation([1, 2, 3], [0.1, 0.7, 0.3])
+    0.5
+    """
+    ranks = [average_ranks(scores) for scores in (first, second)]
+    middle = (len(first) + 1) / 2
+    x, y = ([rank - middle for rank in own] for own in ranks)
+    spread = math.sqrt(sum(a * a for a in x) * sum(b * b for b in y))
+    return sum(a * b for a, b in zip(x, y, strict=True)) / spread if spread > 0 else 0.0
+
+
+def _ranked_prompts(
+    scored: Sequence[ScoredCandidate],
+    queries: Sequence[Query],
+    references: Mapping[str, str],
+    *,
+    filtering: FilteringConfig,
+) -> Iterator[RankedPrompt]:
+    client_names = {query.query_id: query.client_name for query in queries}
+    for query_id, group in groupby(scored, key=lambda item: item.candidate.query_id):
+        own = list(group)
+        reference = split_words(references[query_id])
+        yield RankedPrompt(
+            query_id=query_id,
+            client_name=client_names[query_id],
+            rouge_l=tuple(rouge_l(reference, split_words(item.candidate.response)) for item in own),
+            scores={
+                "reward": tuple(item.reward for item in own),
+                "likelihood": tuple(-item.perplexity for item in own),
+                "consensus": tuple(item.consensus for item in own),
+                "choice": tuple(choice_scores(own, config=filtering)),
+            },
+        )

@@ -1,0 +1,42 @@
+"""What a simulation adds to the metrics and report of a run on synthetic data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lm.tables import ColumnMap, read_table
+from server_side.notes import RunNotes
+from server_side.samples import CuratedSample
+from simulations.config import SimulateConfig
+from simulations.overlap import measure_overlap
+from simulations.owned_records import read_owned_records
+from simulations.prepare import World
+
+
+def annotate_run(
+    pool: Sequence[CuratedSample], *, config: SimulateConfig, world: World
+) -> RunNotes:
+    """Say what a run stands for, and hold its final pool against the private records.
+
+    Args:
+        pool: The final pool.
+        config: The simulation.
+        world: The parties, whose records are read.
+
+    Returns:
+        Name, source and overlap: lengths and shares, no text of a record.
+    """
+    evaluation = world.server.evaluation
+    assert evaluation.path is not None, "a world has a test file"
+    columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)
+    public = read_table(evaluation.path, columns=columns).rows
+    records = [record for client in world.clients for record in read_owned_records(client)]
+    return RunNotes(
+        arm=config.arm,
+        tuned_on=config.tuned_on.value,
+        private_overlap=measure_overlap(
+            [f"{sample.prompt}\n{sample.chosen}" for sample in pool],
+            [f"{row.prompt}\n{row.response}" for row in public],
+            records=[f"{record.prompt}\n{record.response}" for record in records],
+        ),
+    )

@@ -1,0 +1,188 @@
+"""`rewardds-compare`: which arm did better, by how much, and could that be chance?
+
+Reads finished runs of `rewardds-simulate`, or the folder of a sweep with all its runs, and compares
+them by the scores of single test rows (`server_side/comparing.py` says how). Changes nothing but
+the files that it is asked to write.
+
+Exit status: 0; 1 for an error, said in one line; 2 for words that are not understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lm.errors import LmError
+from lm.settings import load_settings
+from protocol.errors import ConfigurationError, RewardDSError, StageError
+from server_side.comparing import ArmRun, ComparingConfig, compare_runs
+from server_side.evaluation import ArmScores, Metric
+from server_side.json_values import from_json
+from server_side.metrics import read_metrics
+from server_side.run_store import write_atomically
+from simulations.compare_views import as_csv, as_markdown, show_comparison
+from simulations.config import SimulateConfig
+from simulations.run import SETTINGS_FILE
+
+_METRICS_FILE: Final = "metrics.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None takes those of this process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _compare(options)
+    except (RewardDSError, LmError, OSError) as error:
+        if os.environ.get("REWARDDS_TRACEBACK") == "1":
+            raise
+        sys.exit(f"Error: {error}")
+
+
+def find_runs(folders: Sequence[Path]) -> tuple[list[Path], int]:
+    """Find the finished runs in some folders.
+
+    Args:
+        folders: Folders of runs, or folders that hold folders of runs, as a sweep's does.
+
+    Returns:
+        The finished runs, and how many of sweeps are not finished.
+
+    Raises:
+        ConfigurationError: A folder is neither, or is a run that is not finished.
+    """
+    found: list[Path] = []
+    num_unfinished = 0
+    for folder in folders:
+        if (folder / SETTINGS_FILE).is_file():
+            if not (folder / _METRICS_FILE).is_file():
+                raise ConfigurationError(
+                    f"Expected a finished run in {folder}, found no {_METRICS_FILE}. Go on with "
+                    f"rewardds-simulate resume={folder}."
+                )
+            found.append(folder)
+            continue
+        inside = sorted(file.parent for file in folder.glob(f"*/{SETTINGS_FILE}"))
+        if not inside:
+            raise ConfigurationError(
+                f"Expected the folder of a run or of a sweep, found no {SETTINGS_FILE} in {folder} "
+                "or one folder below. Name another."
+            )
+        finished = [run for run in inside if (run / _METRICS_FILE).is_file()]
+        num_unfinished += len(inside) - len(finished)
+        found += finished
+    # A run may be named twice, by its sweep and by itself.
+    return list(dict.fromkeys(run.resolve() for run in found)), num_unfinished
+
+
+def read_run(folder: Path) -> ArmRun:
+    """Read what a finished run adds to a comparison.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Its arm, its seed and the scores of its rows.
+
+    Raises:
+        StageError: Its scores cannot be read.
+        SettingsError: Its settings cannot be read.
+    """
+    config = load_settings(SimulateConfig, folder / SETTINGS_FILE)
+    metrics = read_metrics(folder / _METRICS_FILE)
+    return ArmRun(
+        arm=config.arm,
+        seed=config.seed,
+        tuned_on=config.tuned_on.value,
+        untuned=_read_scores(folder / "server" / "13_untuned.jsonl"),
+        tuned=_read_scores(folder / "server" / "13_tuned.jsonl"),
+        num_samples_seen=metrics.get("tuning", {}).get("num_samples_seen"),
+    )
+
+
+def _read_scores(path: Path) -> ArmScores:
+    try:
+        return from_json(ArmScores, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"Expected the scores of one arm in {path}, found none that can be read "
+            f"({type(error).__name__}). Run it again with this version."
+        ) from None
+
+
+def _compare(options: argparse.Namespace) -> None:
+    folders, num_unfinished = find_runs(options.folders)
+    config = ComparingConfig(
+        reference=options.reference,
+        ceiling=options.ceiling,
+        num_resamples=options.resamples,
+        num_permutations=options.permutations,
+    )
+    # Here, because a default on an option that appends would be appended to.
+    metrics = [Metric(name) for name in options.metric or (Metric.ROUGEL, Metric.PERPLEXITY)]
+    comparison = compare_runs([read_run(folder) for folder in folders], config=config)
+    for metric in metrics:
+        show_comparison(comparison, metric)
+    if num_unfinished:
+        print(f"Left out because not finished: {num_unfinished}.")
+    if options.csv is not None:
+        write_atomically(options.csv, as_csv(comparison))
+    if options.markdown is not None:
+        text = "\n".join(as_markdown(comparison, metric) for metric in metrics)
+        write_atomically(options.markdown, text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = ComparingConfig()
+    parser = argparse.ArgumentParser(
+        prog="rewardds-compare",
+        description="Compare arms of a simulation on the test rows and seeds that all have.",
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="finished runs, or sweeps"
+    )
+    parser.add_argument(
+        "--reference",
+        default=defaults.reference,
+        help="arm from which differences are taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ceiling",
+        default=defaults.ceiling,
+        help="arm that closes the whole gap to the untuned target (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        choices=[metric.value for metric in Metric],
+        help="what to show; give it several times for more (default: rougeL and perplexity)",
+    )
+    parser.add_argument("--csv", type=Path, help="write every arm and metric to this file")
+    parser.add_argument("--markdown", type=Path, help="write the shown tables to this file")
+    for name, default in (
+        ("resamples", defaults.num_resamples),
+        ("permutations", defaults.num_permutations),
+    ):
+        parser.add_argument(
+            f"--{name}", type=_count, default=default, help="how many (default: %(default)s)"
+        )
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text}")
+    return number
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from lm.tables import TextRow
+from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig, SynthesisConfig
+from server_side.consensus import rouge_l, split_words
+from server_side.ranking import (
+    RankedPrompt,
+    best_of,
+    judge_ranking,
+    rank_correlation,
+    ranking_quality,
+)
+from server_side.samples import StageResult
+from server_side.scoring import RewardScale
+from tests.support.fake_proxies import WORDS, FakeProxies, no_progress
+
+RNG = random.Random(0)  # noqa: S311 - no secret
+ROWS = [
+    TextRow(prompt=f"question {i}", response=" ".join(RNG.choices(WORDS, k=8))) for i in range(40)
+]
+REFERENCES = {row.prompt: split_words(row.response) for row in ROWS}
+CONFIG = ServerConfig(
+    synthesis=SynthesisConfig(num_candidates=5, client_weights={"north": 3.0, "south": 1.0}),
+    filtering=FilteringConfig(alpha=0.0),
+)
+values = st.lists(st.integers(0, 4).map(float), min_size=2, max_size=8)
+
+
+def knows_the_reference(prompt: str, response: str) -> float:
+    return rouge_l(REFERENCES[prompt], split_words(response))
+
+
+def judge(*proxies: FakeProxies, seed: int = 0) -> StageResult[RankedPrompt]:
+    return judge_ranking(
+        ROWS,
+        generators=proxies,
+        reward_proxies=proxies,
+        scales={
+            proxy.client_name: RewardScale(mean=0.0, deviation=1.0 + index)
+            for index, proxy in enumerate(proxies)
+        },
+        config=CONFIG,
+        seed=seed,
+        on_progress=no_progress,
+    )
+
+
+@given(st.data(), values)
+def test_rank_correlation_is_that_of_the_reference_implementation(
+    data: st.DataObject, first: list[float]
+) -> None:
+    second = data.draw(st.permutations(first))
+    found = rank_correlation(first, second)
+
+    if len(set(first)) == 1:
+        assert found == 0.0
+    else:
+        assert found == pytest.approx(spearmanr(first, second).statistic, abs=1e-9)
+
+
+def test_favourites_of_equal_score_are_worth_their_mean() -> None:
+    assert best_of([1.0, 1.0, 0.0], [0.2, 0.4, 0.9]) == pytest.approx(0.3)
+
+
+def test_quality_is_worked_out_by_hand() -> None:
+    """Worths (0.2, 0.4, 0.6) and (0.1, 0.5, 0.3): means 0.4 and 0.3, best 0.6 and 0.5.
+
+    `good` picks 0.6 and 0.3, with correlations 1 and ½; `flat` says nothing, so it picks the means.
+    """
+    prompts = [
+        RankedPrompt(
+            query_id="t1", client_name="north", rouge_l=(0.2, 0.4, 0.6),
+            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0)},
+        ),
+        RankedPrompt(
+            query_id="t2", client_name="north", rouge_l=(0.1, 0.5, 0.3),
+            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0)},
+        ),
+    ]  # fmt: skip
+
+    quality = ranking_quality(prompts, config=EvaluationConfig(num_resamples=200), seed=0)
+
+    assert (quality.num_prompts, quality.num_candidates) == (2, 6)
+    assert quality.mean.mean == pytest.approx(0.35)
+    assert quality.oracle.mean == pytest.approx(0.55)
+    good, flat = quality.scores["good"], quality.scores["flat"]
+    assert good.best.mean == pytest.approx(0.45)
+    assert (good.gain.mean, good.gain.low, good.gain.high) == pytest.approx((0.1, 0.0, 0.2))
+    assert good.rank_correlation.mean == pytest.approx(0.75)
+    assert flat.gain.mean == pytest.approx(0.0)
+    assert flat.rank_correlation.mean == 0.0
+
+
+def test_score_that_knows_the_reference_is_told_from_one_that_does_not() -> None:
+    """The reward is ROUGE-L itself, so it equals the oracle; likelihood is the reverse of it."""
+    proxies = [
+        FakeProxies(
+            name,
+            reward=knows_the_reference,
+            perplexity=lambda prompt, response: 1.0 + knows_the_reference(prompt, response),
+        )
+        for name in ("north", "south")
+    ]
+
+    result = judge(*proxies)
+    quality = ranking_quality(result.values, config=EvaluationConfig(num_resamples=200), seed=0)
+
+    assert quality.num_prompts == result.counts["num_prompts"] == 40
+    assert quality.scores["reward"].best.mean == pytest.approx(quality.oracle.mean)
+    assert quality.scores["reward"].gain.low > 0
+    assert quality.scores["reward"].rank_correlation.mean == pytest.approx(1.0)
+    assert quality.scores["likelihood"].gain.high < 0
+    # With alpha = 0 likelihood alone chooses.
+    assert quality.scores["choice"] == quality.scores["likelihood"]
+    assert "reward_length_correlation" in result.figures
+
+
+def test_generators_share_the_prompts_as_they_do_in_synthesis() -> None:
+    result = judge(FakeProxies("north"), FakeProxies("south"))
+
+    names = [prompt.client_name for prompt in result.values]
+    assert (names.count("north"), names.count("south")) == (30, 10)
+    assert "south" in names[:30]
+
+
+def test_same_seed_gives_the_same_ranking() -> None:
+    assert judge(FakeProxies("north"), FakeProxies("south")) == judge(
+        FakeProxies("north"), FakeProxies("south")
+    )
+
+
+def test_ranking_that_cannot_be_judged_costs_no_job(caplog: pytest.LogCaptureFixture) -> None:
+    mute = [FakeProxies(name, write=lambda text, rng: None) for name in ("north", "south")]
+
+    result = judge(*mute)
+
+    assert result.values == ()
+    assert result.counts["num_prompts"] == 0
+    assert "not judged" in caplog.text

@@ -1,0 +1,135 @@
+"""Every arm differs from RewardDS in what it says, under every experiment, and in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import simulations.run  # noqa: F401 - registers the schemas
+from client_side.config import ClientConfig
+from lm.settings import to_mapping, to_settings
+from protocol.accounting import PlannedRun, calibrate, composed_epsilon
+from protocol.errors import ConfigurationError
+from protocol.ledger import ProxyKind
+from simulations.config import SimulateConfig, TunedOn
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+ARMS = sorted(file.stem for file in (CONF / "arm").glob("*.yaml"))
+PRIVATE = {
+    "private_no_dp": TunedOn.PRIVATE_RECORDS,
+    "private_dp": TunedOn.PRIVATE_RECORDS_DP,
+}
+OWN_EXCHANGE = {"ablation_generator_budget", "ablation_reward_budget"}
+CHANGED = {
+    "rewardds": set(),
+    "dp_generate": {
+        "server_side.filtering.choose_by", "server_side.filtering.select_by",
+        "server_side.filtering.max_similarity", "server_side.refinement.num_rounds",
+    },
+    "similarity_filter": {
+        "server_side.filtering.choose_by", "server_side.filtering.select_by",
+        "server_side.filtering.max_similarity", "server_side.refinement.num_rounds",
+    },
+    "ablation_no_filtering": {
+        "server_side.filtering.choose_by", "server_side.filtering.select_by",
+        "server_side.filtering.max_similarity",
+    },
+    "ablation_no_refinement": {"server_side.refinement.num_rounds"},
+    "ablation_no_reward": {"server_side.filtering.alpha", "server_side.filtering.select_by"},
+    "ablation_no_perplexity": {"server_side.filtering.alpha"},
+    "ablation_generator_budget": {
+        "client_side.budget.reward_noise_ratio", "server_side.filtering.choose_by",
+        "server_side.filtering.select_by",
+    },
+    "ablation_reward_budget": {"client_side.budget.reward_noise_ratio"},
+    "private_no_dp": {"tuned_on"},
+    "private_dp": {"tuned_on"},
+}  # fmt: skip
+
+
+def settings(*overrides: str) -> SimulateConfig:
+    with initialize_config_dir(str(CONF), version_base=None):
+        return to_settings(SimulateConfig, compose("simulate", overrides=list(overrides)))
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@pytest.mark.parametrize("experiment", ["smoke", "medical_qa"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_changes_what_it_says_and_nothing_else(arm: str, experiment: str) -> None:
+    plain = dict(flat(to_mapping(settings(f"experiment={experiment}"))))
+
+    own = dict(flat(to_mapping(settings(f"experiment={experiment}", f"arm={arm}"))))
+
+    changed = {name for name in own if own[name] != plain[name]} - {"arm"}
+    assert own["arm"] == arm
+    assert changed <= CHANGED[arm]
+    # An experiment may say the same as an arm already, but no arm may be RewardDS under any.
+    assert changed or arm == "rewardds"
+
+
+def test_every_arm_is_listed_here() -> None:
+    assert set(CHANGED) == set(ARMS)
+
+
+@pytest.mark.parametrize("arm", sorted(set(ARMS) - OWN_EXCHANGE))
+def test_arms_share_one_exchange(arm: str) -> None:
+    """Only the server's part differs, so one released pair of proxies serves them all."""
+    assert settings(f"arm={arm}").client_side == settings().client_side
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_only_two_arms_read_the_records(arm: str) -> None:
+    assert settings(f"arm={arm}").tuned_on is PRIVATE.get(arm, TunedOn.SYNTHETIC)
+
+
+@pytest.mark.parametrize("arm", sorted(OWN_EXCHANGE))
+@pytest.mark.parametrize("experiment", ["smoke", "medical_qa"])
+def test_a_shifted_budget_is_the_whole_budget_and_no_more(arm: str, experiment: str) -> None:
+    """The favoured proxy gets nearly all of the composed ε, the other next to nothing."""
+    client = settings(f"experiment={experiment}", f"arm={arm}").client_side
+
+    both, alone = epsilons(client)
+
+    favoured = ProxyKind.GENERATOR if arm == "ablation_generator_budget" else ProxyKind.REWARD
+    assert client.budget.target_epsilon * 0.99 < both <= client.budget.target_epsilon
+    assert alone[favoured] > 0.99 * both
+    assert min(alone.values()) < 0.02 * both
+
+
+def epsilons(client: ClientConfig) -> tuple[float, dict[ProxyKind, float]]:
+    size = client.records.declared_size
+    found = calibrate(
+        [
+            PlannedRun(
+                proxy=kind,
+                sample_rate=own.expected_batch_size / size,
+                steps=own.steps,
+                noise_ratio=ratio,
+            )
+            for kind, own, ratio in (
+                (ProxyKind.GENERATOR, client.generator, 1.0),
+                (ProxyKind.REWARD, client.reward_proxy, client.budget.reward_noise_ratio),
+            )
+        ],
+        target_epsilon=client.budget.target_epsilon,
+        target_delta=client.budget.target_delta,
+    )
+    delta = client.budget.target_delta
+    alone = {event.proxy: composed_epsilon([event], delta=delta) for event in found.events}
+    return found.epsilon, alone
+
+
+def test_a_bound_on_private_records_is_checked() -> None:
+    with pytest.raises(ConfigurationError, match="num_private_records"):
+        settings("num_private_records=0")

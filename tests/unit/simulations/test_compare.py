@@ -1,0 +1,177 @@
+"""`rewardds-compare` on run folders as a simulation leaves them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lm.settings import save_settings
+from server_side.comparing import ArmRun
+from server_side.evaluation import Metric
+from server_side.intervals import Interval
+from server_side.json_values import to_json
+from server_side.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.notes import RunNotes
+from simulations.compare import find_runs, main, read_run
+from simulations.config import SimulateConfig, TunedOn
+from simulations.private_tuning import POOLED, pooled_ledger
+from tests.support.arms import run_of
+
+VALUES = [0.11, 0.25, 0.31, 0.18, 0.42, 0.27, 0.36, 0.22]
+Write = Callable[[str, ArmRun], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_run(name: str, run: ArmRun) -> Path:
+        folder = tmp_path / "sweep" / name
+        (folder / "server").mkdir(parents=True)
+        config = SimulateConfig(arm=run.arm, seed=run.seed, tuned_on=TunedOn(run.tuned_on))
+        save_settings(config, folder / "simulate.yaml")
+        for part in ("untuned", "tuned"):
+            line = json.dumps(to_json(getattr(run, part)))
+            (folder / "server" / f"13_{part}.jsonl").write_text(f"{line}\n")
+        metrics = build_metrics(
+            run_id=name,
+            seed=run.seed,
+            untuned=run.untuned,
+            tuned=run.tuned,
+            difference=dict.fromkeys(Metric, Interval(mean=0.0, low=0.0, high=0.0)),
+            confidence_level=0.95,
+            privacy={POOLED: pooled_ledger([config.client_side], is_private=False)},
+            seconds={"13_tuned": 1.0},
+            peak_rss_bytes=1,
+            counts={},
+            tuning=TuningEffort(
+                num_samples=10, num_steps=5, batch_size=4,
+                num_samples_seen=run.num_samples_seen or 1,
+            ),
+            notes=RunNotes(arm=run.arm, tuned_on=run.tuned_on),
+        )  # fmt: skip
+        write_metrics(folder / "metrics.json", metrics)
+        return folder
+
+    return write_run
+
+
+@pytest.fixture
+def sweep(write: Write, tmp_path: Path) -> Path:
+    better = [value + 0.01 * (i + 1) for i, value in enumerate(VALUES)]
+    for seed in (1, 2):
+        write(f"{seed}0", run_of("dp_generate", VALUES, seed=seed))
+        write(f"{seed}1", run_of("ablation_generator_budget", better, seed=seed))
+        best = run_of("private_no_dp", [0.9] * 8, seed=seed, tuned_on="private_records")
+        write(f"{seed}2", best)
+    return tmp_path / "sweep"
+
+
+def test_a_run_is_read_as_it_was_written(write: Write) -> None:
+    run = run_of("dp_generate", VALUES, seed=3)
+
+    assert read_run(write("0", run)) == run
+
+
+def test_a_sweep_is_compared_within_80_columns(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(sweep), "--resamples", "100", "--permutations", "99"])
+
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "rougeL, higher is better" in shown
+    assert "perplexity, lower is better" in shown
+    assert "ablation_generator_budget" in shown
+    assert "saw 101 to 102" in shown
+    assert "2/2" in shown
+    assert "private_no_dp †" in shown
+    assert "simulation only" in shown
+
+
+def test_without_an_arm_on_private_records_nothing_speaks_of_it(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*(str(sweep / name) for name in ("10", "11")), "--resamples", "50"])
+
+    shown = capsys.readouterr().out
+    assert "†" not in shown
+    assert "Gap closed" not in shown
+
+
+def test_csv_has_a_line_for_each_arm_and_metric(sweep: Path, tmp_path: Path) -> None:
+    main([str(sweep), "--resamples", "50", "--permutations", "99", "--csv", f"{tmp_path}/a.csv"])
+
+    with (tmp_path / "a.csv").open(newline="") as file:
+        lines = {(line["arm"], line["metric"]): line for line in csv.DictReader(file)}
+    assert len(lines) == 4 * len(Metric)
+    arm = lines["ablation_generator_budget", "rougeL"]
+    assert float(arm["difference"]) == pytest.approx(0.045)
+    assert arm["by_seed"].count(" ") == 1
+    assert arm["samples_seen"] == "101 102"
+    assert lines["dp_generate", "rougeL"]["p_value"] == ""
+
+
+def test_markdown_holds_the_shown_metric(sweep: Path, tmp_path: Path) -> None:
+    main(
+        [str(sweep), "--resamples", "50", "--permutations", "99", "--metric", "bleu",
+         "--markdown", f"{tmp_path}/a.md"]
+    )  # fmt: skip
+
+    text = (tmp_path / "a.md").read_text(encoding="utf-8")
+    assert "**bleu**" in text
+    assert "rougeL" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 2 + 4
+
+
+def test_unfinished_runs_of_a_sweep_are_told_and_left_out(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep / "11" / "metrics.json").unlink()
+
+    main([str(sweep), "--resamples", "50", "--permutations", "99"])
+
+    assert "Left out because not finished: 1." in capsys.readouterr().out
+
+
+def test_a_run_that_is_named_twice_counts_once(sweep: Path) -> None:
+    found, num_unfinished = find_runs([sweep, sweep / "10"])
+
+    assert len(found) == 6
+    assert num_unfinished == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda sweep: (sweep / "10" / "metrics.json").unlink(), "Go on with"),
+        (lambda sweep: (sweep / "10" / "simulate.yaml").unlink(), "run or of a sweep"),
+        (lambda sweep: (sweep / "10" / "server" / "13_tuned.jsonl").unlink(), "13_tuned"),
+        (lambda sweep: (sweep / "10" / "server" / "13_tuned.jsonl").write_text("{"), "13_tuned"),
+    ],
+)
+def test_a_mistake_is_one_line(sweep: Path, spoil: Callable[[Path], object], named: str) -> None:
+    spoil(sweep)
+
+    with pytest.raises(SystemExit, match=named) as caught:
+        main([str(sweep / "10")])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_another_reference_can_be_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(sweep), "--resamples", "50", "--permutations", "99", "--reference", "private_no_dp"])
+
+    assert "to private_no_dp, paired" in " ".join(capsys.readouterr().out.split())
+
+
+def test_runs_of_other_seeds_are_refused(write: Write) -> None:
+    base = write("0", run_of("dp_generate", VALUES, seed=1))
+    other = write("1", replace(run_of("other", VALUES, seed=1), seed=2))
+
+    with pytest.raises(SystemExit, match="seed that all arms have"):
+        main([str(base), str(other)])
