@@ -40,7 +40,7 @@ def test_a_killed_sweep_goes_on_shares_and_is_reported(tmp_path: Path) -> None:
         assert time.monotonic() < give_up
         time.sleep(0.2)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()  # and close its output
     queries = (tmp_path / "sweep" / "0" / "server" / "07_queries.jsonl").read_bytes()
 
     resumed = start(tmp_path, "simulations.run", "resume=sweep")
