@@ -50,6 +50,21 @@ def stage_app(folder: Path) -> Path:
     return folder
 
 
+def sources_digest() -> str:
+    """Return the SHA-256 over names and contents of all sources that travel.
+
+    Returns:
+        64 hexadecimal digits; unlike `bundle_digest` it needs neither Flower nor `pyproject.toml`.
+    """
+    root = Path(__file__).resolve().parent.parent
+    total = hashlib.sha256()
+    for package in BUNDLED_PACKAGES:
+        for source in sorted((root / package).glob("*.py")):
+            content = hashlib.sha256(source.read_bytes()).hexdigest()
+            total.update(f"{package}/{source.name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
 def bundle_digest() -> str:
     """Return the SHA-256 of the bundle that this installation's sources give.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -112,7 +111,7 @@ def gather_inputs(
         work_folder=work_folder,
         settings={
             "software_version": SOFTWARE_VERSION,
-            "config": _outcome_settings(config),
+            "config": config.fingerprint,
             "base_model_digest": base_digest,
             "target_model_digest": base_model_digest(target_folder),
             "test_rows_digest": _rows_digest(rows),
@@ -158,7 +157,7 @@ def inputs_without_releases(
         work_folder=run_folder / "work",
         settings={
             "software_version": SOFTWARE_VERSION,
-            "config": _outcome_settings(config),
+            "config": config.fingerprint,
             "target_model_digest": base_model_digest(target_folder),
             "test_rows_digest": _rows_digest(rows),
             "releases": {},
@@ -227,23 +226,6 @@ def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
         check_tests(rows)
         find_confinement()
     return rows
-
-
-def _outcome_settings(config: ServerConfig) -> dict[str, object]:
-    settings = dataclasses.asdict(config)
-    # A resumed job may have another number of cores, and its folders may have moved, as may
-    # the servers that it asks.
-    for name in (
-        "num_threads",
-        "base_model",
-        "target_model",
-        "base_model_vllm_url",
-        "target_model_vllm_url",
-    ):
-        del settings[name]
-    del settings["evaluation"]["path"]
-    del settings["evaluation"]["judge"]["url"]
-    return settings
 
 
 def _rows_digest(rows: Sequence[TextRow]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -57,6 +57,20 @@ def from_json(value_type: type[T], value: Json) -> T:
     """
     result: T = _read(value_type, value)
     return result
+
+
+def differences(old: Json, new: Json, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names under which two JSON values differ.
+
+    >>> list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}))
+    ['a.c']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() | new.keys():
+            name = f"{prefix}.{key}" if prefix else key
+            yield from differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield prefix
 
 
 def _read(hint: Any, value: Json) -> Any:  # a type hint is no type to the type checker

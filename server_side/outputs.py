@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
-from server_side.config import FinetuningConfig, ServerConfig
+from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
@@ -64,34 +65,71 @@ def target_writer(
         _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
         num_threads=config.num_threads,
         engine_cache=folder / "engines",
+        made_of=(inputs.target_folder, tuned),
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """One test for both arms: who sits it, what is asked, and how it is judged."""
+
+    inputs: JobInputs
+    """The untuned target, and where its forms are kept."""
+    rows: tuple[TextRow, ...]
+    """The public test records that are asked."""
+    num_overlapping: int
+    """Test records left out, because a synthetic prompt repeats theirs."""
+    config: ServerConfig
+    """The server's settings."""
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """All that decides the scores (`server_side/shared_stages.py`)."""
+        # The rows are stated by themselves; the place that they were read from decides nothing.
+        settings: EvaluationConfig = replace(self.config.evaluation, path=None)
+        inputs = self.inputs
+        return (
+            inputs.target_folder,
+            inputs.test_instruction,
+            self.rows,
+            self.num_overlapping,
+            settings,
+            evaluation_seed(self.config),
+        )
+
+
+def set_test(inputs: JobInputs, queries: Sequence[Query], *, config: ServerConfig) -> Examination:
+    """Choose the test records that both arms are asked.
+
+    Args:
+        inputs: The untuned target and the test records.
+        queries: The synthetic prompts; a test record with one of them is left out.
+        config: The server's settings.
+
+    Raises:
+        TableError: No test record is left.
+    """
+    rows, num_overlapping = _judged_rows(inputs, queries)
+    return Examination(inputs=inputs, rows=rows, num_overlapping=num_overlapping, config=config)
+
+
 def judge_arm(
-    inputs: JobInputs,
-    adapter: Path | None,
-    *,
-    queries: Sequence[Query],
-    config: ServerConfig,
-    on_progress: OnProgress,
+    test: Examination, adapter: Path | None, *, on_progress: OnProgress
 ) -> StageResult[ArmScores]:
     """Judge the target, untuned or tuned, on the public test records.
 
     Args:
-        inputs: The untuned target and the test records.
+        test: The untuned target and what it is asked.
         adapter: Folder of the tuned target; None judges the untuned one.
-        queries: The synthetic prompts; a test record with one of them is left out.
-        config: The server's settings.
         on_progress: Told how far it is.
 
     Returns:
         The scores of the arm.
 
     Raises:
-        TableError: No test record is left.
         StageError: There is nothing to judge by.
     """
-    rows, num_overlapping = _judged_rows(inputs, queries)
+    inputs, config = test.inputs, test.config
 
     def open_engine(with_adapter: Path | None) -> Sampler:
         merged = inputs.work_folder / "evaluation" / "merged"
@@ -104,7 +142,7 @@ def judge_arm(
         )
 
     scores = evaluate_target(
-        rows,
+        test.rows,
         target_folder=inputs.target_folder,
         adapter=adapter,
         config=config.evaluation,
@@ -113,7 +151,7 @@ def judge_arm(
         seed=evaluation_seed(config),
         on_progress=on_progress,
     )
-    counts = {"num_rows": len(rows), "num_rows_overlapping": num_overlapping}
+    counts = {"num_rows": len(test.rows), "num_rows_overlapping": test.num_overlapping}
     return StageResult(values=(scores,), counts=counts)
 
 

@@ -18,7 +18,7 @@ from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
 from server_side.inputs import gather_inputs
-from server_side.outputs import Annotate, judge_arm, target_writer, write_outputs
+from server_side.outputs import Annotate, judge_arm, set_test, target_writer, write_outputs
 from server_side.progress import Progress
 from server_side.ranking import RANKING_STAGE, RankedPrompt, judge_ranking
 from server_side.refinement import (
@@ -31,6 +31,7 @@ from server_side.refinement import (
 from server_side.run_store import RunStore, StageRecord
 from server_side.samples import Candidate, CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.scoring import reward_scales, score_candidates
+from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
 from server_side.tuned_target import TUNED
 
@@ -46,6 +47,7 @@ def run_pipeline(
     output_folder: Path | None = None,
     exchange: StageRecord | None = None,
     progress: Progress | None = None,
+    shared: SharedStages | None = None,
     annotate: Annotate | None = None,
 ) -> None:
     """Turn admitted releases into a tuned target, a synthetic data set and a report.
@@ -57,6 +59,7 @@ def run_pipeline(
         output_folder: Where metrics, report, tuned target and data set go; None takes `run_folder`.
         exchange: What it cost to get the releases, where that is known, for the metrics.
         progress: Told about each stage.
+        shared: Where stages lie that other runs have done; None shares nothing.
         annotate: Says what a simulation knows about the final pool, for metrics and report.
 
     Raises:
@@ -65,7 +68,9 @@ def run_pipeline(
     """
     job = gather_inputs(releases, config=config, run_folder=run_folder)
     clients = job.clients
-    with RunStore(run_folder, settings=job.settings, seed=config.seed, progress=progress) as store:
+    with RunStore(
+        run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
+    ) as store:
         tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
 
         # The generators write prompts and answer them.
@@ -84,17 +89,13 @@ def run_pipeline(
             config=config.scoring,
             on_progress=store.advance,
         )
-        scored = store.values(
-            "09_scored_r1", ScoredCandidate, partial(score, candidates, scales=None)
-        )
+        score_first = partial(score, candidates, scales=None)
+        scored = store.values("09_scored_r1", ScoredCandidate, score_first)
         scales = reward_scales(scored, config=config.scoring)
-        pair_up = partial(choose_pairs, queries=queries, config=config.filtering)
-        best = store.values(
-            "10_best_r1", CuratedSample, partial(pair_up, scored, instructions=job.instructions)
-        )
-        pool = store.values(
-            "10_pool_r1", CuratedSample, partial(select_samples, best, config=config.filtering)
-        )
+        pair_up = partial(choose_pairs, scored, queries=queries, instructions=job.instructions)
+        best = store.values("10_best_r1", CuratedSample, partial(pair_up, config=config.filtering))
+        select = partial(select_samples, best, config=config.filtering)
+        pool = store.values("10_pool_r1", CuratedSample, select)
         target = store.subfolder("11_target_r1", partial(tune, pool, previous=None, round_index=1))
 
         # Feedback on the best answers, rewriting by the target, and judging again.
@@ -130,7 +131,8 @@ def run_pipeline(
             rank = partial(judge_ranking, job.test_rows[:num_ranked], generators=clients)
             rank = partial(rank, reward_proxies=clients, scales=scales, config=config)
             store.drawn(RANKING_STAGE, RankedPrompt, rank)
-        judge = partial(judge_arm, job, queries=queries, config=config, on_progress=store.advance)
+        test = set_test(job, queries, config=config)
+        judge = partial(judge_arm, test, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
         (tuned,) = store.values("13_tuned", ArmScores, partial(judge, target / TUNED))
         write_outputs(

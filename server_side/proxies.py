@@ -90,14 +90,24 @@ class RewardProxy(Protocol):
 class ModelWriter:
     """A model, with or without an adapter, as a `Writer`; it is loaded when first needed."""
 
-    def __init__(self, model: SampledModel, *, num_threads: int | None, engine_cache: Path) -> None:
+    def __init__(
+        self,
+        model: SampledModel,
+        *,
+        num_threads: int | None,
+        engine_cache: Path,
+        made_of: tuple[Path, ...] = (),
+    ) -> None:
         """Say how to come by the model; nothing is written or loaded yet.
 
         Args:
             model: The model.
             num_threads: CPU threads for sampling; None leaves it to the engine.
             engine_cache: Where a sampling engine keeps its form of the model.
+            made_of: Folders of weights that it is made of, where stages that it is given to are
+                to be shared among runs.
         """
+        self.fingerprint = made_of or None
         self._model = model
         self._num_threads = num_threads
         self._engine_cache = engine_cache
@@ -173,6 +183,19 @@ class ClientProxies:
     def instruction(self) -> str:
         """The client's public description of its domain."""
         return self._generator.instruction
+
+    @property
+    def fingerprint(self) -> tuple[object, ...]:
+        """All that decides what the proxies write and think (`server_side/shared_stages.py`)."""
+        releases = (self._generator, self._reward)
+        return (
+            self.client_name,
+            self.instruction,
+            *((item.certificate.weights_digest, item.lora) for item in releases),
+            self._base_folder,
+            self._max_prompt_tokens,
+            self._max_response_tokens,
+        )
 
     def prompt_prefix(self) -> Sequence[int]:
         """Return the token ids whose continuation is a prompt."""

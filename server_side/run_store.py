@@ -12,13 +12,13 @@ Rules. A file appears only when whole (written beside its place, synced, renamed
 when the manifest names it with its digest. So after `kill -9` at any moment, or on a full disk,
 what the manifest names is whole, and the job goes on from there. A stage whose file no longer has
 its digest is done again, with all that came after it. The settings of a run folder never change.
+Runs that are given the same `SharedStages` do each stage once (`server_side/shared_stages.py`).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -27,16 +27,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from protocol.errors import ConfigurationError, StageError
-from server_side.json_values import from_json, to_json
+from server_side.json_values import differences, from_json, to_json
 from server_side.memory import peak_rss_bytes, reset_peak_rss
 from server_side.progress import Progress, SilentProgress
 from server_side.samples import OnProgress, StageResult
 from server_side.seeds import derive_seed
+from server_side.shared_stages import SharedStages, file_digest
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT_VERSION: Final = 2
@@ -89,6 +91,7 @@ class RunStore:
         settings: Mapping[str, object],
         seed: int,
         progress: Progress | None = None,
+        shared: SharedStages | None = None,
     ) -> None:
         """Open a run folder, or begin one.
 
@@ -99,6 +102,7 @@ class RunStore:
             seed: The run's seed; each stage draws from one that is derived from it and the
                 stage's name.
             progress: Told about each stage.
+            shared: Where stages lie that other runs did or wait for; None shares nothing.
 
         Raises:
             ConfigurationError: The folder was begun with other settings.
@@ -107,6 +111,8 @@ class RunStore:
         self.folder = folder
         self._seed = seed
         self._progress = progress or SilentProgress()
+        self._shared = shared
+        self._taken: dict[str, str] = {}
         self._settings = json.loads(json.dumps(settings))
         with clear_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ class RunStore:
             write_atomically(path, "".join(f"{line}\n" for line in lines))
             return result
 
-        self._do(stage, path, build)
+        self._do(stage, path, build, compute)
         # Read back even what was just written, so that both ways hand on the very same values.
         return self.read(stage, value_type)
 
@@ -187,7 +193,8 @@ class RunStore:
             compute: Does the stage, given its own seed and whom to tell how far it is.
         """
         seed = derive_seed(self._seed, stage)
-        return self.values(stage, value_type, lambda: compute(seed=seed, on_progress=self.advance))
+        bound = partial(compute, seed=seed, on_progress=self.advance)
+        return self.values(stage, value_type, bound)
 
     def subfolder(self, stage: str, fill: FolderStage) -> Path:
         """Return the folder of a stage that writes files of its own.
@@ -204,44 +211,58 @@ class RunStore:
             StageError: The stage failed, or the disk refuses.
         """
         path = self.folder / stage
+        bound = partial(fill, seed=derive_seed(self._seed, stage), on_progress=self.advance)
 
         def build() -> StageResult[None]:
             part = self.folder / f"{stage}.part"
             shutil.rmtree(path, ignore_errors=True)  # whole once, but not in the manifest
             part.mkdir(exist_ok=True)
-            fill(
-                output_folder=part,
-                seed=derive_seed(self._seed, stage),
-                on_progress=self.advance,
-            )
+            bound(output_folder=part)
             for file in _files_under(part):
                 _sync(file)
             part.rename(path)
             _sync(self.folder)
             return StageResult(values=())
 
-        self._do(stage, path, build)
+        self._do(stage, path, build, bound)
         return path
 
-    def _do(self, stage: str, path: Path, build: Callable[[], StageResult[T]]) -> None:
+    def _do(
+        self,
+        stage: str,
+        path: Path,
+        build: Callable[[], StageResult[T]],
+        decided_by: Callable[..., object],
+    ) -> None:
         self._progress.start(stage)
         was_whole = self._is_whole(stage)
         if not was_whole:
             self._forget_from(stage)
-            started = time.monotonic()
-            reset_peak_rss()
             with clear_disk_errors(path):
-                result = build()
-                self._stages[stage] = StageRecord(
-                    files=self._digests(path),
-                    counts=dict(result.counts),
-                    figures=dict(result.figures),
-                    seconds=time.monotonic() - started,
-                    peak_rss_bytes=peak_rss_bytes(),
-                )
+                do = partial(self._measured, path, build)
+                if self._shared is None:
+                    record = do()
+                else:
+                    record, key = self._shared.once(stage, decided_by, self.folder, do)
+                    if was_whole := key is not None:
+                        self._taken[stage] = key
+            self._stages[stage] = from_json(StageRecord, record)
             self._write_manifest()
         seconds = self._stages[stage].seconds
         self._progress.end(stage, seconds=seconds, was_whole=was_whole)
+
+    def _measured(self, path: Path, build: Callable[[], StageResult[T]]) -> Any:  # JSON
+        started = time.monotonic()
+        reset_peak_rss()
+        result = build()
+        record = StageRecord(
+            files=self._digests(path),
+            counts=dict(result.counts),
+            figures=dict(result.figures),
+            seconds=time.monotonic() - started,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+        return to_json(record)
 
     def _is_whole(self, stage: str) -> bool:
         record = self._stages.get(stage)
@@ -249,7 +270,7 @@ class RunStore:
             return False
         for name, digest in record.files.items():
             path = self.folder / name
-            if not path.is_file() or _file_digest(path) != digest:
+            if not path.is_file() or file_digest(path) != digest:
                 _LOGGER.warning("%s is not what stage %s wrote; doing it again.", name, stage)
                 return False
         return True
@@ -260,11 +281,12 @@ class RunStore:
             names = list(self._stages)
             for name in names[names.index(stage) :]:
                 del self._stages[name]
+                self._taken.pop(name, None)
             self._write_manifest()
 
     def _digests(self, path: Path) -> dict[str, str]:
         files = _files_under(path) if path.is_dir() else [path]
-        return {file.relative_to(self.folder).as_posix(): _file_digest(file) for file in files}
+        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
 
     def _take_lock(self) -> None:
         try:
@@ -285,13 +307,14 @@ class RunStore:
                 f"Expected a run folder of format {_FORMAT_VERSION}, found format "
                 f"{manifest['format_version']} in {self.folder}. Name another run folder."
             )
-        changed = sorted(_differences(manifest["settings"], self._settings))
+        changed = sorted(differences(manifest["settings"], self._settings))
         if changed:
             raise ConfigurationError(
                 f"Expected the settings that the run folder {self.folder} was begun with, found "
                 f"other values of {', '.join(changed[:8])}. Restore them, or name another run "
                 "folder."
             )
+        self._taken = manifest.get("taken", {})
         stages = manifest["stages"]
         return {name: from_json(StageRecord, record) for name, record in stages.items()}
 
@@ -300,6 +323,8 @@ class RunStore:
             "format_version": _FORMAT_VERSION,
             "settings": self._settings,
             "stages": {name: to_json(record) for name, record in self._stages.items()},
+            # Which of them another run did, with the keys under which they are shared.
+            "taken": self._taken,
         }
         write_atomically(self.folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
@@ -361,22 +386,8 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:  # any JSON value
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            name = f"{prefix}.{key}" if prefix else key
-            yield from _differences(old.get(key), new.get(key), name)
-    elif old != new:
-        yield prefix
-
-
 def _files_under(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -12,9 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from lm.errors import LmError
@@ -28,6 +26,7 @@ CONF: Final = Path(__file__).resolve().parent.parent / "conf"
 RUNS: Final = Path("runs")
 """Folder of all runs, where the command is called."""
 
+_LATEST: Final = "latest"
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 
 _failures: list[Exception] = []
@@ -51,7 +50,7 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
     except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
         if wants_traceback:
             raise
-        print(f"Error: {_one_line(error)}", file=sys.stderr)
+        print(f"Error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"Interrupted. {on_interrupt}", file=sys.stderr)
@@ -60,16 +59,16 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
 
 @contextlib.contextmanager
 def failures_held() -> Iterator[None]:
-    """Keep an error for `run_command_line`.
-
-    Raised through Hydra, it would get lines of Hydra's own, and a sweep would end at this point.
-    """
+    """Keep an error for `run_command_line`; raised through Hydra, it would get lines of its own."""
     try:
         yield
     except Exception as error:
-        _failures.append(error)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            print(f"Error: {_one_line(error)}", file=sys.stderr)
+        hold_failure(error)
+
+
+def hold_failure(error: Exception) -> None:
+    """Make the command end with an error; the first one is shown."""
+    _failures.append(error)
 
 
 def new_run_folder(prefix: str = "") -> Path:
@@ -91,6 +90,20 @@ def new_run_folder(prefix: str = "") -> Path:
             folder.mkdir(parents=True)
             return folder
     raise ConfigurationError(f"Expected a free name like {RUNS / name}, found none. Try again.")
+
+
+def point_latest_at(folder: Path) -> None:
+    """Let `runs/latest` name the newest run or sweep.
+
+    Args:
+        folder: Its folder.
+    """
+    RUNS.mkdir(exist_ok=True)
+    link, part = RUNS / _LATEST, RUNS / f".{_LATEST}.{os.getpid()}"
+    part.unlink(missing_ok=True)
+    part.symlink_to(os.path.relpath(folder.resolve(), RUNS.resolve()))
+    # Renaming replaces the link in one step: it always points at a run.
+    part.replace(link)
 
 
 @contextlib.contextmanager
@@ -117,7 +130,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Say in one line what went wrong."""
     if isinstance(error, (RewardDSError, LmError)):
         return str(error)
     causes = [error, error.__cause__]

@@ -16,6 +16,9 @@ TINY_MODEL = "tiny"
 """What `base_model` and `target_model` say for a two-layer model that is built on the spot."""
 
 
+_METRICS = ("rouge1", "rouge2", "rougeL", "bleu", "perplexity")
+
+
 class Runtime(StrEnum):
     """How the exchange is launched."""
 
@@ -111,6 +114,32 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Private selection: a random number of runs, of which the best alone is shown."""
+
+    candidates: list[str] = field(default_factory=list)
+    """Settings to choose from, each a text of `name=value` words; none makes one ordinary run."""
+    mean_runs: float = 4.0
+    """Mean number of runs."""
+    shape: float = 0.0
+    """η of the truncated negative binomial distribution of that number; 1 is geometric."""
+    metric: str = "rougeL"
+    """Metric of the tuned target on public test records by which the best run is known."""
+
+    def __post_init__(self) -> None:
+        if not 1 < self.mean_runs <= 100 or not 0 <= self.shape <= 100:
+            raise ConfigurationError(
+                "Expected 1 < selection.mean_runs <= 100 and 0 <= selection.shape <= 100, got "
+                f"{self.mean_runs} and {self.shape}. Change them."
+            )
+        if self.metric not in _METRICS:
+            raise ConfigurationError(
+                f"Expected selection.metric to be one of {', '.join(_METRICS)}, got "
+                f"{self.metric!r}. Choose one."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimulateConfig:
     """One journey on one machine."""
 
@@ -137,7 +166,11 @@ class SimulateConfig:
     run_folder: str | None = None
     """Where the run is kept; None makes `runs/<time>`."""
     resume: str | None = None
-    """Run folder of a run to be continued with its own settings."""
+    """Folder of a run or of a sweep to be continued with its own settings."""
+    shared_folder: str | None = None
+    """Where runs share exchanges and stages; None shares within a sweep alone."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """Private selection among settings."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     """How the exchange is launched."""
     client_side: ClientConfig = field(default_factory=ClientConfig)

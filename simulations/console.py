@@ -44,13 +44,19 @@ _STAGES: Final = {
 class SimulationConsole:
     """Watches a simulation; is also the `Progress` of the server's job."""
 
-    def __init__(self, *, console: Console | None = None) -> None:
+    def __init__(
+        self, *, console: Console | None = None, prefix: str = "", is_silent: bool = False
+    ) -> None:
         """Begin with nothing to show.
 
         Args:
             console: Where to write; None takes standard output.
+            prefix: Begins every line where several simulations write to one output; nothing is
+                kept up to date in place then.
+            is_silent: Show nothing at all.
         """
-        self._console = console or Console()
+        self._console = console or Console(quiet=is_silent)
+        self._prefix = prefix
         self._live: Live | None = None
         self._lines: dict[str, str] = {}
         self._written: dict[str, tuple[float, str]] = {}
@@ -58,7 +64,7 @@ class SimulationConsole:
         self._stage_started = 0.0
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._prefix and not self._console.quiet:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
@@ -76,7 +82,7 @@ class SimulationConsole:
     def say(self, text: str) -> None:
         """Write one line that stays."""
         # Paths and numbers are plain text: rich would colour and wrap them.
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(self._prefix + text), soft_wrap=True)
 
     def look_at_clients(self, world: World) -> None:
         """Show how far each client is.
@@ -105,7 +111,7 @@ class SimulationConsole:
         """Take note that a stage is whole."""
         self._lines.pop(stage, None)
         self._show()
-        how = "from an earlier start" if was_whole else format_seconds(seconds)
+        how = "from an earlier start or run" if was_whole else format_seconds(seconds)
         self.say(f"  ✓ {describe_stage(stage)} ({how})")
 
     def show_results(self, metrics: Mapping[str, Any], *, run_folder: Path) -> None:

@@ -13,7 +13,9 @@ import psutil
 
 from server_side.run_store import StageRecord
 
-_COST_FILE = "exchange_cost.json"
+COST_FILE = "exchange_cost.json"
+"""Time and memory of the exchange, in the run folder."""
+
 _SAMPLE_SECONDS = 1.0
 
 
@@ -44,7 +46,7 @@ def measured_exchange(run_folder: Path) -> Iterator[None]:
         "seconds": time.monotonic() - started,
         "peak_rss_bytes": max(peak, tree_rss_bytes()),
     }
-    path = run_folder / _COST_FILE
+    path = run_folder / COST_FILE
     part = path.with_suffix(".part")
     part.write_text(json.dumps(cost), encoding="utf-8")
     part.replace(path)
@@ -52,7 +54,7 @@ def measured_exchange(run_folder: Path) -> Iterator[None]:
 
 def read_exchange_cost(run_folder: Path) -> StageRecord | None:
     """Return what the exchange of a run cost; None where an earlier start was not measured."""
-    path = run_folder / _COST_FILE
+    path = run_folder / COST_FILE
     if not path.exists():
         return None
     cost = json.loads(path.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ with the test records. What a party is told later it is told through these folde
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +82,8 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     )
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, index, rows) for index, rows in enumerate(parts)]
+    # What an earlier start laid out in part, or was about to take over from another run.
+    shutil.rmtree(run_folder / "clients", ignore_errors=True)
     clients = []
     for client_config, rows in zip(configs, parts, strict=True):
         folder = make_client_folder(run_folder / "clients" / client_config.name, client_config)

@@ -39,7 +39,7 @@ from server_side.finetuning import finetune_target
 from server_side.inputs import inputs_without_releases
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
-from server_side.outputs import evaluation_seed, judge_arm, tuning_effort
+from server_side.outputs import evaluation_seed, judge_arm, set_test, tuning_effort
 from server_side.pass_rates import pass_rate_differences
 from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
@@ -107,7 +107,8 @@ def run_private_arm(
         world.server_folder, settings=settings, seed=server.seed, progress=progress
     ) as store:
         folder = store.subfolder(STAGE, fill)
-        judge = partial(judge_arm, job, queries=(), config=server, on_progress=store.advance)
+        test = set_test(job, (), config=server)
+        judge = partial(judge_arm, test, on_progress=store.advance)
         (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
         (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / TUNED))
         if is_private:

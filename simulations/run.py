@@ -6,15 +6,11 @@ Hydra composes the settings; below this file nobody knows it. A run lives in a f
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,35 +18,39 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
 from lm.settings import load_settings, save_settings, schema_of, to_settings
-from protocol import SOFTWARE_VERSION
 from protocol.errors import ConfigurationError, ExchangeError
 from server_side.config import ServerConfig
 from simulations.command_line import (
     CONF,
-    RUNS,
     alone_in,
     failures_held,
     new_run_folder,
+    one_line,
+    point_latest_at,
     run_command_line,
 )
 from simulations.config import Runtime, SimulateConfig, TunedOn
+from simulations.provenance import PROVENANCE_FILE, begin_provenance
+from simulations.sweeps.points import (
+    SHARED_FOLDER,
+    SweepFailedError,
+    read_point,
+    read_sweep,
+    run_point,
+    seconds_left,
+)
 
 if TYPE_CHECKING:
+    from server_side.admission import AdmittedRelease
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
 SETTINGS_FILE: Final = "simulate.yaml"
 """The resolved settings of a run, in its folder."""
-
-PROVENANCE_FILE: Final = "provenance.json"
-"""Command and versions of a run, in its folder."""
-
-_LATEST: Final = "latest"
-_LIBRARIES: Final = ("torch", "transformers", "peft", "randomgen", "flwr", "dp-accounting", "trl")
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
@@ -61,6 +61,7 @@ _STORE.store(name="server_node_schema", node={"server_side": schema_of(ServerCon
 
 def main() -> None:
     """Run the command line."""
+    sys.argv = [sys.argv[0], *sweep_resumed(sys.argv[1:])]
     run_command_line(
         _compose_and_run, on_interrupt="Go on with: rewardds-simulate resume=runs/latest"
     )
@@ -72,16 +73,84 @@ def _compose_and_run(values: DictConfig) -> None:
 
     raise_on_signals()
     with failures_held():
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode is RunMode.MULTIRUN:
+            _do_point(values)
+            return
         config, run_folder = _settle(values)
+        if config.selection.candidates:
+            _select(config, run_folder)
+        elif (point := read_point(run_folder)) is None:
+            simulate(config, run_folder)
+        elif error := run_point(
+            run_folder,
+            point.overrides,
+            partial(simulate, config, run_folder),
+            describe_error=one_line,
+        ):
+            raise SweepFailedError(error)
+
+
+def _select(config: SimulateConfig, folder: Path) -> None:
+    from simulations.sweeps.selection import SELECTION_FILE, select_privately
+
+    print(
+        f"Selecting among {len(config.selection.candidates)} settings by a random number of runs, "
+        f"{config.selection.mean_runs:g} in the mean. What they do stays hidden until the end.",
+        flush=True,
+    )
+    point_latest_at(folder)
+    with alone_in(folder):
+        selected = select_privately(config, folder, simulate=partial(simulate, is_hidden=True))
+    print(f"Selected: {_short(selected)}\nPrice:    {_short(folder / SELECTION_FILE)}")
+
+
+def _do_point(values: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    overrides = list(hydra_config.overrides.task)
+    sweep, left = read_sweep(folder.parent), seconds_left(folder.parent)
+    total = "" if sweep is None or sweep.num_points is None else f" of {sweep.num_points}"
+    time_left = "" if left is None else f", about {left / 60:.0f} min left"
+    print(f"Point {hydra_config.job.num + 1}{total}{time_left}: {' '.join(overrides)}", flush=True)
+
+    def do() -> None:
+        config, run_folder = _settle(values)
+        if config.selection.candidates:
+            raise ConfigurationError(
+                "Expected no selection.candidates in a sweep, got some: a sweep shows every point. "
+                "Select without -m."
+            )
         simulate(config, run_folder)
 
+    if error := run_point(folder, overrides, do, describe_error=one_line):
+        print(f"Error: {error}", file=sys.stderr, flush=True)
 
-def simulate(config: SimulateConfig, run_folder: Path) -> None:
+
+def sweep_resumed(arguments: Sequence[str]) -> list[str]:
+    """Return the command that goes on with a sweep where `resume=SWEEP` is all that is said.
+
+    Args:
+        arguments: Words after the program's name.
+
+    Returns:
+        Words that make Hydra compose the same points in the same folder; all other words as they
+        are.
+    """
+    name, _, folder = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
+    sweep = read_sweep(Path(folder)) if name == "resume" else None
+    if sweep is None:
+        return list(arguments)
+    return ["--multirun", *sweep.overrides, f"hydra.sweep.dir={Path(folder).resolve()}"]
+
+
+def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = False) -> None:
     """Make the whole journey.
 
     Args:
         config: The simulation.
         run_folder: Where it is kept; holds its settings, and perhaps an earlier start.
+        is_hidden: Print nothing, share nothing and leave `runs/latest` alone.
 
     Raises:
         RewardDSError: Something that the user can act on.
@@ -93,13 +162,17 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
     from simulations.private_tuning import run_private_arm
+    from simulations.provenance import finish_provenance
 
     quiet_transformers()
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
-    with alone_in(run_folder), SimulationConsole() as console:
-        console.say(f"Run folder: {shown}")
-        world = _prepared(config, run_folder)
+    # Privacy: runs that are selected from have noise of their own each, whoever else runs.
+    shared = None if is_hidden else _shared_folder(config, run_folder)
+    console = SimulationConsole(prefix=_prefix(), is_silent=is_hidden)
+    with alone_in(run_folder), console:
+        console.say(f"Run folder: {_short(shown)}")
+        world = _prepared(config, run_folder, is_latest=not is_hidden)
         for text in delta_warnings(world):
             console.say(f"Warning: {text}")
         console.say(
@@ -107,35 +180,44 @@ def simulate(config: SimulateConfig, run_folder: Path) -> None:
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
         if config.tuned_on is TunedOn.SYNTHETIC:
-            _run_both_parties(config, world, run_folder=run_folder, console=console)
+            world, admitted = _run_both_parties(
+                config, world, run_folder=run_folder, shared=shared, console=console
+            )
+            finish_provenance(run_folder, config, world, admitted)
         else:
             console.say(
                 f"Arm {config.arm}: the target is tuned on the private records themselves. It "
                 "exists in simulation only, to compare with; nothing of it may be handed out."
             )
             run_private_arm(config, world, run_folder=run_folder, progress=console)
+            finish_provenance(run_folder, config, world, ())
         seconds = time.monotonic() - started
-    console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=shown)
+    console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
     console.say(f"Took {seconds / 60:.1f} min in all.")
 
 
 def _run_both_parties(
-    config: SimulateConfig, world: World, *, run_folder: Path, console: SimulationConsole
-) -> None:
+    config: SimulateConfig,
+    world: World,
+    *,
+    run_folder: Path,
+    shared: Path | None,
+    console: SimulationConsole,
+) -> tuple[World, tuple[AdmittedRelease, ...]]:
     from server_side.collecting import load_collected
+    from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
+    from server_side.shared_stages import SharedStages
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost
 
-    console.say("Exchange: every client trains its two proxies under differential privacy.")
-    _exchange(
-        config,
-        world,
-        run_folder=run_folder,
-        on_poll=lambda: console.look_at_clients(world),
-    )
+    world = _exchange(config, world, run_folder=run_folder, shared=shared, console=console)
     console.say("The server's job: from releases to the tuned target.")
-    admitted = load_collected(world.server, run_id=run_folder.name, run_folder=world.server_folder)
+    outcome = read_outcome(world.server_folder)
+    assert outcome is not None, "the exchange is over"
+    admitted = load_collected(
+        world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
+    )
     run_pipeline(
         admitted,
         config=world.server,
@@ -143,11 +225,13 @@ def _run_both_parties(
         output_folder=run_folder,
         exchange=read_exchange_cost(run_folder),
         progress=console,
+        shared=SharedStages(shared / "stages") if shared else None,
         annotate=partial(annotate_run, config=config, world=world),
     )
+    return world, admitted
 
 
-def _prepared(config: SimulateConfig, run_folder: Path) -> World:
+def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
     from simulations.prepare import WORLD_FILE, prepare_world
 
     is_new = not (run_folder / WORLD_FILE).exists()
@@ -158,21 +242,54 @@ def _prepared(config: SimulateConfig, run_folder: Path) -> World:
         if is_new and (run_folder / PROVENANCE_FILE).exists():
             shutil.rmtree(run_folder, ignore_errors=True)
         raise
-    _point_latest_at(run_folder)
+    if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
+        point_latest_at(run_folder)
     return world
 
 
 def _exchange(
-    config: SimulateConfig, world: World, *, run_folder: Path, on_poll: Callable[[], None]
-) -> None:
+    config: SimulateConfig,
+    world: World,
+    *,
+    run_folder: Path,
+    shared: Path | None,
+    console: SimulationConsole,
+) -> World:
+    """Make the exchange, or take it from a run that made the same one."""
     from server_side.outcome import read_outcome
-    from simulations.console import refusals
-    from simulations.costs import measured_exchange
+    from simulations.shared_exchange import share_exchange
 
     outcome = read_outcome(world.server_folder)
     if outcome is not None and outcome["error"] is None:
-        return  # An earlier start of this run went through it; its releases are stored.
-    run_id = run_folder.name
+        return world  # An earlier start of this run went through it; its releases are stored.
+
+    def make(run_id: str) -> None:
+        console.say("Exchange: every client trains its two proxies under differential privacy.")
+        look = partial(console.look_at_clients, world)
+        _make_exchange(config, world, run_folder=run_folder, run_id=run_id, on_poll=look)
+
+    if shared is None:
+        make(run_folder.name)
+        return world
+    made_or_taken = share_exchange(
+        config, world, run_folder=run_folder, shared=shared / "exchanges", make=make
+    )
+    if made_or_taken is not world:
+        console.say("Exchange: shared with a run whose clients were asked for the same.")
+    return made_or_taken
+
+
+def _make_exchange(
+    config: SimulateConfig,
+    world: World,
+    *,
+    run_folder: Path,
+    run_id: str,
+    on_poll: Callable[[], None],
+) -> None:
+    from simulations.console import refusals
+    from simulations.costs import measured_exchange
+
     try:
         with measured_exchange(run_folder):
             match config.runtime.kind:
@@ -199,10 +316,34 @@ def _exchange(
     on_poll()
 
 
+def _shared_folder(config: SimulateConfig, run_folder: Path) -> Path | None:
+    if config.shared_folder is not None:
+        return Path(config.shared_folder).resolve()
+    is_point = read_sweep(run_folder.parent) is not None
+    return run_folder.parent / SHARED_FOLDER if is_point else None
+
+
+def _prefix() -> str:
+    """Tell lines of points apart where a launcher runs several of them side by side."""
+    if not HydraConfig.initialized():
+        return ""
+    hydra_config = HydraConfig.get()
+    is_alone = hydra_config.runtime.choices.get("hydra/launcher") == "basic"
+    is_point = hydra_config.mode is RunMode.MULTIRUN
+    return f"[{hydra_config.job.num + 1}] " if is_point and not is_alone else ""
+
+
+def _short(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
     """Return what to run and where, and make the run folder with its settings."""
-    config = to_settings(SimulateConfig, values)
     hydra_config = HydraConfig.get()
+    # A launcher hands settings to another process, where the types they were checked by are others.
+    plain = OmegaConf.create(OmegaConf.to_container(values, resolve=True, enum_to_str=True))
+    assert isinstance(plain, DictConfig)
+    config = to_settings(SimulateConfig, plain)
     if config.resume is not None:
         return _resumed(Path(config.resume), list(hydra_config.overrides.task))
     if hydra_config.mode is RunMode.MULTIRUN:
@@ -223,7 +364,8 @@ def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
         part = settings_file.with_suffix(".part")
         save_settings(config, part)
         part.replace(settings_file)
-        _write_provenance(folder)
+        is_point = hydra_config.mode is RunMode.MULTIRUN
+        begin_provenance(folder, overrides=list(hydra_config.overrides.task) if is_point else None)
     return config, folder
 
 
@@ -241,25 +383,6 @@ def _resumed(folder: Path, overrides: list[str]) -> tuple[SimulateConfig, Path]:
         )
     # The link may come to point elsewhere while this runs.
     return load_settings(SimulateConfig, settings_file), folder.resolve()
-
-
-def _point_latest_at(folder: Path) -> None:
-    RUNS.mkdir(exist_ok=True)
-    link, part = RUNS / _LATEST, RUNS / f".{_LATEST}.{os.getpid()}"
-    part.unlink(missing_ok=True)
-    part.symlink_to(os.path.relpath(folder.resolve(), RUNS.resolve()))
-    # Renaming replaces the link in one step: it always points at a run.
-    part.replace(link)
-
-
-def _write_provenance(folder: Path) -> None:
-    facts = {
-        "command": ["rewardds-simulate", *sys.argv[1:]],
-        "software_version": SOFTWARE_VERSION,
-        "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-    }
-    (folder / PROVENANCE_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

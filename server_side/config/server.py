@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from server_side.config.admission import AdmissionConfig
@@ -77,3 +78,21 @@ class ServerConfig:
             self.finetuning.method,
         )
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """All settings that decide an outcome, as JSON values (`server_side/shared_stages.py`)."""
+        settings = dataclasses.asdict(self)
+        # A resumed job may have another number of cores, and its folders may have moved, as may
+        # the servers that it asks.
+        for name in (
+            "num_threads",
+            "base_model",
+            "target_model",
+            "base_model_vllm_url",
+            "target_model_vllm_url",
+        ):
+            del settings[name]
+        del settings["evaluation"]["path"]
+        del settings["evaluation"]["judge"]["url"]
+        return settings

@@ -13,7 +13,6 @@ from server_side.dataset_export import guarantees
 from server_side.report.formats import metric_value
 from server_side.report.inputs import Comparison, ReportInputs
 from server_side.report.plots import (
-    Plot,
     arm_intervals,
     loss_curve,
     reward_by_round,
@@ -21,6 +20,7 @@ from server_side.report.plots import (
     reward_scatter,
     trade_off,
 )
+from server_side.report.svg import Plot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,82 +1,33 @@
-"""Plots as inline SVG that takes its colours and letters from the page.
-
-matplotlib draws with stand-in colours, which are then replaced by the page's CSS variables, so that
-one drawing serves light and dark. Text stays text: it can be read aloud, found and scaled.
-"""
+"""The plots of a run's report, each as inline SVG (`server_side/report/svg.py`)."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
 from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from protocol.accounting import TradeOffPoint
 from server_side.intervals import Interval
+from server_side.report.svg import (
+    AFTER,
+    BEFORE,
+    DROPPED,
+    LINE,
+    MUTED,
+    STYLE,
+    Plot,
+    finished_plot,
+    legend_above,
+    new_figure,
+)
 
-# Stand-ins: colours that occur nowhere else, by the CSS variable that replaces them.
-_INK: Final = "#010203"
-_MUTED: Final = "#040506"
-_LINE: Final = "#070809"
-_BEFORE: Final = "#0a0b0c"
-_AFTER: Final = "#0d0e0f"
-_DROPPED: Final = "#101112"
-_VARIABLES: Final = {
-    _INK: "--ink",
-    _MUTED: "--muted",
-    _LINE: "--line",
-    _BEFORE: "--before",
-    _AFTER: "--after",
-    _DROPPED: "--dropped",
-}
 _FALSE_ALARMS: Final = 1
 """Rate of false alarms, in percent, at which the trade-off is put into words."""
 _MAX_POINTS: Final = 400
 """Points of a scatter plot; each costs about 100 bytes of the page."""
-# matplotlib types its settings by name; so many names help nobody here.
-_STYLE: Final[Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rewardds",
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": _LINE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plot:
-    """A drawing with the words that stand for it."""
-
-    title: str
-    """What it shows."""
-    text: str
-    """What one sees in it, for those who do not."""
-    svg: Markup
-    """Inline SVG."""
 
 
 def reward_histogram(
@@ -94,11 +45,11 @@ def reward_histogram(
         The plot.
     """
     edges = _bin_edges([*before, *after])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 2.7)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 2.7)
         for values, colour, label, alpha in (
-            (before, _BEFORE, f"all candidates ({len(before):,})", 0.45),
-            (after, _AFTER, f"pool ({len(after):,})", 0.55),
+            (before, BEFORE, f"all candidates ({len(before):,})", 0.45),
+            (after, AFTER, f"pool ({len(after):,})", 0.55),
         ):
             if values:
                 weights = np.full(len(values), 100 / len(values))
@@ -109,26 +60,24 @@ def reward_histogram(
         axes.set_xlabel("reward (standardised)")
         axes.set_ylabel("share, %")
         axes.grid(visible=False, axis="x")
-        _legend_above(axes)
+        legend_above(axes)
         title = f"Round {round_index}: rewards before and after filtering"
         text = (
             f"Round {round_index}. Median reward of all candidates {_median(before)}, of the pool "
             f"{_median(after)}. Vertical lines mark the medians."
         )
-        return _plot(figure, title=title, text=text, name=name)
+        return finished_plot(figure, title=title, text=text, name=name)
 
 
 def reward_by_round(chosen: Mapping[int, Sequence[float]], *, name: str) -> Plot:
     """Draw quartiles of the chosen responses' rewards in the pool of each round."""
     rounds = list(chosen)
     quantiles = np.array([np.quantile(chosen[r], [0.1, 0.25, 0.5, 0.75, 0.9]) for r in rounds])
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 2.7)
-        axes.vlines(rounds, quantiles[:, 0], quantiles[:, 4], color=_AFTER, linewidth=2)
-        axes.vlines(
-            rounds, quantiles[:, 1], quantiles[:, 3], color=_AFTER, linewidth=12, alpha=0.35
-        )
-        axes.plot(rounds, quantiles[:, 2], color=_AFTER, marker="o", markersize=6, linewidth=1.4)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 2.7)
+        axes.vlines(rounds, quantiles[:, 0], quantiles[:, 4], color=AFTER, linewidth=2)
+        axes.vlines(rounds, quantiles[:, 1], quantiles[:, 3], color=AFTER, linewidth=12, alpha=0.35)
+        axes.plot(rounds, quantiles[:, 2], color=AFTER, marker="o", markersize=6, linewidth=1.4)
         axes.set_xticks(rounds, [f"{r}\n{len(chosen[r]):,} samples" for r in rounds])
         axes.set_xlim(rounds[0] - 0.6, rounds[-1] + 0.6)
         axes.set_xlabel("round")
@@ -137,7 +86,7 @@ def reward_by_round(chosen: Mapping[int, Sequence[float]], *, name: str) -> Plot
         medians = ", ".join(
             f"round {r}: {m:.2f}" for r, m in zip(rounds, quantiles[:, 2], strict=True)
         )
-        return _plot(
+        return finished_plot(
             figure,
             title="Reward of the pool, round by round",
             text=f"Median reward of the chosen responses, {medians}. Bars hold the middle half, "
@@ -175,15 +124,15 @@ def reward_scatter(
     kept = np.array(is_kept, dtype=bool)
     shown = np.zeros(len(x), dtype=bool)
     shown[::step] = True
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 2.7)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 2.7)
         axes.scatter(
-            x[shown & ~kept], y[shown & ~kept], s=9, color=_BEFORE, alpha=0.55, linewidths=0,
+            x[shown & ~kept], y[shown & ~kept], s=9, color=BEFORE, alpha=0.55, linewidths=0,
             label="candidate",
         )  # fmt: skip
         kept_shown = np.flatnonzero(kept)[:: max(1, -(-int(kept.sum()) // _MAX_POINTS))]
         axes.scatter(
-            x[kept_shown], y[kept_shown], s=16, color=_AFTER, alpha=0.9, linewidths=0, label="pool"
+            x[kept_shown], y[kept_shown], s=16, color=AFTER, alpha=0.9, linewidths=0, label="pool"
         )
         if is_log:
             axes.set_xscale("log")
@@ -192,9 +141,9 @@ def reward_scatter(
             axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         axes.set_xlabel(label)
         axes.set_ylabel("reward")
-        _legend_above(axes)
+        legend_above(axes)
         stated = "is not defined" if correlation is None else f"is {correlation:+.2f}"
-        return _plot(
+        return finished_plot(
             figure,
             title=f"Reward against {label}",
             text=f"Rank correlation of reward and {label} over the round's candidates {stated}.",
@@ -204,16 +153,16 @@ def reward_scatter(
 
 def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
     """Draw the target's training loss over the steps of all rounds, one after the other."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 2.7)
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 2.7)
         start = 0
         for round_index, values in losses.items():
             steps = np.arange(start + 1, start + len(values) + 1)
-            axes.plot(steps, values, color=_AFTER, linewidth=1.8)
-            axes.axvline(start + 0.5, color=_LINE, linewidth=1)
+            axes.plot(steps, values, color=AFTER, linewidth=1.8)
+            axes.axvline(start + 0.5, color=LINE, linewidth=1)
             axes.text(
                 start + 0.5, 1.02, f" round {round_index}", transform=axes.get_xaxis_transform(),
-                color=_MUTED, fontsize=10, va="bottom",
+                color=MUTED, fontsize=10, va="bottom",
             )  # fmt: skip
             start += len(values)
         axes.set_xlim(0.5, max(start, 1) + 0.5)
@@ -226,7 +175,7 @@ def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
             for r, values in losses.items()
             if values
         )
-        return _plot(
+        return finished_plot(
             figure,
             title="Loss while the target was tuned",
             text=f"Mean loss of a response token: {ends}.",
@@ -248,11 +197,11 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
     for client, points in curves.items():
         together.setdefault(tuple(points), []).append(client)
     texts = []
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(4.2, 2.7)
-        axes.plot([0, 100], [100, 0], color=_MUTED, linewidth=1, label="nothing learnt")
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.2, 2.7)
+        axes.plot([0, 100], [100, 0], color=MUTED, linewidth=1, label="nothing learnt")
         for (points, clients), colour in zip(
-            together.items(), itertools.cycle((_AFTER, _BEFORE, _DROPPED)), strict=False
+            together.items(), itertools.cycle((AFTER, BEFORE, DROPPED)), strict=False
         ):
             alarms = [100 * point.false_positive_rate for point in points]
             missed = [100 * point.false_negative_rate for point in points]
@@ -264,8 +213,8 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
             )
         axes.set_xlabel("false alarms, %")
         axes.set_ylabel("missed, at least, %")
-        _legend_above(axes)
-        return _plot(
+        legend_above(axes)
+        return finished_plot(
             figure,
             title="What any test for one unit's presence can reach",
             text=f"{'; '.join(texts)}. That is a bound for whoever knows everything else.",
@@ -275,9 +224,9 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
 
 def arm_intervals(untuned: Interval, tuned: Interval, *, title: str, text: str, name: str) -> Plot:
     """Draw one metric of both arms, each as a point with its interval."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(2.4, 0.95)
-        for row, (interval, colour) in enumerate(((tuned, _AFTER), (untuned, _BEFORE))):
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(2.4, 0.95)
+        for row, (interval, colour) in enumerate(((tuned, AFTER), (untuned, BEFORE))):
             axes.hlines(row, interval.low, interval.high, color=colour, linewidth=7, alpha=0.35)
             axes.plot(interval.mean, row, "o", color=colour, markersize=8)
         axes.set_yticks([])
@@ -285,21 +234,7 @@ def arm_intervals(untuned: Interval, tuned: Interval, *, title: str, text: str, 
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(nbins=4))
-        return _plot(figure, title=title, text=text, name=name)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _legend_above(axes: Axes) -> None:
-    if not axes.get_legend_handles_labels()[0]:  # nothing was drawn
-        return
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=0.9, fontsize=10,
-        handletextpad=0.5, columnspacing=1.4, borderaxespad=0.1, labelcolor=_MUTED,
-    )  # fmt: skip
+        return finished_plot(figure, title=title, text=text, name=name)
 
 
 def _bin_edges(values: Sequence[float]) -> Any:  # numpy's array of edges
@@ -311,35 +246,3 @@ def _bin_edges(values: Sequence[float]) -> Any:  # numpy's array of edges
 
 def _median(values: Sequence[float]) -> str:
     return f"{float(np.median(values)):.2f}" if values else "none"
-
-
-def _plot(figure: Figure, *, title: str, text: str, name: str) -> Plot:
-    buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
-    text = re.sub(r"(?<![\w.])-(?=\d)", "−", text)  # a minus, as the axes have it
-    return Plot(title=title, text=text, svg=_inline(buffer.getvalue(), title, text, name))
-
-
-def _inline(drawn: str, title: str, text: str, name: str) -> Markup:
-    svg = drawn[drawn.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Its rules would hold for the whole page.
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    # Several drawings share the page, so that names must not clash.
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = svg.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'xlink:href="#{name}-')
-    svg = re.sub(r"font: (?:[\w.]+ )*?([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, f"var({variable})")
-    box = re.search(r'viewBox="[^"]+"', svg)
-    assert box, "matplotlib writes a viewBox"
-    label = escape(f"{title}. {text}", quote=True)
-    head = (
-        f'<svg {box[0]} class="plot" role="img" aria-label="{label}" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )
-    body = svg[svg.index(">") + 1 :]
-    # The words come from numbers and fixed labels, and are escaped; the rest is matplotlib's.
-    return Markup(f"{head}<title>{escape(title)}</title>{body}")  # noqa: S704

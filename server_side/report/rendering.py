@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from protocol import SOFTWARE_VERSION
@@ -40,8 +40,43 @@ def write_report(inputs: ReportInputs, path: Path) -> Path:
 
 def render_report(inputs: ReportInputs) -> str:
     """Return the report of a run as one HTML document."""
+    results = metric_results(inputs)
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            run_id=inputs.run_id,
+            headline=headline(inputs, results),
+            results=results,
+            confidence_level=inputs.confidence_level,
+            num_rows=len(inputs.test_rows),
+            untuned=inputs.untuned,
+            tuned=inputs.tuned,
+            clients=client_ledgers(inputs),
+            journey=journey(inputs),
+            funnel=funnel(inputs.stages),
+            timings=timings(inputs.stages),
+            plots=draw_plots(inputs),
+            query_examples=query_examples(inputs),
+            answer_examples=answer_examples(inputs),
+            settings=setting_groups(inputs.settings),
+            versions=inputs.versions,
+            synthetic=inputs.synthetic,
+            win_rate=inputs.win_rate,
+            notes=inputs.notes,
+        )
+    )
+
+
+def page_environment(*packages: str) -> Environment:
+    """Return what fills a page of this look: its frame, style, parts and filters.
+
+    Args:
+        *packages: Packages whose `templates` extend `page.html.j2`.
+    """
+    loaders = [PackageLoader(name, "templates") for name in (*packages, "server_side.report")]
     environment = Environment(
-        loader=PackageLoader("server_side.report", "templates"),
+        loader=ChoiceLoader(loaders),
         autoescape=select_autoescape(default_for_string=True, default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -49,27 +84,8 @@ def render_report(inputs: ReportInputs) -> str:
     )
     environment.filters |= FILTERS
     style = environment.get_template("style.css").render()
-    results = metric_results(inputs)
-    return environment.get_template("report.html.j2").render(
-        run_id=inputs.run_id,
-        software_version=SOFTWARE_VERSION,
-        style=Markup(style),  # noqa: S704 - a file of this package without a placeholder
-        headline=headline(inputs, results),
-        results=results,
-        confidence_level=inputs.confidence_level,
-        num_rows=len(inputs.test_rows),
-        untuned=inputs.untuned,
-        tuned=inputs.tuned,
-        clients=client_ledgers(inputs),
-        journey=journey(inputs),
-        funnel=funnel(inputs.stages),
-        timings=timings(inputs.stages),
-        plots=draw_plots(inputs),
-        query_examples=query_examples(inputs),
-        answer_examples=answer_examples(inputs),
-        settings=setting_groups(inputs.settings),
-        versions=inputs.versions,
-        synthetic=inputs.synthetic,
-        win_rate=inputs.win_rate,
-        notes=inputs.notes,
-    )
+    environment.globals |= {
+        "software_version": SOFTWARE_VERSION,
+        "style": Markup(style),  # noqa: S704 - a file of this package without a placeholder
+    }
+    return environment

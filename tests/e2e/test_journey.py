@@ -74,7 +74,9 @@ def test_in_one_process(tmp_path: Path) -> None:
     assert "beside the private records" in (latest / "report.html").read_text(encoding="utf-8")
     assert "client-2" in done.stdout
     assert "rougeL" in done.stdout
-    assert done.stderr == ""
+    # The rewards of two-layer models that took three noisy steps may follow anything.
+    warnings = done.stderr.splitlines()
+    assert not [line for line in warnings if not line.startswith("Rewards follow the length")]
 
 
 def test_in_processes_of_their_own(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from server_side.config import (
 )
 from server_side.metrics import read_metrics
 from server_side.pipeline import run_pipeline
+from server_side.shared_stages import SharedStages
 from tests.support.releases import LORA, RUN_ID, make_reply
 from tests.support.tiny_models import build_tiny_model
 
@@ -349,3 +350,25 @@ def test_reward_proxy_that_gives_a_constant_is_refused(
         run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
 
     assert not (tmp_path / "09_scored_r1.jsonl").exists()
+
+
+def test_runs_share_what_does_not_depend_on_their_releases(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    shared = SharedStages(tmp_path / "shared")
+    releases = make_releases(base)
+    other = make_releases(base, client_names=("clinic-a",))
+
+    for name, items in (("one", releases), ("two", releases), ("three", other)):
+        run_pipeline(items, config=config, run_folder=tmp_path / name, shared=shared)
+
+    manifests = {
+        name: json.loads((tmp_path / name / "manifest.json").read_text(encoding="utf-8"))
+        for name in ("one", "two", "three")
+    }
+    assert manifests["one"]["taken"] == {}
+    # Every stage has a fingerprint: the second run does none of them itself.
+    assert manifests["two"]["taken"].keys() == manifests["one"]["stages"].keys()
+    assert set(manifests["three"]["taken"]) == {"13_untuned"}
+    metrics = [read_metrics(tmp_path / name / "metrics.json") for name in ("one", "two")]
+    assert metrics[0]["tuned"] == metrics[1]["tuned"]

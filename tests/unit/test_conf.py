@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
 import simulations.audit.run
 import simulations.run  # noqa: F401 - registers the schemas
@@ -92,7 +94,14 @@ def test_node_settings_compose(name: str) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    [*CONF.glob("*.yaml"), *(CONF / "experiment").glob("*.yaml"), *(CONF / "audit").glob("*.yaml")],
+    [
+        *CONF.glob("*.yaml"),
+        *(
+            file
+            for name in ("experiment", "audit", "sweep")
+            for file in (CONF / name).glob("*.yaml")
+        ),
+    ],
     ids=lambda file: file.stem,
 )
 def test_primary_and_experiment_files_say_what_they_are_for(file: Path) -> None:
@@ -151,3 +160,33 @@ def test_what_admission_would_refuse_later_is_refused_at_once(
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
         settings(*overrides)
+
+
+def test_the_non_private_baseline_is_one_choice_beside_the_budgets() -> None:
+    free, priced = settings("client_side/budget=infinite"), settings("client_side/budget=eps_8")
+
+    assert free.client_side.budget.unsafe_non_private
+    assert free.server_side.admission.accept_unsafe_non_private
+    assert not priced.server_side.admission.accept_unsafe_non_private
+
+
+@pytest.mark.parametrize(
+    "file", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_point_of_a_ready_made_sweep_composes_and_validates(file: Path) -> None:
+    values = OmegaConf.load(file)
+    params = OmegaConf.select(values, "hydra.sweeper.params") or {}
+    choices = [[f"{name}={value}" for value in str(params[name]).split(",")] for name in params]
+
+    for overrides in itertools.product(*choices):
+        settings(f"sweep={file.stem}", *overrides)
+
+    assert "# Cost:" in file.read_text(encoding="utf-8")
+
+
+def test_every_arm_of_the_ablations_is_a_choice_with_settings() -> None:
+    """A name without a file would be a mere label on settings that are all the same."""
+    values = OmegaConf.load(CONF / "sweep" / "ablations.yaml")
+    arms = OmegaConf.select(values, "hydra.sweeper.params.arm").split(",")
+
+    assert [name for name in arms if not (CONF / "arm" / f"{name}.yaml").is_file()] == []

@@ -1,0 +1,148 @@
+"""What was run, for a reader who has nothing but the run's folder.
+
+`simulate.yaml` beside it holds every setting, resolved. `provenance.json` holds what they cannot
+say: the command, versions, and at the end of the run the digests of all that went in and came
+out, the seeds, and each client's ledger as its certificate states it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol import SOFTWARE_VERSION
+from protocol.bundle import sources_digest
+
+if TYPE_CHECKING:
+    from protocol.ledger import PrivacyLedger
+    from server_side.admission import AdmittedRelease
+    from simulations.config import SimulateConfig
+    from simulations.prepare import World
+
+PROVENANCE_FILE: Final = "provenance.json"
+"""Command, versions, digests, seeds and ledgers of a run, in its folder."""
+
+_LIBRARIES: Final = (
+    "torch", "transformers", "peft", "randomgen", "flwr", "dp-accounting", "trl", "openvino-genai",
+    "numpy", "hydra-core",
+)  # fmt: skip
+
+
+def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) -> None:
+    """Note command and versions.
+
+    Args:
+        folder: The run's folder.
+        overrides: Settings that make this point of a sweep; None for a run of its own.
+    """
+    command = ["rewardds-simulate", *sys.argv[1:]]
+    if overrides is not None:
+        # What the same run takes by itself; a sweep's own file would make it a sweep again.
+        is_chosen = any(word.startswith("sweep=") for word in overrides)
+        command = ["rewardds-simulate", *overrides, *(["hydra.mode=RUN"] if is_chosen else [])]
+    facts = {
+        "command": command,
+        "begun": _now(),
+        "software_version": SOFTWARE_VERSION,
+        "sources_digest": sources_digest(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+    _write(folder, facts)
+
+
+def finish_provenance(
+    folder: Path, config: SimulateConfig, world: World, releases: Sequence[AdmittedRelease]
+) -> None:
+    """Add what is known when a run is whole.
+
+    Args:
+        folder: The run's folder.
+        config: The simulation.
+        world: Its parties.
+        releases: What was admitted.
+    """
+    from lm.loading import base_model_digest, resolve_base_model
+    from server_side.dataset_export import guarantees
+    from server_side.shared_stages import file_digest
+    from simulations.shared_exchange import ORIGIN_FILE
+
+    certificates = [release.certificate for release in releases]
+    noise_seed = config.client_side.budget.noise_seed
+    origin = folder / ORIGIN_FILE
+    facts = {
+        **read_provenance(folder),
+        "finished": _now(),
+        "seeds": {
+            "seed": config.seed,
+            "noise": "operating system" if noise_seed is None else noise_seed,
+        },
+        "run_id": certificates[0].run_id if certificates else folder.name,
+        "shared_exchange": json.loads(origin.read_text("utf-8")) if origin.is_file() else None,
+        "digests": {
+            "base_model": base_model_digest(resolve_base_model(world.server.base_model)),
+            "target_model": base_model_digest(resolve_base_model(world.server.target_model)),
+            "test_records": file_digest(world.server_folder / "evaluation.jsonl"),
+            "records": {
+                client.path.name: file_digest(client.path / "records.jsonl")
+                for client in world.clients
+            },
+            "releases": {
+                f"{item.client_name}/{item.proxy.value}": item.weights_digest
+                for item in certificates
+            },
+        },
+        "ledgers": {
+            name: ledger_values(certificate.privacy)
+            for name, certificate in guarantees(certificates).items()
+        },
+    }
+    _write(folder, facts)
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:  # a JSON object
+    """Return what is known of a run; nothing where it has no such file."""
+    file = folder / PROVENANCE_FILE
+    if not file.is_file():
+        return {}
+    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return facts
+
+
+def ledger_values(ledger: PrivacyLedger) -> dict[str, object]:
+    """Give a ledger as JSON values; an infinite ε is null."""
+    return {
+        "unit": ledger.unit.value,
+        "relation": ledger.relation.value,
+        "epsilon": ledger.epsilon if math.isfinite(ledger.epsilon) else None,
+        "delta": ledger.delta,
+        "accountant": f"{ledger.accountant} {ledger.accountant_version}",
+        "reproducible_noise": ledger.reproducible_noise,
+        "events": [
+            {
+                "proxy": event.proxy.value,
+                "noise_multiplier": event.noise_multiplier,
+                "sample_rate": event.sample_rate,
+                "steps": event.steps,
+            }
+            for event in ledger.events
+        ],
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(folder: Path, facts: object) -> None:
+    part = folder / f".{PROVENANCE_FILE}.part"
+    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(folder / PROVENANCE_FILE)

@@ -1,0 +1,262 @@
+"""The folder of a sweep: what was asked for, and how far each of its points is.
+
+```
+sweep.json       overrides, commands and number of points; `resume=SWEEP` goes on from it
+shared/          exchanges and stages that several points have in common
+0/, 1/, …        one run each, as `rewardds-simulate` makes it, with point.json: its overrides and
+                 whether it runs, is done or failed, and why
+```
+
+A point is written to by the process that holds its lock, and every file appears whole, so that
+points may run side by side and be killed at any moment. A point that says `running` and is held by
+nobody was cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.errors import ConfigurationError, RewardDSError
+
+SWEEP_FILE: Final = "sweep.json"
+"""What makes a folder the folder of a sweep."""
+
+POINT_FILE: Final = "point.json"
+"""What makes a folder a point of a sweep."""
+
+SHARED_FOLDER: Final = "shared"
+"""Where the points of a sweep keep what they have in common."""
+
+TRACE_FILE: Final = "error.log"
+"""Where in the program a point failed."""
+
+_MAX_REASONS: Final = 4
+_MAX_CHARS: Final = 300
+_LOCK: Final = ".point.lock"
+
+
+class SweepFailedError(RewardDSError):
+    """Some points of a sweep are not done."""
+
+
+class PointStatus(StrEnum):
+    """How far a point is."""
+
+    RUNNING = "running"
+    """Begun, and at work or cut off."""
+    DONE = "done"
+    """Its results are there."""
+    FAILED = "failed"
+    """It ended with an error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One point of a sweep."""
+
+    overrides: tuple[str, ...]
+    """Settings in which it differs from the defaults, as they were composed."""
+    status: PointStatus = PointStatus.RUNNING
+    """How far it is."""
+    error: str | None = None
+    """Why it failed."""
+    ended: float | None = None
+    """When it was done or failed, in seconds since 1970."""
+    seconds: float = 0.0
+    """How long it was at work, all starts together but for those that were cut off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """What was asked for."""
+
+    overrides: tuple[str, ...]
+    """Words of the command that chose the points, and that `resume` takes up again."""
+    num_points: int | None
+    """Points in all; None where the sweeper does not say beforehand."""
+    commands: tuple[tuple[str, ...], ...]
+    """Every command that worked on it, oldest first."""
+    started: float
+    """When the newest of them began, in seconds since 1970."""
+
+
+def read_sweep(folder: Path) -> Sweep | None:
+    """Return what was asked for; None where the folder is no sweep's."""
+    values = _read(folder / SWEEP_FILE)
+    if values is None:
+        return None
+    commands = tuple(tuple(words) for words in values["commands"])
+    return Sweep(**{**values, "overrides": tuple(values["overrides"]), "commands": commands})
+
+
+def begin_sweep(
+    folder: Path, *, overrides: Sequence[str], num_points: int | None, command: Sequence[str]
+) -> None:
+    """Note what is asked for, or that one more command works on it.
+
+    Args:
+        folder: The sweep's folder.
+        overrides: Words of the command that choose the points.
+        num_points: Points in all; None where the sweeper does not say beforehand.
+        command: The whole command.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_sweep(folder)
+    sweep = Sweep(
+        overrides=before.overrides if before else tuple(overrides),
+        num_points=num_points,
+        commands=(*(before.commands if before else ()), tuple(command)),
+        started=time.time(),
+    )
+    _write(folder / SWEEP_FILE, asdict(sweep))
+
+
+def read_point(folder: Path) -> Point | None:
+    """Return how far a point is; None where the folder is no point's."""
+    values = _read(folder / POINT_FILE)
+    if values is None:
+        return None
+    status, overrides = PointStatus(values["status"]), tuple(values["overrides"])
+    return Point(**{**values, "status": status, "overrides": overrides})
+
+
+def point_folders(sweep_folder: Path) -> list[Path]:
+    """Return the folders of a sweep's points, in the order of their numbers."""
+    found = [file.parent for file in sweep_folder.glob(f"*/{POINT_FILE}")]
+    return sorted(found, key=lambda folder: [int(n) for n in re.findall(r"\d+", folder.name)])
+
+
+def run_point(
+    folder: Path,
+    overrides: Sequence[str],
+    do: Callable[[], None],
+    *,
+    describe_error: Callable[[Exception], str],
+) -> str | None:
+    """Do one point, unless it is done already; a failure is noted and takes nothing else down.
+
+    Args:
+        folder: The point's folder.
+        overrides: Settings that make the point.
+        do: Does it.
+        describe_error: Says in one line what went wrong.
+
+    Returns:
+        Why it failed; None where it is done.
+
+    Raises:
+        ConfigurationError: Another process is at work on this very point.
+    """
+    with _held(folder):
+        before = read_point(folder)
+        if before and before.status is PointStatus.DONE:
+            return None
+        point = Point(
+            overrides=tuple(overrides), seconds=before.seconds if before else 0.0
+        )  # what an earlier start took counts as well
+        _write(folder / POINT_FILE, asdict(point))
+        started, error, trace = time.monotonic(), None, ""
+        try:
+            do()
+        except Exception as caught:
+            error, trace = describe_error(caught), traceback.format_exc()
+        point = replace(
+            point,
+            status=PointStatus.FAILED if error else PointStatus.DONE,
+            error=error,
+            ended=time.time(),
+            seconds=point.seconds + time.monotonic() - started,
+        )
+        folder.mkdir(parents=True, exist_ok=True)  # a run that never began takes its folder along
+        if error:
+            (folder / TRACE_FILE).write_text(trace, encoding="utf-8")
+        else:
+            (folder / TRACE_FILE).unlink(missing_ok=True)
+        _write(folder / POINT_FILE, asdict(point))
+        return error
+
+
+def require_all_done(sweep_folder: Path) -> None:
+    """Check that every point of a sweep is done.
+
+    Args:
+        sweep_folder: The sweep's folder.
+
+    Raises:
+        SweepFailedError: Some are not; it says which, and why.
+    """
+    points = {folder.name: read_point(folder) for folder in point_folders(sweep_folder)}
+    reasons = [
+        f"{name} ({' '.join(point.overrides)}): {_shortened(point.error or 'cut off')}"
+        for name, point in points.items()
+        if point is not None and point.status is not PointStatus.DONE
+    ]
+    if reasons:
+        more = f" And {len(reasons) - _MAX_REASONS} more." if len(reasons) > _MAX_REASONS else ""
+        raise SweepFailedError(
+            f"Expected all {len(points)} points of {sweep_folder} to be done, found {len(reasons)} "
+            f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on "
+            f"with: rewardds-simulate resume={sweep_folder}"
+        )
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _MAX_CHARS else f"{reason[:_MAX_CHARS]}…"
+
+
+def seconds_left(sweep_folder: Path) -> float | None:
+    """Estimate how long a sweep still takes, from the points done since its newest start.
+
+    Args:
+        sweep_folder: The sweep's folder.
+
+    Returns:
+        Seconds; None where no point is done yet, or nobody knows how many there are.
+    """
+    sweep = read_sweep(sweep_folder)
+    points = [read_point(folder) for folder in point_folders(sweep_folder)]
+    ended = [point.ended for point in points if point and point.ended is not None]
+    if sweep is None or sweep.num_points is None:
+        return None
+    recent = sum(moment >= sweep.started for moment in ended)
+    if not recent:
+        return None
+    return (time.time() - sweep.started) / recent * max(0, sweep.num_points - len(ended))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Beside the folder: a run that never began takes its folder along.
+    with folder.with_name(f".{folder.name}{_LOCK}").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"Expected to be alone at the point {folder}, found another process at work on it. "
+                "Wait until the other sweep ends, or name another hydra.sweep.dir."
+            ) from None
+        yield
+
+
+def _read(path: Path) -> Any | None:  # a JSON object
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, values: Mapping[str, object]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)

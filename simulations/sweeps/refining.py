@@ -1,0 +1,34 @@
+"""What became of rewrites, and how well rewards rank, as far as runs measured it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from simulations.sweeps.results import PointResult
+
+
+def acceptance(item: PointResult) -> Mapping[int, float]:
+    """Return by round, from 2, the share of samples whose best response became a rewrite."""
+    shares = {}
+    for stage, counts in _counts(item).items():
+        match = re.fullmatch(r"10_best_r(\d+)", stage)
+        if match and counts.get("num_pairs") and "num_replaced" in counts:
+            shares[int(match[1])] = counts["num_replaced"] / counts["num_pairs"]
+    return shares
+
+
+def reward_ranking(item: PointResult) -> float | None:
+    """Return how well rewards rank answers to public test prompts; None where nobody measured it.
+
+    It is the mean rank correlation, within a prompt, of reward and ROUGE-L to the reference.
+    """
+    ranking = (item.metrics or {}).get("ranking")
+    if ranking is None or "reward" not in ranking["scores"]:
+        return None
+    return float(ranking["scores"]["reward"]["rank_correlation"]["mean"])
+
+
+def _counts(item: PointResult) -> Mapping[str, Mapping[str, int]]:
+    counts: Mapping[str, Mapping[str, int]] = (item.metrics or {}).get("counts", {})
+    return counts

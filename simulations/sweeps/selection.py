@@ -1,0 +1,235 @@
+"""Private selection: a random number of runs, of which the best one alone is ever shown.
+
+Each run draws one of the candidate settings evenly, trains with fresh noise and is scored on public
+test records. How many runs there are is drawn from a truncated negative binomial distribution and
+is as secret as the runs that lost: their folders are removed, their number is not written down,
+and nothing of them is printed. What remains is `selected/`, one whole run, and `selection.json`
+with its price: more than that run's own certificate says, less than all runs composed.
+
+Covers: what is in the folder and on the screen once the command has ended.
+Does not cover: how long it took, and the folder of a command that was cut off, which holds the runs
+so far until it is resumed or removed.
+
+Reference:
+    Papernot and Steinke (2022), arXiv 2110.03620, theorem 2. The score may be any function of what
+    a run puts out, so it reads no private record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from client_side.request_checks import plan_events
+from lm.settings import save_settings, to_settings
+from protocol import PROTOCOL_VERSION
+from protocol.accounting import composed_epsilon
+from protocol.errors import ConfigurationError
+from protocol.ledger import DpSgdEvent, ProxyKind
+from protocol.messages import TrainingRequest
+from server_side.evaluation import LOWER_IS_BETTER, Metric
+from server_side.metrics import read_metrics
+from simulations.config import SelectionConfig, SimulateConfig
+from simulations.prepare import prepare_world
+from simulations.provenance import begin_provenance
+from simulations.sweeps.costs import dominating, selection_epsilon
+
+SELECTION_FILE: Final = "selection.json"
+"""What was selected, among what, and its price."""
+
+SELECTED_FOLDER: Final = "selected"
+"""The run that was selected."""
+
+SETTINGS_FILE: Final = "simulate.yaml"
+_HIDDEN: Final = ".unselected"
+"""Folder of the runs until one is selected, with the draw of their number."""
+
+_LEAST_WEIGHT: Final = 1e-300
+"""Where the tail of a distribution is not computed any more; a draw there is drawn again."""
+
+Simulate = Callable[[SimulateConfig, Path], None]
+
+
+def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate) -> Path:
+    """Run the candidates a random number of times and keep the best run alone.
+
+    Args:
+        config: The simulation, and what to select among.
+        folder: Where it is kept; holds its settings, and perhaps a start that was cut off.
+        simulate: Makes one run in a folder, and prints nothing.
+
+    Returns:
+        The folder of the selected run.
+
+    Raises:
+        ConfigurationError: A candidate is no valid setting, or candidates release other proxies.
+        RewardDSError: A run failed; nothing is shown then, and `resume` goes on.
+    """
+    if (folder / SELECTION_FILE).is_file():
+        return folder / SELECTED_FOLDER
+    chosen = config.selection
+    values = OmegaConf.load(folder / SETTINGS_FILE)
+    candidates = [_candidate(values, words) for words in chosen.candidates]
+    hidden = folder / _HIDDEN
+    hidden.mkdir(mode=0o700, exist_ok=True)
+    events = _planned_events(candidates, hidden / "plan")
+    delta = max(candidate.client_side.budget.target_delta for candidate in candidates)
+    price = selection_epsilon(events, mean_runs=chosen.mean_runs, shape=chosen.shape, delta=delta)
+    picks = _picks(hidden, chosen)
+    for number, pick in enumerate(picks):
+        run = hidden / str(number)
+        if not (run / "metrics.json").is_file():
+            _begin(run, candidates[pick])
+            simulate(candidates[pick], run)
+    best = max(range(len(picks)), key=lambda number: _score(hidden / str(number), chosen.metric))
+    shutil.rmtree(folder / SELECTED_FOLDER, ignore_errors=True)
+    shutil.copytree(hidden / str(best), folder / SELECTED_FOLDER)
+    one_run = dominating(events)
+    facts = {
+        "selected": chosen.candidates[picks[best]],
+        "candidates": list(chosen.candidates),
+        "metric": chosen.metric,
+        "mean_runs": chosen.mean_runs,
+        "shape": chosen.shape,
+        "epsilon": price if math.isfinite(price) else None,
+        "epsilon_of_one_run": composed_epsilon(one_run, delta=delta) if price < math.inf else None,
+        "delta": delta,
+        "accountant": "dp_accounting RDP, RepeatAndSelectDpEvent",
+        "events_of_one_run": [
+            {
+                "proxy": event.proxy.value,
+                "noise_multiplier": event.noise_multiplier,
+                "sample_rate": event.sample_rate,
+                "steps": event.steps,
+            }
+            for event in one_run
+        ],
+        "note": "The certificates in selected/ state one run alone; epsilon above is what holds "
+        "for a run that was selected.",
+    }
+    # Privacy: the runs that lost, and how many there were, must be gone before the price is
+    # stated; the theorem pays for the best run and for nothing else.
+    shutil.rmtree(hidden)
+    part = folder / f".{SELECTION_FILE}.part"
+    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(folder / SELECTION_FILE)
+    return folder / SELECTED_FOLDER
+
+
+def draw_num_runs(*, mean_runs: float, shape: float, uniform: Callable[[], float]) -> int:
+    """Draw a number of runs from the truncated negative binomial distribution.
+
+    Args:
+        mean_runs: Its mean, above 1.
+        shape: η, at least 0; 0 is the logarithmic distribution, 1 the geometric one.
+        uniform: Draws evenly from [0, 1); a secret source where the draw is to be secret.
+
+    Returns:
+        A number, at least 1.
+
+    Reference:
+        Papernot and Steinke (2022), definition 1: for η > 0 the probability of k is
+        (1-γ)^k ÷ (γ^-η - 1) · ∏_{l<k} (l+η) ÷ (l+1), for η = 0 it is (1-γ)^k ÷ (k log(1/γ)).
+    """
+    gamma = stopping_parameter(mean_runs=mean_runs, shape=shape)
+    while True:
+        left = uniform()
+        weight = 1 / -math.log(gamma) if shape == 0 else shape / (gamma**-shape - 1)
+        weight *= 1 - gamma
+        number = 1
+        while weight > _LEAST_WEIGHT:
+            if left < weight:
+                return number
+            left -= weight
+            weight *= (1 - gamma) * (number + shape) / (number + 1)
+            number += 1
+
+
+def stopping_parameter(*, mean_runs: float, shape: float) -> float:
+    """Return the γ with which the distribution has a mean, by halving: the mean falls in γ.
+
+    >>> round(stopping_parameter(mean_runs=4.0, shape=1.0), 6)
+    0.25
+    """
+    low, high = 1e-12, 1 - 1e-9
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        if shape == 0:
+            mean = (1 / middle - 1) / -math.log(middle)
+        else:
+            mean = shape * (1 - middle) / (middle * (1 - middle**shape))
+        low, high = (middle, high) if mean > mean_runs else (low, middle)
+    return high
+
+
+def _candidate(values: DictConfig | ListConfig, words: str) -> SimulateConfig:
+    try:
+        merged = OmegaConf.merge(values, OmegaConf.from_dotlist(words.split()))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigurationError(
+            f"Expected selection.candidates to hold words like name=value, got {words!r}: "
+            f"{str(error).splitlines()[0]} Mend the candidate."
+        ) from None
+    assert isinstance(merged, DictConfig)
+    candidate = to_settings(SimulateConfig, merged)
+    return replace(candidate, selection=SelectionConfig(), run_folder=None, shared_folder=None)
+
+
+def _planned_events(
+    candidates: Sequence[SimulateConfig], folder: Path
+) -> list[tuple[DpSgdEvent, ...]]:
+    """Return what a run of each candidate will cost each client, before anything is trained."""
+    request = TrainingRequest(
+        protocol_version=PROTOCOL_VERSION,
+        run_id="selection",
+        proxy=ProxyKind.GENERATOR,
+        base_model_digest="0" * 64,
+        target_epsilon=None,
+        target_delta=None,
+        steps=None,
+    )
+    events = []
+    for candidate in candidates:
+        shutil.rmtree(folder, ignore_errors=True)
+        world = prepare_world(candidate, folder)
+        events += [plan_events(request, config=client.load_config()) for client in world.clients]
+    shutil.rmtree(folder)
+    return events
+
+
+def _picks(hidden: Path, chosen: SelectionConfig) -> list[int]:
+    """Draw how many runs there are and which candidate each takes; once, whatever is cut off."""
+    file = hidden / "picks.json"
+    if not file.is_file():
+        # Privacy: neither number nor picks may be known beforehand, so no seed draws them.
+        source = secrets.SystemRandom()
+        number = draw_num_runs(
+            mean_runs=chosen.mean_runs, shape=chosen.shape, uniform=source.random
+        )
+        picks = [source.randrange(len(chosen.candidates)) for _ in range(number)]
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(picks), encoding="utf-8")
+        part.replace(file)
+    loaded: list[int] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _begin(run: Path, candidate: SimulateConfig) -> None:
+    run.mkdir(exist_ok=True)
+    if not (run / SETTINGS_FILE).is_file():
+        save_settings(candidate, run / SETTINGS_FILE)
+        begin_provenance(run)
+
+
+def _score(run: Path, name: str) -> float:
+    value = float(read_metrics(run / "metrics.json")["tuned"][name]["mean"])
+    return -value if Metric(name) in LOWER_IS_BETTER else value

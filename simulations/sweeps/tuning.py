@@ -1,0 +1,142 @@
+"""Tune settings on public stand-in data with Optuna, so that real records are trained on once.
+
+    python -m simulations.sweeps.tuning --trials 8 experiment=smoke
+
+Every trial is an ordinary run of `rewardds-simulate` with settings of Optuna's choice, in a folder
+of its own; the study is kept in a file, so that the same command goes on where it stopped. Trials
+of one seed share what does not depend on the choice. What is minimised is the tuned target's
+perplexity on public test records.
+
+Hydra's own plugin for Optuna wants an Optuna below 3, which does not install beside this project;
+Optuna itself needs no plugin.
+
+Privacy: the shipped records are fictional. On real records every trial is a release of its own, and
+the best of them costs what `rewardds-report` says; use `sweep=private_selection` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from protocol.errors import ConfigurationError, RewardDSError
+from server_side.metrics import read_metrics
+
+if TYPE_CHECKING:
+    import optuna
+
+STUDY_FILE: Final = "study.log"
+"""Journal of the study, in its folder."""
+
+_PRIVATE: Final = ("client_side.records.path=", "client_side/records=")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None takes those of this process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _tune(options)
+    except RewardDSError as error:
+        sys.exit(f"Error: {error}")
+
+
+def suggest(trial: optuna.trial.BaseTrial) -> list[str]:
+    """Let Optuna choose settings.
+
+    Args:
+        trial: One trial.
+
+    Returns:
+        Words for `rewardds-simulate`.
+    """
+    choices = {
+        "client_side.generator.learning_rate": trial.suggest_float("rate", 1e-3, 1e-1, log=True),
+        "client_side.generator.max_grad_norm": trial.suggest_float("clip", 0.02, 1.0, log=True),
+        "server_side.filtering.alpha": trial.suggest_float("alpha", 0.0, 1.0),
+    }
+    return [f"{name}={value:.4g}" for name, value in choices.items()]
+
+
+def _tune(options: argparse.Namespace) -> None:
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise ConfigurationError(
+            "Expected Optuna to be installed, found it missing. Install the project with its "
+            "extra: pip install -e '.[sweeping]'."
+        ) from None
+    named = [word for word in options.settings if word.startswith(_PRIVATE)]
+    if named and not options.records_are_public:
+        raise ConfigurationError(
+            f"Expected public stand-in records, got {' '.join(named)}. Every trial trains on them "
+            "and is a release of its own; say --records-are-public if nobody's secret is in them."
+        )
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(trial: optuna.Trial) -> float:
+        run_folder = folder / str(trial.number)
+        words = [
+            *options.settings,
+            *suggest(trial),
+            f"run_folder={run_folder}",
+            f"shared_folder={folder / 'shared'}",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "simulations.run", *words],
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            raise optuna.TrialPruned("The run failed; its own error is above.")
+        return float(read_metrics(run_folder / "metrics.json")["tuned"]["perplexity"]["mean"])
+
+    study = optuna.create_study(
+        study_name="rewardds",
+        storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=options.seed),
+    )
+    finished = [trial for trial in study.trials if trial.state.is_finished()]
+    study.optimize(run, n_trials=max(0, options.trials - len(finished)))
+    if not any(trial.value is not None for trial in study.trials):
+        raise ConfigurationError(
+            f"Expected a trial in {folder} that ran to its end, found none. See the errors above."
+        )
+    best = study.best_trial
+    print(f"Best of {len(study.trials)} trials: perplexity {best.value:.3f}")
+    print(f"Run:      {folder / str(best.number)}")
+    print(f"Settings: {' '.join(suggest(optuna.trial.FixedTrial(best.params)))}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.sweeps.tuning",
+        description="Tune settings on public stand-in data with Optuna.",
+    )
+    parser.add_argument("--trials", type=int, default=8, help="trials in all (8)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of Optuna's choices (1)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/tuning"), help="where trials are kept"
+    )
+    parser.add_argument(
+        "--records-are-public",
+        action="store_true",
+        help="allow records other than the shipped ones",
+    )
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings of every trial")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

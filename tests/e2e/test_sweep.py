@@ -1,0 +1,66 @@
+"""A sweep by its own command on tiny models: points share, and it survives `kill -9`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simulations.sweeps.points import PointStatus, read_point
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).resolve().parents[2]
+POINTS = ("-m", "experiment=smoke", "server_side.filtering.k=2,2.5", "hydra.sweep.dir=sweep")
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_killed_sweep_goes_on_shares_and_is_reported(tmp_path: Path) -> None:
+    killed = start(tmp_path, "simulations.run", *POINTS)
+    give_up = time.monotonic() + 400
+    stage = tmp_path / "sweep" / "0" / "server" / "08_candidates_r1.jsonl"
+    while not stage.exists():
+        assert killed.poll() is None, killed.stdout and killed.stdout.read()
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()  # and close its output
+    queries = (tmp_path / "sweep" / "0" / "server" / "07_queries.jsonl").read_bytes()
+
+    resumed = start(tmp_path, "simulations.run", "resume=sweep")
+    output, _ = resumed.communicate(timeout=600)
+
+    assert resumed.returncode == 0, output
+    points = [read_point(tmp_path / "sweep" / name) for name in "01"]
+    assert all(point is not None and point.status is PointStatus.DONE for point in points)
+    # Both start from one pair of proxies, and the second takes what does not depend on k.
+    provenance = [
+        json.loads((tmp_path / "sweep" / name / "provenance.json").read_text("utf-8"))
+        for name in "01"
+    ]
+    assert provenance[0]["digests"]["releases"] == provenance[1]["digests"]["releases"]
+    assert provenance[0]["ledgers"] == provenance[1]["ledgers"]
+    assert (tmp_path / "sweep" / "1" / "server" / "07_queries.jsonl").read_bytes() == queries
+    taken = json.loads((tmp_path / "sweep" / "1" / "server" / "manifest.json").read_text())["taken"]
+    assert {"07_queries", "08_candidates_r1", "09_scored_r1", "13_untuned"} <= taken.keys()
+    assert "10_pool_r1" not in taken
+    reported = start(tmp_path, "simulations.sweeps.report", "sweep")
+    said, _ = reported.communicate(timeout=300)
+    assert reported.returncode == 0, said
+    assert (tmp_path / "sweep" / "sweep_report.html").is_file()

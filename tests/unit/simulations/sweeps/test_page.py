@@ -1,0 +1,171 @@
+"""The report on a sweep: what it says, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigurationError
+from simulations.sweeps.costs import sweep_cost
+from simulations.sweeps.page import PAGE_FILE, TABLE_FILE, write_sweep_report
+from simulations.sweeps.report import main
+from simulations.sweeps.results import SweepResults, read_results
+from tests.support.browser import CHROMIUM, browser_page
+from tests.support.sweeping import write_sweep
+
+
+class Text(HTMLParser):
+    """Collects what a page says, and the labels of its drawings."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.said = ""
+        self.labels: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "svg":
+            self.labels.append(dict(attrs).get("aria-label") or "")
+
+    def handle_data(self, data: str) -> None:
+        self.said += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> SweepResults:
+    folder = write_sweep(tmp_path_factory.mktemp("sweeps") / "budgets")
+    audit = folder / "audits" / "eps_8"
+    audit.mkdir(parents=True)
+    rows = [{"joint_epsilon": 1.25}, {"joint_epsilon": 0.5}]
+    found = {"rows": rows, "epsilon": 8.0, "delta": 1e-5, "exceeds_claim": False}
+    (audit / "audit.json").write_text(json.dumps(found), encoding="utf-8")
+    return read_results(folder)
+
+
+@pytest.fixture(scope="module")
+def page(results: SweepResults) -> str:
+    return write_sweep_report(results, figures=results.folder / "figures").read_text("utf-8")
+
+
+def said(page: str) -> Text:
+    text = Text()
+    text.feed(page)
+    return text
+
+
+def test_budgets_lie_on_one_axis_with_infinity_last_and_arms_are_series(
+    results: SweepResults,
+) -> None:
+    assert results.axis == "ε"
+    assert results.ticks == ["1", "8", "∞"]
+    assert list(results.series) == ["dp_generate", "rewardds"]
+    assert all(len(points) == 6 for points in results.series.values())
+
+
+def test_points_that_share_their_releases_pay_once(results: SweepResults) -> None:
+    cost = sweep_cost(results.done)
+
+    assert (cost.num_runs, cost.num_exchanges, cost.num_non_private) == (12, 6, 2)
+    assert cost.epsilon_alone < cost.epsilon < math.inf
+
+
+def test_page_says_that_the_curve_is_no_guarantee_and_what_it_costs(
+    results: SweepResults, page: str
+) -> None:
+    text = said(page).said
+
+    assert "no deployable guarantee" in text
+    assert f"ε = {sweep_cost(results.done).epsilon:.2f}" in text
+    assert "public stand-in data" in text
+    assert "sweep=private_selection" in text
+    assert "12 points share them" in text
+
+
+def test_page_shows_points_that_failed_and_escapes_what_they_say(page: str) -> None:
+    assert "Expected <i>more</i>, got less." in said(page).said
+    assert "<i>more" not in page
+    assert "<b>odd" not in page
+
+
+def test_every_plot_has_words_and_no_colour_of_its_own(page: str) -> None:
+    labels = said(page).labels
+    plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+
+    assert len(labels) == 5 + 2 + 1 + 1  # metrics, noise and time, acceptance, audit
+    assert all(len(label) > 40 for label in labels)
+    assert not any(re.search(r"#[0-9a-fA-F]{6}\b", plot) for plot in plots)
+    assert "bound 1.25, claim 8.00" in " ".join(labels)
+
+
+def test_page_is_small_and_refers_to_nothing_outside_itself(page: str) -> None:
+    assert len(page.encode()) < 3_000_000
+    assert set(re.findall(r"https?://[^\s\"')]+", page)) <= {"http://www.w3.org/1999/xlink"}
+    assert "<script" not in page
+
+
+def test_table_has_one_line_a_point_and_says_why_one_failed(
+    results: SweepResults, page: str
+) -> None:
+    with (results.folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert len(rows) == 13
+    assert [row["status"] for row in rows].count("done") == 12
+    assert rows[-1]["error"].startswith("Expected <i>more")
+    assert {row["target_epsilon"] for row in rows[:-1]} == {"1.0", "8.0", "inf"}
+    assert rows[0]["generator_noise"] == "2.2"
+    assert rows[0]["generator_rate"] == "0.12"  # of clients that differ, the dearest
+    assert rows[0]["exchange"] == rows[1]["exchange"] != rows[2]["exchange"]
+
+
+def test_figures_stand_by_themselves_in_light_and_dark(results: SweepResults, page: str) -> None:
+    drawn = sorted((results.folder / "figures").glob("*.svg"))
+
+    assert len(drawn) == 9
+    for file in drawn:
+        text = file.read_text(encoding="utf-8")
+        assert 'xmlns="http://www.w3.org/2000/svg"' in text
+        assert "prefers-color-scheme: dark" in text
+        assert "--after: #0b7285" in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_a_browser_shows_it_from_disk_without_errors_at_any_width(
+    results: SweepResults, page: str, tmp_path: Path, width: int, scheme: str
+) -> None:
+    address = (results.folder / PAGE_FILE).resolve().as_uri()
+
+    with browser_page(tmp_path) as shown:
+        shown.open(address, width=width, scheme=scheme)
+        widths = shown.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        sheer = shown.contrasts()
+        background = shown.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert shown.logged == []
+    assert shown.requested == [address]  # nothing but the page itself
+    assert widths[0] <= widths[1]  # nothing to scroll sideways
+    assert sheer[0][0] >= 4.5, sheer  # WCAG 2, level AA
+    assert background == {"light": "rgb(246, 245, 242)", "dark": "rgb(18, 21, 26)"}[scheme]
+
+
+def test_a_folder_that_is_no_sweep_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([str(tmp_path)])
+
+    assert str(caught.value.code).startswith("Error: Expected the folder of a sweep")
+
+
+def test_a_sweep_of_which_nothing_is_done_says_so(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", arms=())
+
+    with pytest.raises(ConfigurationError, match="found none of 1"):
+        read_results(folder)

@@ -1,0 +1,238 @@
+"""Points of a sweep: each fails alone, is done once, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigurationError, StageError
+from simulations import command_line, run
+from simulations.config import SimulateConfig
+from simulations.run import main, sweep_resumed
+from simulations.sweeps.points import (
+    PointStatus,
+    SweepFailedError,
+    begin_sweep,
+    point_folders,
+    read_point,
+    read_sweep,
+    require_all_done,
+    run_point,
+    seconds_left,
+)
+
+
+def do(folder: Path, work: Callable[[], None]) -> str | None:
+    return run_point(folder, ["seed=1"], work, describe_error=str)
+
+
+def fail() -> None:
+    raise StageError("Expected more. Do it.")
+
+
+def test_a_failed_point_is_noted_with_its_reason_and_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+
+    assert do(folder, fail) == "Expected more. Do it."
+    failed = read_point(folder)
+    assert do(folder, lambda: None) is None
+
+    assert failed is not None
+    assert (failed.status, failed.error) == (PointStatus.FAILED, "Expected more. Do it.")
+    again = read_point(folder)
+    assert again is not None
+    assert (again.status, again.error) == (PointStatus.DONE, None)
+    assert not (folder / "error.log").exists()
+
+
+def test_a_point_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    times: list[int] = []
+
+    for _ in range(2):
+        do(tmp_path / "0", lambda: times.append(1))
+
+    assert times == [1]
+
+
+def test_a_point_that_was_killed_is_begun_again(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, pathlib\n"
+        "from simulations.sweeps.points import run_point\n"
+        f"run_point(pathlib.Path({str(tmp_path / '0')!r}), ['seed=1'], "
+        "lambda: os.kill(os.getpid(), signal.SIGKILL), describe_error=str)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(run.__file__).parents[1])
+    killed = read_point(tmp_path / "0")
+    times: list[int] = []
+
+    do(tmp_path / "0", lambda: times.append(1))
+
+    assert killed is not None
+    assert killed.status is PointStatus.RUNNING
+    assert times == [1]
+
+
+def test_two_processes_never_work_on_one_point(tmp_path: Path) -> None:
+    def second() -> None:
+        with pytest.raises(ConfigurationError, match="another process"):
+            do(tmp_path / "0", fail)
+
+    do(tmp_path / "0", second)
+
+    point = read_point(tmp_path / "0")
+    assert point is not None
+    assert point.status is PointStatus.DONE  # the one that came second has not touched it
+
+
+def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("10", "9", "0"):
+        do(tmp_path / name, lambda: None)
+
+    assert [folder.name for folder in point_folders(tmp_path)] == ["0", "9", "10"]
+
+
+def test_time_left_follows_from_the_points_of_the_newest_start(tmp_path: Path) -> None:
+    do(tmp_path / "0", lambda: None)
+    time.sleep(0.01)
+    begin_sweep(tmp_path, overrides=["a=1,2,3"], num_points=4, command=["x"])
+
+    before = seconds_left(tmp_path)
+    do(tmp_path / "1", lambda: time.sleep(0.05))
+    after = seconds_left(tmp_path)
+
+    assert before is None
+    assert after is not None
+    assert after >= 2 * 0.05  # two of four are left
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REWARDDS_TRACEBACK", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(command_line, "_failures", [])
+    monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
+    monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
+    main()
+
+
+SWEEP = ("-m", "experiment=smoke", "client_side/budget=eps_1,infinite", "seed=1,2")
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[SimulateConfig]:
+    """Take the place of the runs; those with seed 2 fail while `trouble` is there."""
+    configs: list[SimulateConfig] = []
+
+    def simulate(config: SimulateConfig, folder: Path) -> None:
+        configs.append(config)
+        if config.seed == 2 and Path("trouble").exists():
+            fail()
+
+    monkeypatch.setattr(run, "simulate", simulate)
+    return configs
+
+
+def test_a_sweep_goes_on_after_a_failed_point_and_ends_with_an_error_that_names_it(
+    begun: list[SimulateConfig],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "trouble").touch()
+
+    with pytest.raises(SystemExit) as caught:
+        call(*SWEEP, "hydra.sweep.dir=runs/mine", monkeypatch=monkeypatch)
+
+    output = capsys.readouterr()
+    last = output.err.strip().splitlines()[-1]
+    assert caught.value.code == 1
+    assert [config.seed for config in begun] == [1, 2, 1, 2]
+    assert "found 2 that are not" in last
+    assert "client_side/budget=eps_1 seed=2): Expected more." in last
+    assert "resume=runs/mine" in last
+    assert "Point 4 of 4" in output.out
+    assert Path("runs/latest").resolve() == Path("runs/mine").resolve()
+
+
+def test_resume_does_what_is_left_of_a_sweep_and_nothing_twice(
+    begun: list[SimulateConfig], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "trouble").touch()
+    with pytest.raises(SystemExit):
+        call(*SWEEP, "hydra.sweep.dir=runs/mine", monkeypatch=monkeypatch)
+    (here / "trouble").unlink()
+    begun.clear()
+
+    call("resume=runs/latest", monkeypatch=monkeypatch)
+
+    assert [(c.seed, c.client_side.budget.unsafe_non_private) for c in begun] == [
+        (2, False),
+        (2, True),
+    ]
+    require_all_done(Path("runs/mine"))
+    sweep = read_sweep(Path("runs/mine"))
+    assert sweep is not None
+    assert sweep.num_points == 4
+    assert len(sweep.commands) == 2
+
+
+def test_a_ready_made_sweep_is_a_sweep_without_a_flag(
+    begun: list[SimulateConfig], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(
+        "sweep=clients", "experiment=smoke", "seed=5", "hydra.sweep.dir=s", monkeypatch=monkeypatch
+    )
+
+    assert [config.num_clients for config in begun] == [1, 2, 4, 8]
+    assert {config.seed for config in begun} == {5}
+    command = json.loads(Path("s/0/provenance.json").read_text("utf-8"))["command"]
+    assert command[-1] == "hydra.mode=RUN"  # what this point takes alone is no sweep
+
+    begun.clear()
+    call(*command[1:], "run_folder=alone", monkeypatch=monkeypatch)
+
+    assert [config.num_clients for config in begun] == [1]
+
+
+def test_a_sweep_with_an_unknown_setting_begins_nothing(
+    begun: list[SimulateConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        call("-m", "experiment=smoke", "sed=1,2", monkeypatch=monkeypatch)
+
+    assert begun == []
+    assert "got sed" in capsys.readouterr().err
+
+
+def test_resume_of_a_single_run_is_left_to_the_run(tmp_path: Path) -> None:
+    assert sweep_resumed(["resume=runs/one"]) == ["resume=runs/one"]
+    assert sweep_resumed(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
+
+
+def test_what_is_not_done_is_an_error_also_where_it_was_cut_off(tmp_path: Path) -> None:
+    do(tmp_path / "0", lambda: None)
+    (tmp_path / "1").mkdir()
+    running = {
+        "overrides": ["seed=2"],
+        "status": "running",
+        "error": None,
+        "ended": None,
+        "seconds": 0,
+    }
+    (tmp_path / "1" / "point.json").write_text(json.dumps(running), encoding="utf-8")
+
+    with pytest.raises(SweepFailedError, match=r"1 \(seed=2\): cut off"):
+        require_all_done(tmp_path)
