@@ -105,8 +105,12 @@ def test_whatever_decides_the_releases_parts_the_runs(
     public = tmp_path / "public.jsonl"
     public.write_text('{"prompt": "Cough?", "response": "Rest."}\n', encoding="utf-8")
     start = replace(server.warm_start, path=str(public))
+    accepts = replace(client, warm_start=replace(client.warm_start, accept=True))
     others = {
-        "start": replace(config, server_side=replace(server, warm_start=start)),
+        "accepting": replace(config, client_side=accepts),
+        "start": replace(
+            config, client_side=accepts, server_side=replace(server, warm_start=start)
+        ),
         "seed": replace(config, seed=2),
         "budget": replace(config, client_side=replace(client, budget=budget)),
         "records": replace(config, num_records=62),
