@@ -217,15 +217,17 @@ def _clipped_sum(
         sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device
     )  # (D,)
     loss_sum = 0.0
-    for number, batch in enumerate(_physical_batches(task, drawn, max_batch_tokens)):
+    batches = list(_physical_batches(task, drawn, max_batch_tokens))
+    for batch in batches:
         units = [task.units[i] for i in batch]
         # Hooks that return wrong gradients without a word have been seen (Opacus issue 820), so in
-        # each step's first batch they are held against autograd's own; in all it would cost time.
-        with RowGradients(task.model, also_whole=number == 0):
+        # one batch of each step, the shortest, they are held against autograd's own.
+        is_checked = batch is batches[-1]
+        with RowGradients(task.model, also_whole=is_checked):
             losses, unit_of_row = task.unit_loss(task.model, units)
             losses.sum().backward()
             loss_sum += float(losses.detach().sum())
-            if number == 0:
+            if is_checked:
                 _check_rows(parameters)
             total += _clip_units(
                 parameters, unit_of_row, num_units=len(units), max_grad_norm=plan.max_grad_norm
