@@ -208,15 +208,16 @@ def test_what_comes_after_the_exchange_can_be_killed_as_well(
             supervisors={name: made.start_client(name) for name in ("a", "b")},
         )
         wait_until(lambda: "The exchange is over" in made.log("server"), what="the server's job")
-        scene.look()
-        wait_until(lambda: not made.processes(server), what="the end of the exchange's processes")
-        assert not made.processes(made.clients["a"].path, *CLIENTS["client process"])
-        scene.kill("node", "afterwards")
-        scene.kill("rewardds-client", "afterwards")
-        wait_until(lambda: "synthesis" in made.log("server"), what="a whole stage")
+        wait_until(lambda: "07_queries" in made.log("server"), what="a whole stage")
         scene.kill("rewardds-server", "afterwards")
         assert scene.collecting.wait(30) == -signal.SIGKILL
         assert not (server / "report.html").exists()
+        scene.look()
+        for parts in SERVERS.values():
+            assert not made.processes(server, *parts)
+        assert not made.processes(made.clients["a"].path, *CLIENTS["client process"])
+        scene.kill("node", "afterwards")
+        scene.kill("rewardds-client", "afterwards")
 
         start_again(scene)
         again = made.start_collecting("run")
@@ -224,7 +225,7 @@ def test_what_comes_after_the_exchange_can_be_killed_as_well(
         assert again.wait(300) == 0, made.log("server")
         said = made.log("server")
         assert "The exchange of this folder is over already." in said
-        assert "synthesis: from an earlier start" in said
+        assert "07_queries: from an earlier start" in said
         read_metrics(server / "metrics.json")
         assert (server / "report.html").is_file()
         wait_until(lambda: bool(made.processes(made.clients["b"].path, *CLIENTS["node"])),
