@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What `make simulate` hands on, for example ARGS="experiment=smoke".
 ARGS ?=
-# Tests run side by side, a file at a time; each process keeps to one core.
+# Tests run side by side, a file at a time, the long ones first; each process keeps to one core.
 TEST_PROCESSES ?= auto
 # Written last, so it exists only when all of setup went through with these two files.
 STAMP := $(VENV)/.setup-complete
@@ -53,9 +53,9 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	echo "[2/5] Lint";             $(BIN)/ruff check . || status=1; \
 	echo "[3/5] Types";            $(BIN)/mypy || status=1; \
 	echo "[4/5] Import contracts"; $(BIN)/lint-imports --no-logo || status=1; \
-	echo "[5/5] Tests: unit, boundary, integration, end to end"; \
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile \
-		tests/unit tests/boundary tests/integration tests/e2e || status=1; \
+	echo "[5/5] Tests: end to end, integration, boundary, unit"; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		tests/e2e tests/integration tests/boundary tests/unit || status=1; \
 	exit $$status
 
 # Not part of `make test`: it takes longer than five minutes. Run it before a release.
