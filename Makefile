@@ -62,17 +62,13 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 test-nodes: $(STAMP) ## Real nodes with TLS and keys; as root in network namespaces, else on loopback
 	@$(BIN)/pytest tests/nodes
 
-# Two scripts at a time, each on a core of its own; on a machine of one core, one by one is better.
+# One after the other: two side by side take memory's bandwidth from each other, and ratios with it.
 # Every script runs even after a missed target, so one run shows all ratios.
-bench: $(STAMP) ## Measure every claim of speed and memory (under 20 minutes, two cores, idle machine)
-	@log=$$(mktemp); status=0; \
-	( missed=0; for name in dp_step scoring; do \
-		BENCH_CORE=first $(BIN)/python benchmarks/$$name.py || missed=1; \
-	done; exit $$missed ) >$$log 2>&1 & beside=$$!; \
-	for name in sampling growth; do \
-		echo "[$$name]"; BENCH_CORE=last $(BIN)/python benchmarks/$$name.py || status=1; \
+bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 20 minutes, idle machine)
+	@status=0; \
+	for name in dp_step sampling scoring growth; do \
+		echo "[$$name]"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; \
-	wait $$beside || status=1; echo "[dp_step, scoring]"; cat $$log; rm $$log; \
 	exit $$status
 
 lint: $(STAMP) ## The fast part of `make test`: format check, lint, types, import contracts

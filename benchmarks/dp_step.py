@@ -59,9 +59,9 @@ def main() -> None:
         "non-private, reward proxy": lambda: plain_step(reward_task()),
     }
     pairs = [(name, f"non-{name}") for name in variants if name.startswith("private")]
-    schedule = [*["private", "non-private", "stock"] * 3, "private"]
+    schedule = [*["private", "non-private", "stock"] * 2, "private", "non-private", "private"]
     for ours, baseline in pairs[1:]:
-        schedule += [*[ours, baseline] * 2, ours]
+        schedule += [ours, baseline] * 2
     harness.run(
         harness.Benchmark(
             name="dp_step",

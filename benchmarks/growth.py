@@ -44,7 +44,7 @@ MAX_MEMORY_GROWTH = 1.1
 NUM_DOUBLINGS = 3
 REPEATS = 1
 HOT = SamplingParams(max_new_tokens=24, num_candidates=4, top_p=1.0, temperature=4.0)
-SMALLEST = {"records drawn": 6, "prompts": 4, "candidates": 2, "tokens": 12}
+SMALLEST = {"records drawn": 4, "prompts": 4, "candidates": 2, "tokens": 12}
 
 FOLDER = resolve_base_model("smollm2-135m")
 CACHE = Path(tempfile.gettempdir()) / "rewardds-benchmarks"
@@ -60,6 +60,7 @@ def main() -> None:
             variants={few: lambda: sample_and_score(32), many: lambda: sample_and_score(128)},
             schedule=[],
             memory_targets=[harness.Target(variant=many, baseline=few, bound=MAX_MEMORY_GROWTH)],
+            returns_blocks=True,
             extra_claims=exponents,
             settings={
                 "records": source_name(),

@@ -115,12 +115,8 @@ def run(benchmark: Benchmark) -> None:
 
 
 def pin_to_one_core() -> None:
-    """Confine this process, and those it starts, to the core that `BENCH_CORE` says: first or last.
-
-    So two scripts may run side by side, each on a core of its own.
-    """
-    pick = min if os.environ.get("BENCH_CORE") == "first" else max
-    os.sched_setaffinity(0, {pick(os.sched_getaffinity(0))})
+    """Confine this process, and those it starts, to the last core it may use."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch
 
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
 """How much faster is scoring than one candidate at a time in float32?
 
-Reward and perplexity of 8 prompts × 6 candidates, SmolLM2-135M with adapters of rank 16, one core.
+Reward and perplexity of 6 prompts × 6 candidates, SmolLM2-135M with adapters of rank 16, one core.
 `one by one` is how the published implementation scores: float32, a forward pass for each candidate,
 logits of every token. `ours` is what the server's stage calls: bfloat16, a prompt read once for all
 its candidates, head on response tokens only. Scores must agree: the claims include how far they may
@@ -29,7 +29,7 @@ from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
 from lm.reward_head import load_reward_model, score_chats
 from protocol.artifacts import LoraShape
 
-NUM_PROMPTS = 8
+NUM_PROMPTS = 6
 NUM_CANDIDATES = 6
 MAX_BATCH_TOKENS = 4096
 TOLERANCE = 0.1
