@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -94,6 +95,7 @@ def set_stop_ids(folder: Path, stop_ids: list[int]) -> None:
     file.write_text(json.dumps(settings), encoding="utf-8")
 
 
+@functools.cache  # every engine is held against the same
 def generate_greedily(
     folder: Path, prefix: tuple[int, ...], params: SamplingParams, stop_ids: frozenset[int]
 ) -> tuple[int, ...]:
