@@ -14,6 +14,9 @@ Run:  python benchmarks/reward_ranking.py --data TRAIN.jsonl --test-data TEST.js
 Time: an estimate, from a run of a tenth of the size: about four minutes of one idle core a mix,
 privacy and seed with SmolLM2-135M and the default settings, so about four hours for the whole table
 (10 mixes, two privacies, three seeds).
+
+A long file, because it is a whole experiment that nothing else imports: from records to the table,
+in the order in which it happens.
 """
 
 from __future__ import annotations

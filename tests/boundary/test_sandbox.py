@@ -2,6 +2,10 @@
 
 They are written so that they harm little if they get out: a test of a broken sandbox must not take
 the machine with it.
+
+A long file, so that the whole list of attempts stands in one place, beside the list of what the
+sandbox covers: whoever adds to the one sees what the other lacks. A way of confining that the
+machine does not have is skipped by name and reason.
 """
 
 import json
