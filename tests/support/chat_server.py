@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from tests.support.loopback_server import LoopbackServer
 
-class ChatServer:
+
+class ChatServer(LoopbackServer):
     """Answers each chat with what `reply` makes of its user turn."""
 
     def __init__(self, reply: Callable[[str], str]) -> None:
@@ -23,34 +23,17 @@ class ChatServer:
         """The authorization header of everything that was asked."""
         self.faults: deque[str] = deque()
         """What goes wrong with the next requests: drop, cut, slow, empty, or a status."""
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._http.daemon_threads = True
-        self._http.chat = self  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> ChatServer:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        place: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        return f"{self.address}/v1"
 
 
 class _Handler(BaseHTTPRequestHandler):
     @property
     def chat(self) -> ChatServer:
-        found: ChatServer = self.server.chat  # type: ignore[attr-defined]
+        found: ChatServer = self.server.owner  # type: ignore[attr-defined]
         return found
 
     def log_message(self, format: str, *args: object) -> None:

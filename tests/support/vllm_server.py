@@ -14,9 +14,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -24,10 +23,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lm.sampling import SamplingParams
+from tests.support.loopback_server import LoopbackServer
 from tests.support.sampling import nucleus
 
 
-class FakeVllm:
+class FakeVllm(LoopbackServer):
     """Serves one model on loopback, in a thread of its own."""
 
     def __init__(self, folder: Path, *, takes_adapters: bool = True) -> None:
@@ -42,34 +42,11 @@ class FakeVllm:
         self.faults: deque[str] = deque()
         """What goes wrong with the next completions: see `_Handler.fail`."""
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._http.daemon_threads = True
-        self._http.fake = self  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        super().__init__(_Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def start(self) -> FakeVllm:
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    def __enter__(self) -> FakeVllm:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        place: TracebackType | None,
-    ) -> None:
-        self.stop()
+        return self.address
 
     def completions(self) -> list[dict[str, Any]]:
         """Return the bodies of all requests for completions."""
@@ -155,7 +132,7 @@ def _draw(
 class _Handler(BaseHTTPRequestHandler):
     @property
     def fake(self) -> FakeVllm:
-        found: FakeVllm = self.server.fake  # type: ignore[attr-defined]
+        found: FakeVllm = self.server.owner  # type: ignore[attr-defined]
         return found
 
     def log_message(self, format: str, *args: object) -> None:
