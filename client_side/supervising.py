@@ -24,13 +24,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 from typing import IO, Final
 
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
+from lm.leaving import raise_on, signals_held
 from lm.logs import relay
 
 NODE_STATUS_FILE: Final = "node.json"
@@ -70,12 +70,7 @@ class Stop(BaseException):
 
 def stop_on_signals() -> None:
     """Turn the signals that end a process into `Stop`, so that the node ends in order."""
-
-    def leave(_: int, __: FrameType | None) -> None:
-        raise Stop
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, leave)
+    raise_on(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), Stop))
 
 
 def keep_running(
@@ -102,24 +97,22 @@ def keep_running(
     while num_starts == 0 or may_go_on():
         num_starts += 1
         lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
-        node = _start(command, environment, cwd=folder.path)
         must_start_afresh = threading.Event()
-        pump = threading.Thread(
-            target=_relay, args=(node.stdout, lines, must_start_afresh), daemon=True
-        )
-        pump.start()
-        try:
+        with ExitStack() as ending:
+            # Whatever was started is ended, also if a signal comes while it starts.
+            with signals_held():
+                ending.callback(_note, folder, "stopped", num_starts=num_starts)
+                node = _start(command, environment, cwd=folder.path)
+                pump = threading.Thread(
+                    target=_relay, args=(node.stdout, lines, must_start_afresh), daemon=True
+                )
+                pump.start()
+                ending.callback(_end, node, pump)
             _note(folder, "running", num_starts=num_starts, pid=node.pid)
             # A node that lost its answer, or mixes answers up, goes on as if nothing were; started
             # anew, it is asked again, and answers from its store.
             while node.poll() is None and not must_start_afresh.is_set():
                 time.sleep(_LOOK_SECONDS)
-        finally:
-            _end_group(node)
-            pump.join(timeout=_STOP_SECONDS)
-            if node.stdout is not None and not pump.is_alive():
-                node.stdout.close()
-            _note(folder, "stopped", num_starts=num_starts)
         reason = _reason(lines, node.returncode)
         _LOGGER.warning("The node ended: %s. Next start in %g s.", reason, restart_seconds)
         _note(folder, "waiting to start again", num_starts=num_starts, reason=reason)
@@ -206,6 +199,13 @@ def _relay(stream: IO[bytes] | None, lines: deque[str], must_start_afresh: threa
             must_start_afresh.set()
 
     relay(stream or (), _NODE_LOGGER, on_line=note)
+
+
+def _end(node: subprocess.Popen[bytes], pump: threading.Thread) -> None:
+    _end_group(node)
+    pump.join(timeout=_STOP_SECONDS)
+    if node.stdout is not None and not pump.is_alive():
+        node.stdout.close()
 
 
 def _end_group(node: subprocess.Popen[bytes]) -> None:

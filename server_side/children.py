@@ -19,12 +19,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Final, Self
 
 import psutil
 
+from lm.leaving import raise_on, signals_held
 from lm.logs import LogFormat, LogLevel, log_to_file, relay
 from protocol.errors import ExchangeError
 
@@ -77,6 +79,7 @@ class Children:
     ) -> None:
         self.stop()
 
+    @signals_held()
     def start(
         self,
         name: str,
@@ -196,16 +199,15 @@ def _relay(child: Child, form: LogFormat, level: LogLevel) -> None:
 
 def raise_on_signals() -> None:
     """Turn signals that end a process into exceptions, so that `with` blocks are left in order."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    # A shell starts background jobs with SIGINT ignored; whoever sends it means it all the same.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signals: dict[signal.Signals, Callable[[], BaseException]] = {
+        signal.SIGTERM: partial(SystemExit, 128 + signal.SIGTERM),
+        # A shell starts background jobs with it ignored; whoever sends it means it all the same.
+        signal.SIGINT: KeyboardInterrupt,
+    }
     # Under `nohup` it is ignored, on purpose.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, leave)
+        signals[signal.SIGHUP] = partial(SystemExit, 128 + signal.SIGHUP)
+    raise_on(signals)
 
 
 def last_lines(file: Path, *, num_lines: int = _NUM_LOG_LINES) -> str:
