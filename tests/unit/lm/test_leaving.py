@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ STOPPED_IN_THE_MIDDLE_OF_A_FORK = """
 import os, signal, subprocess, sys
 from lm.leaving import raise_on, signals_held
 raise_on({signal.SIGTERM: lambda: SystemExit(143)})
-os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
 with signals_held():
     child = subprocess.Popen([sys.executable, "-c", ""], preexec_fn=int)
     child.wait()
@@ -34,7 +33,8 @@ def handler_restored() -> Iterator[None]:
 
 
 def send() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+    # Handled before it returns, which one that is sent by `os.kill` need not be.
+    signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_is_raised_where_it_comes() -> None:
