@@ -4,9 +4,10 @@ One optimiser step over records of 192 prompt and 256 response tokens at most (t
 settings), LoRA of rank 16, SmolLM2-135M, one core. `private` is the product's own `train_dp_sgd`;
 `non-private` is the same loss on the same physical batches of the same model, with one gradient for
 all; `stock` is what PEFT and transformers do unasked: float32, padded batches of 8 in the order of
-the draw, logits of every token.
+the draw, logits of every token. Where there is an accelerator it is measured instead, on more
+records and larger batches.
 
-Run: python benchmarks/dp_step.py   (one core, about eight minutes)
+Run: python benchmarks/dp_step.py   (one core, about eight minutes; an accelerator, about two)
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from lm.loading import load_causal_lm, resolve_base_model
 from lm.reward_head import build_reward_model
 from protocol.artifacts import LoraShape
 
-NUM_RECORDS = 8
-NUM_REWARD_RECORDS = 3
-NUM_WIDE_RECORDS = 16  # noise is drawn once a step for each weight, however few the records
+DEVICE = harness.device()
+IS_CPU = DEVICE == "cpu"
+NUM_RECORDS = 8 if IS_CPU else 256
+NUM_REWARD_RECORDS = 3 if IS_CPU else 64
+# Noise is drawn once a step for each weight, however few the records.
+NUM_WIDE_RECORDS = 16 if IS_CPU else 256
 ATTENTION = ("q_proj", "v_proj")
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-MAX_BATCH_TOKENS = 1024
-STOCK_BATCH_SIZE = 8
+MAX_BATCH_TOKENS = 1024 if IS_CPU else 16_384
+STOCK_BATCH_SIZE = 8 if IS_CPU else 32
 LEARNING_RATE = 1e-4
 
 FOLDER = resolve_base_model("smollm2-135m")
@@ -133,7 +137,8 @@ def stock_step() -> harness.Work:
     """Return a step as PEFT and transformers do it unasked."""
     chats = records(NUM_RECORDS)
     model = get_peft_model(
-        load_causal_lm(FOLDER), LoraConfig(r=16, lora_alpha=16, target_modules=list(ATTENTION))
+        load_causal_lm(FOLDER, device=DEVICE),
+        LoraConfig(r=16, lora_alpha=16, target_modules=list(ATTENTION)),
     ).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -141,8 +146,8 @@ def stock_step() -> harness.Work:
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
         for start in range(0, len(chats), STOCK_BATCH_SIZE):
             batch = chats[start : start + STOCK_BATCH_SIZE]
-            ids = pad_right([chat.input_ids for chat in batch], pad_id=0)
-            mask = pad_right([[1] * len(chat.input_ids) for chat in batch], pad_id=0)
+            ids = pad_right([chat.input_ids for chat in batch], pad_id=0).to(DEVICE)
+            mask = pad_right([[1] * len(chat.input_ids) for chat in batch], pad_id=0).to(DEVICE)
             labels = ids.masked_fill(mask == 0, -100)
             loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
             (loss * len(batch) / len(chats)).backward()
@@ -156,7 +161,9 @@ def generator_task(modules: Sequence[str]) -> DpSgdTask[Any]:
     """Return the generator proxy's training on single records."""
     chats = records(NUM_RECORDS if modules == ATTENTION else NUM_WIDE_RECORDS)
     return DpSgdTask(
-        model=attach_lora(load_causal_lm(FOLDER, dtype=torch.bfloat16), lora(modules), seed=0),
+        model=attach_lora(
+            load_causal_lm(FOLDER, dtype=torch.bfloat16, device=DEVICE), lora(modules), seed=0
+        ),
         units=[[chat] for chat in chats],
         unit_loss=GeneratorLoss(prompt_loss_weight=0.5),
         unit_size=lambda unit: (len(unit), len(unit[0].input_ids)),
@@ -178,7 +185,9 @@ def reward_task() -> DpSgdTask[Any]:
         for i, chat in enumerate(chats)
     ]
     return DpSgdTask(
-        model=build_reward_model(FOLDER, lora(ATTENTION), seed=0, dtype=torch.bfloat16),
+        model=build_reward_model(
+            FOLDER, lora(ATTENTION), seed=0, dtype=torch.bfloat16, device=DEVICE
+        ),
         units=units,
         unit_loss=PairwiseLoss(),
         unit_size=lambda unit: (len(unit), record_row(unit[0]).length),

@@ -10,6 +10,8 @@ Memory: each variant runs in a process of its own; what counts is how far the pe
 memory lies above what it was after the imports, so model and work count and the libraries do not.
 What glibc's heap keeps of freed blocks moves that peak by a tenth from run to run; a benchmark that
 asks what a step holds has large blocks given back at once (`returns_blocks`), for all variants.
+On an accelerator time is the clock's, taken when all kernels are done, and memory is the peak of
+what torch holds there; the results file is `NAME_accelerator.json`.
 
 Import it before torch: it sets the number of threads.
 """
@@ -90,6 +92,8 @@ def run(benchmark: Benchmark) -> None:
     if arguments.memory_of:
         print(json.dumps(peak_memory(benchmark.variants[arguments.memory_of])))
         return
+    if device() != "cpu":
+        print(f"  on {accelerator()}", file=sys.stderr, flush=True)
     memory = {
         name: memory_in_own_process(name, returns_blocks=benchmark.returns_blocks)
         for name in dict.fromkeys(
@@ -104,7 +108,7 @@ def run(benchmark: Benchmark) -> None:
         for target in benchmark.memory_targets
     ]
     report(
-        benchmark.name,
+        benchmark.name if device() == "cpu" else f"{benchmark.name}_accelerator",
         claims + benchmark.extra_claims(),
         settings=benchmark.settings,
         details={
@@ -114,8 +118,32 @@ def run(benchmark: Benchmark) -> None:
     )
 
 
+def device() -> str:
+    """Return where the variants compute."""
+    from lm.devices import best_device
+
+    return best_device()
+
+
+def accelerator() -> str:
+    """Return the accelerator's name."""
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+def wait_for_kernels() -> None:
+    """Wait until the accelerator, if there is one, has done what it was told."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def pin_to_one_core() -> None:
     """Confine this process, and those it starts, to the last core it may use."""
+    if device() != "cpu":
+        return  # autograd launches its kernels from a thread of its own
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch
 
@@ -127,12 +155,19 @@ def time_runs(
 ) -> list[tuple[str, float]]:
     """Load each variant, and time the runs in their order."""
     works = {name: variants[name]() for name in dict.fromkeys(schedule)}
+    clock = time.process_time
+    if device() != "cpu":
+        clock = time.perf_counter
+        for work in works.values():
+            work()  # kernels are loaded and chosen when they are first wanted
     times = []
     for name in schedule:
         gc.collect()
-        start = time.process_time()
+        wait_for_kernels()
+        start = clock()
         works[name]()
-        times.append((name, time.process_time() - start))
+        wait_for_kernels()
+        times.append((name, clock() - start))
         print(f"  {name}: {times[-1][1]:.2f} s", file=sys.stderr, flush=True)
     return times
 
@@ -176,6 +211,12 @@ def peak_memory(prepare: Callable[[], Work]) -> int:
     """Return by how many bytes a variant's peak lies above what its imports need."""
     work = prepare()
     gc.collect()
+    if device() != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated()
     # The peak counts from here: reading a checkpoint may hold it twice, whichever the variant.
     Path("/proc/self/clear_refs").write_text("5")
     work()
@@ -237,10 +278,14 @@ def report(
 def machine() -> dict[str, object]:
     """Say on what was measured."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    libraries = ("torch", "transformers", "peft", "openvino-genai")
+    libraries = ["torch", "transformers", "peft"]
+    found = {"processor": model[1] if model else platform.machine(), "cores_used": 1}
+    if device() == "cpu":
+        libraries.append("openvino-genai")
+    else:
+        found = {"accelerator": accelerator()}
     return {
-        "processor": model[1] if model else platform.machine(),
-        "cores_used": 1,
+        **found,
         "python": platform.python_version(),
         **{library: metadata.version(library) for library in libraries},
     }

@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,6 +37,9 @@ from lm.sampling_draws import draw_tokens, penalise_repetition, row_uniforms
 
 # A batch is copied without its finished rows when no more than this share of it is left.
 _COMPACTION_FRACTION = 0.85
+_CPU_BATCH: Final = (96, 32_768)
+# A step costs an accelerator about the same whether it computes ten rows or a thousand.
+_ACCELERATOR_BATCH: Final = (1024, 262_144)
 
 
 class TransformersSampler:
@@ -49,8 +52,8 @@ class TransformersSampler:
         *,
         stop_ids: frozenset[int],
         num_threads: int | None = None,
-        max_batch_rows: int = 96,
-        max_batch_tokens: int = 32_768,
+        max_batch_rows: int | None = None,
+        max_batch_tokens: int | None = None,
     ) -> None:
         """Wrap a loaded model.
 
@@ -59,16 +62,19 @@ class TransformersSampler:
             tokenizer: Its tokenizer, for the text of completions.
             stop_ids: Ids that end a completion.
             num_threads: CPU threads while sampling; None leaves torch's setting.
-            max_batch_rows: Completions that are computed side by side.
+            max_batch_rows: Completions that are computed side by side; None takes what suits the
+                device.
             max_batch_tokens: Bound on rows × (longest prefix + `max_new_tokens`), which bounds
-                the memory of keys and values; one longer row is still computed.
+                the memory of keys and values; one longer row is still computed. None takes what
+                suits the device.
         """
+        rows, tokens = _CPU_BATCH if model.device.type == "cpu" else _ACCELERATOR_BATCH
         self._model: PreTrainedModel | None = model
         self._tokenizer = tokenizer
         self._stop_ids = torch.tensor(sorted(stop_ids), device=model.device)
         self._num_threads = num_threads
-        self._max_batch_rows = max_batch_rows
-        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_rows = max_batch_rows or rows
+        self._max_batch_tokens = max_batch_tokens or tokens
 
     @classmethod
     def open(
