@@ -157,6 +157,7 @@ def train_dp_sgd(
         Mean loss of each step's units, nan for an empty one. Private; must not leave the client.
 
     Raises:
+        ConfigurationError: A physical batch does not fit into the accelerator's memory.
         RuntimeError: The per-sequence gradients do not add up to the gradient, nothing moved, or
             there would be more or fewer steps than planned.
 
@@ -196,6 +197,12 @@ def train_dp_sgd(
                 save(TrainingState(losses=tuple(losses), arrays=optimizer.snapshot()))
             if on_progress:
                 on_progress(step + 1, plan.steps)
+    except torch.OutOfMemoryError:
+        raise ConfigurationError(
+            f"Expected physical batches of {config.max_batch_tokens} tokens to fit into the "
+            "accelerator's memory, which is full. Lower this proxy's max_batch_tokens, or end what "
+            "else computes there."
+        ) from None
     finally:
         task.model.zero_grad(set_to_none=True)
     if batches and all(torch.equal(a, b) for a, b in zip(before, parameters, strict=True)):

@@ -199,6 +199,7 @@ def write_outputs(
         config=config.evaluation,
         seed=evaluation_seed(config),
     )
+    ranking = _ranking(store, config)
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
     metrics = build_metrics(
         run_id=inputs.run_id,
@@ -224,7 +225,7 @@ def write_outputs(
         win_rate=win_rate,
         notes=notes,
         figures={name: stage.figures for name, stage in stages.items() if stage.figures},
-        ranking=_ranking(store, config),
+        ranking=ranking,
     )
     report = ReportInputs(
         run_id=inputs.run_id,
@@ -244,6 +245,7 @@ def write_outputs(
         settings=inputs.settings,
         versions=_versions(),
         synthetic=synthetic,
+        ranking=ranking,
         win_rate=win_rate,
         notes=notes,
     )

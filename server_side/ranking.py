@@ -8,6 +8,8 @@ ROUGE-L to the reference, which no score has seen:
 - `mean`: of all answers, what choosing blindly gives; `oracle`: of the best answer, the ceiling.
 - `best`: of each score's favourite; `gain`: that less the mean, on the same prompts.
 - `rank_correlation`: Spearman's coefficient of score and ROUGE-L within a prompt, averaged.
+- `reward_accuracy`: how often the reference, a person's answer, gets more reward than an answer of
+  the generators. A proxy may do well here and still rank no better than chance.
 
 Scores: `reward`, `likelihood` under the generator, `consensus`, and `choice`, by which filtering
 chooses as it is set up. Intervals are bootstraps over prompts (`server_side/intervals.py`). ROUGE-L
@@ -22,6 +24,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -33,7 +36,14 @@ from server_side.consensus import rouge_l, split_words
 from server_side.filtering import average_ranks, choice_scores
 from server_side.intervals import Interval, bootstrap_interval, ratio_of_sums
 from server_side.proxies import GeneratorProxy, RewardProxy
-from server_side.samples import OnProgress, Query, ScoredCandidate, StageResult
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    OnProgress,
+    Query,
+    ScoredCandidate,
+    StageResult,
+)
 from server_side.scoring import RewardScale, score_candidates
 from server_side.synthesis import client_quotas, propose_candidates
 
@@ -54,6 +64,8 @@ class RankedPrompt:
     """ROUGE-L of each answer to the reference; two answers or more."""
     scores: Mapping[str, tuple[float, ...]]
     """Each answer's scores, by name of the score; more is better."""
+    reference_reward: float
+    """Reward of the reference, on the scale of `scores["reward"]`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +92,8 @@ class RankingQuality:
     """ROUGE-L of a prompt's mean answer."""
     oracle: Interval
     """ROUGE-L of a prompt's best answer."""
+    reward_accuracy: Interval
+    """Share of a prompt's answers that get less reward than the reference; equal ones are half."""
     scores: Mapping[str, ScoreQuality]
     """By name of the score."""
 
@@ -132,18 +146,32 @@ def judge_ranking(
     except StageError as error:  # a tuned target is not to be lost over a figure
         _LOGGER.warning("The ranking is not judged: %s", error)
         return StageResult(values=(), counts={"num_queries": len(queries), "num_prompts": 0})
-    scored = score_candidates(
-        proposed.values,
+    judge = partial(
+        score_candidates,
         panel=proposed.values,
         queries=queries,
         generators=generators,
         reward_proxies=reward_proxies,
         scales=scales,
         config=config.scoring,
+    )
+    scored = judge(
+        proposed.values,
         on_progress=lambda done, of: on_progress(half + half * done // max(1, of), 2 * half),
     )
-    references = {query.query_id: row.response for query, row in zip(queries, rows, strict=True)}
-    prompts = tuple(_ranked_prompts(scored.values, queries, references, filtering=config.filtering))
+    # Apart, so that the figures about rewards speak of the generators' answers alone.
+    references = judge(
+        [_as_candidate(query, row) for query, row in zip(queries, rows, strict=True)],
+        on_progress=lambda *_: None,
+    )
+    prompts = tuple(
+        _ranked_prompts(
+            scored.values,
+            references.values,
+            client_names={query.query_id: query.client_name for query in queries},
+            filtering=config.filtering,
+        )
+    )
     counts = {**proposed.counts, "num_prompts": len(prompts)}
     return StageResult(values=prompts, counts=counts, figures=scored.figures)
 
@@ -187,6 +215,9 @@ def ranking_quality(
         num_candidates=sum(len(prompt.rouge_l) for prompt in prompts),
         mean=interval(means),
         oracle=interval([max(prompt.rouge_l) for prompt in prompts]),
+        reward_accuracy=interval(
+            [share_below(prompt.scores["reward"], prompt.reference_reward) for prompt in prompts]
+        ),
         scores=scores,
     )
 
@@ -199,6 +230,15 @@ def best_of(scores: Sequence[float], worth: Sequence[float]) -> float:
     """
     top = max(scores)
     return statistics.fmean(w for score, w in zip(scores, worth, strict=True) if score == top)
+
+
+def share_below(scores: Sequence[float], bar: float) -> float:
+    """Return the share of scores that lie below a bar; those on it count half.
+
+    >>> share_below([1.0, 2.0, 3.0, 4.0], 3.0)
+    0.625
+    """
+    return statistics.fmean(1.0 if score < bar else 0.5 * (score == bar) for score in scores)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -221,17 +261,28 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(x, y, strict=True)) / spread if spread > 0 else 0.0
 
 
+def _as_candidate(query: Query, row: TextRow) -> Candidate:
+    # A person wrote it; who did does not enter into a score.
+    return Candidate(
+        query_id=query.query_id,
+        candidate_id=f"{query.query_id}-reference",
+        round_index=1,
+        response=row.response,
+        origin=CandidateOrigin.GENERATOR,
+    )
+
+
 def _ranked_prompts(
     scored: Sequence[ScoredCandidate],
-    queries: Sequence[Query],
-    references: Mapping[str, str],
+    references: Sequence[ScoredCandidate],
     *,
+    client_names: Mapping[str, str],
     filtering: FilteringConfig,
 ) -> Iterator[RankedPrompt]:
-    client_names = {query.query_id: query.client_name for query in queries}
+    by_id = {item.candidate.query_id: item for item in references}
     for query_id, group in groupby(scored, key=lambda item: item.candidate.query_id):
         own = list(group)
-        reference = split_words(references[query_id])
+        reference = split_words(by_id[query_id].candidate.response)
         yield RankedPrompt(
             query_id=query_id,
             client_name=client_names[query_id],
@@ -242,4 +293,5 @@ def _ranked_prompts(
                 "consensus": tuple(item.consensus for item in own),
                 "choice": tuple(choice_scores(own, config=filtering)),
             },
+            reference_reward=by_id[query_id].reward,
         )

@@ -59,7 +59,7 @@ POOLED = "all clients, pooled"
 
 def run_private_arm(
     config: SimulateConfig, world: World, *, run_folder: Path, progress: Progress
-) -> None:
+) -> dict[str, PrivacyLedger]:
     """Tune the target on the private records, judge it, and write `metrics.json`.
 
     Args:
@@ -67,6 +67,9 @@ def run_private_arm(
         world: The parties, whose records are read.
         run_folder: Where the run is kept.
         progress: Told about each stage.
+
+    Returns:
+        What it cost, under the name that stands in the metrics.
 
     Raises:
         RewardDSError: Records or settings do not allow it.
@@ -88,6 +91,7 @@ def run_private_arm(
     }
     is_private = config.tuned_on is TunedOn.PRIVATE_RECORDS_DP
     ledger = pooled_ledger(clients, is_private=is_private)
+    ledgers = {POOLED: ledger}
     pool = records_as_samples(
         records, clients=clients, limit=config.num_private_records, seed=config.seed
     )
@@ -134,7 +138,7 @@ def run_private_arm(
                 seed=evaluation_seed(server),
             ),
             confidence_level=server.evaluation.confidence_level,
-            privacy={POOLED: ledger},
+            privacy=ledgers,
             seconds={name: stage.seconds for name, stage in stages.items()},
             peak_rss_bytes=max(stage.peak_rss_bytes for stage in stages.values()),
             counts={name: stage.counts for name, stage in stages.items()},
@@ -143,6 +147,7 @@ def run_private_arm(
         ),
     )
     shutil.rmtree(job.work_folder, ignore_errors=True)
+    return ledgers
 
 
 def records_as_samples(

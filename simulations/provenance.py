@@ -11,7 +11,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -54,13 +54,18 @@ def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) ->
         "sources_digest": sources_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": {name: _version(name) for name in _LIBRARIES},
     }
     _write(folder, facts)
 
 
 def finish_provenance(
-    folder: Path, config: SimulateConfig, world: World, releases: Sequence[AdmittedRelease]
+    folder: Path,
+    config: SimulateConfig,
+    world: World,
+    releases: Sequence[AdmittedRelease],
+    *,
+    ledgers: Mapping[str, PrivacyLedger] | None = None,
 ) -> None:
     """Add what is known when a run is whole.
 
@@ -69,6 +74,7 @@ def finish_provenance(
         config: The simulation.
         world: Its parties.
         releases: What was admitted.
+        ledgers: What the run cost where nothing was released; None takes the releases' own.
     """
     from lm.loading import base_model_digest, resolve_base_model
     from server_side.dataset_export import guarantees
@@ -76,6 +82,8 @@ def finish_provenance(
     from simulations.shared_exchange import ORIGIN_FILE
 
     certificates = [release.certificate for release in releases]
+    if ledgers is None:
+        ledgers = {name: found.privacy for name, found in guarantees(certificates).items()}
     noise_seed = config.client_side.budget.noise_seed
     origin = folder / ORIGIN_FILE
     facts = {
@@ -100,10 +108,7 @@ def finish_provenance(
                 for item in certificates
             },
         },
-        "ledgers": {
-            name: ledger_values(certificate.privacy)
-            for name, certificate in guarantees(certificates).items()
-        },
+        "ledgers": {name: ledger_values(ledger) for name, ledger in ledgers.items()},
     }
     _write(folder, facts)
 
@@ -136,6 +141,13 @@ def ledger_values(ledger: PrivacyLedger) -> dict[str, object]:
             for event in ledger.events
         ],
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None  # an engine that this machine does without
 
 
 def _now() -> str:

@@ -189,8 +189,8 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
                 f"Arm {config.arm}: the target is tuned on the private records themselves. It "
                 "exists in simulation only, to compare with; nothing of it may be handed out."
             )
-            run_private_arm(config, world, run_folder=run_folder, progress=console)
-            finish_provenance(run_folder, config, world, ())
+            ledgers = run_private_arm(config, world, run_folder=run_folder, progress=console)
+            finish_provenance(run_folder, config, world, (), ledgers=ledgers)
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
     console.say(f"Took {seconds / 60:.1f} min in all.")

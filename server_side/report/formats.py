@@ -99,6 +99,15 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.{1 if fraction < 0.01 else 0}f} %"
 
 
+def score(value: float) -> str:
+    """Write a score or a correlation, a true minus below zero.
+
+    >>> score(0.12345), score(-0.2)
+    ('0.123', '−0.200')
+    """
+    return f"{value:.3f}".replace("-", "−")
+
+
 # The functions differ in what they take; Jinja calls them with what the template has.
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "count": count,
@@ -108,5 +117,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "probability": probability,
     "clipped": clipped,
     "percent": percent,
+    "score": score,
 }
 """Filters of the template."""

@@ -10,6 +10,7 @@ from protocol.artifacts import Certificate
 from server_side.evaluation import ArmScores, Metric
 from server_side.intervals import Interval
 from server_side.notes import RunNotes
+from server_side.ranking import RankingQuality
 from server_side.repetition import TextDiversity
 from server_side.report.formats import METRIC_NAMES
 from server_side.run_store import StageRecord
@@ -71,6 +72,8 @@ class ReportInputs:
     """Versions of the libraries and of the language."""
     synthetic: TextDiversity | None = None
     """Diversity of the final pool's responses."""
+    ranking: RankingQuality | None = None
+    """How well the scores rank answers to test prompts; None where that was not measured."""
     win_rate: WinRate | None = None
     """How often a judge preferred the tuned target; None where none was asked."""
     notes: RunNotes | None = None

@@ -62,6 +62,7 @@ def render_report(inputs: ReportInputs) -> str:
             settings=setting_groups(inputs.settings),
             versions=inputs.versions,
             synthetic=inputs.synthetic,
+            ranking=inputs.ranking,
             win_rate=inputs.win_rate,
             notes=inputs.notes,
         )

@@ -27,7 +27,7 @@ from server_side.report.svg import (
     legend_above,
     new_figure,
 )
-from simulations.sweeps.refining import acceptance, reward_ranking
+from simulations.sweeps.refining import acceptance, reward_accuracy, reward_ranking
 from simulations.sweeps.results import EPSILON, PointResult, SweepResults
 
 COLOURS: Final = (AFTER, DROPPED, BOUNDARY, WARN, INK, BEFORE)
@@ -140,10 +140,25 @@ def _time(results: SweepResults) -> Plot:
 def _refinement(results: SweepResults) -> list[Plot]:
     plots = []
     if any(reward_ranking(item) is not None for item in results.done):
-        plots.append(_ranking(results))
+        plots += [_accuracy(results), _ranking(results)]
     if any(acceptance(item) for item in results.done):
         plots.append(_acceptance(results))
     return plots
+
+
+def _accuracy(results: SweepResults) -> Plot:
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(4.6, 3.0)
+        axes.axhline(0.5, color=MUTED, linewidth=1)
+        said = _draw_series(axes, results, reward_accuracy)
+        axes.set_ylabel("reward accuracy")
+        return finished_plot(
+            figure,
+            title="How often rewards know the reference",
+            text="Share of pairs in which the reference to a public test prompt gets more reward "
+            f"than a generator's answer; 0.5 is chance. {_sentence(said)}",
+            name="sweep-accuracy",
+        )
 
 
 def _ranking(results: SweepResults) -> Plot:

@@ -24,9 +24,13 @@ def reward_ranking(item: PointResult) -> float | None:
     It is the mean rank correlation, within a prompt, of reward and ROUGE-L to the reference.
     """
     ranking = (item.metrics or {}).get("ranking")
-    if ranking is None or "reward" not in ranking["scores"]:
-        return None
-    return float(ranking["scores"]["reward"]["rank_correlation"]["mean"])
+    return ranking and float(ranking["scores"]["reward"]["rank_correlation"]["mean"])
+
+
+def reward_accuracy(item: PointResult) -> float | None:
+    """Return how often a reference gets more reward than an answer; None where nobody measured."""
+    ranking = (item.metrics or {}).get("ranking")
+    return ranking and float(ranking["reward_accuracy"]["mean"])
 
 
 def _counts(item: PointResult) -> Mapping[str, Mapping[str, int]]:

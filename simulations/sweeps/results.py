@@ -14,7 +14,7 @@ from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.metrics import read_metrics
-from simulations.config import SimulateConfig
+from simulations.config import SimulateConfig, TunedOn
 from simulations.provenance import read_provenance
 from simulations.run import SETTINGS_FILE
 from simulations.sweeps.points import (
@@ -55,10 +55,7 @@ class PointResult:
     @property
     def target_epsilon(self) -> float:
         """ε that each client was asked to keep to; infinite without noise, nan where unknown."""
-        if self.config is None:
-            return math.nan
-        budget = self.config.client_side.budget
-        return math.inf if budget.unsafe_non_private else budget.target_epsilon
+        return math.nan if self.config is None else _target_epsilon(self.config)
 
     @property
     def seed(self) -> int | None:
@@ -80,7 +77,8 @@ class PointResult:
     def releases(self) -> str:
         """What names its exchange: points with the same name share their releases."""
         digests = self.provenance.get("digests", {}).get("releases", {})
-        return json.dumps(digests, sort_keys=True)
+        # An arm that releases nothing reads the records for itself, and shares that with nobody.
+        return json.dumps(digests, sort_keys=True) if digests else f"point {self.name}"
 
     @property
     def envelope(self) -> tuple[DpSgdEvent, ...]:
@@ -210,6 +208,12 @@ def value_label(name: str, value: str) -> str:
     return value if name in ("arm", "+arm") else f"{re.split(r'[./]', name)[-1]}={value}"
 
 
+def _target_epsilon(config: SimulateConfig) -> float:
+    budget = config.client_side.budget
+    is_private = config.tuned_on is not TunedOn.PRIVATE_RECORDS and not budget.unsafe_non_private
+    return budget.target_epsilon if is_private else math.inf
+
+
 def _config(folder: Path) -> SimulateConfig | None:
     file = folder / SETTINGS_FILE
     return load_settings(SimulateConfig, file) if file.is_file() else None
@@ -228,8 +232,8 @@ def _varying(
         }
         # However a budget was chosen, it lies on one axis.
         if config is not None:
-            budget = config.client_side.budget
-            own[EPSILON] = "∞" if budget.unsafe_non_private else f"{budget.target_epsilon:g}"
+            target = _target_epsilon(config)
+            own[EPSILON] = f"{target:g}" if math.isfinite(target) else "∞"
         choices[folder] = own
     values: dict[str, set[str | None]] = {}
     for name in {name for own in choices.values() for name in own}:

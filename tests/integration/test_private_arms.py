@@ -17,6 +17,7 @@ from server_side.target_adapter import read_adapter
 from simulations.compare import read_run
 from simulations.config import SimulateConfig
 from simulations.private_tuning import pooled_ledger, records_as_samples
+from simulations.provenance import read_provenance
 from simulations.run import simulate
 
 pytestmark = pytest.mark.integration
@@ -63,6 +64,11 @@ def test_a_target_is_tuned_on_the_records_judged_and_marked(
     assert "simulation only" in capsys.readouterr().out
     assert read_run(folder).tuned_on == config.tuned_on.value
     (epsilon,) = (ledger["epsilon"] for ledger in metrics["privacy"].values())
+    # A sweep's report reads the price from here, as that of any other arm.
+    assert [
+        (ledger["epsilon"], len(ledger["events"]))
+        for ledger in read_provenance(folder)["ledgers"].values()
+    ] == [(epsilon, 1)]
     if arm == "private_no_dp":
         assert epsilon is None
         assert metrics["tuning"]["num_samples"] == 24

@@ -13,6 +13,7 @@ from simulations.sweeps.points import begin_sweep
 BUDGETS = {"eps_1": 1.0, "eps_8": 8.0, "infinite": None}
 NOISE = {"eps_1": 2.2, "eps_8": 0.8, "infinite": 0.0}
 METRICS = {"rouge1": 0.3, "rouge2": 0.1, "rougeL": 0.2, "bleu": 3.0, "perplexity": 20.0}
+METRIC = {"mean": 0.2, "low": 0.1, "high": 0.3}
 
 
 def arm(shift: float) -> dict[str, object]:
@@ -88,6 +89,14 @@ def write_point(
         "seconds": {"total": 60.0},
         "peak_rss_bytes": 10**9,
         "counts": {"10_best_r2": {"num_pairs": 10, "num_replaced": 4}},
+        "ranking": {
+            "num_prompts": 9,
+            "num_candidates": 54,
+            "mean": METRIC,
+            "oracle": METRIC,
+            "reward_accuracy": {"mean": 0.7 + shift, "low": 0.6, "high": 0.8},
+            "scores": {"reward": {"best": METRIC, "gain": METRIC, "rank_correlation": METRIC}},
+        },
     }
     provenance = {
         "command": ["rewardds-simulate", *overrides],

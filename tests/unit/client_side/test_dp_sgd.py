@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,19 @@ def test_units_of_remaining_steps_are_drawn_anew_where_nothing_is_seeded() -> No
 
     assert len(lost) == len(again) == 1
     assert not np.array_equal(lost[0], again[0])
+
+
+def test_a_batch_that_does_not_fit_into_memory_names_the_setting(tiny_llama: Path) -> None:
+    task = generator_task(tiny_llama, records_per_unit=1)
+
+    def run_out_of_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ConfigurationError, match=r"full\. Lower this proxy's max_batch_tokens"):
+        train_dp_sgd(
+            replace(task, unit_loss=run_out_of_memory),
+            plan=make_plan(steps=1),
+            batches=[np.arange(6)],
+            config=make_config(steps=1),
+            randomness=Randomness(seed=0),
+        )

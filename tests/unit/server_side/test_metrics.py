@@ -98,7 +98,12 @@ def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) 
     interval = Interval(mean=0.1, low=0.0, high=0.2)
     score = ScoreQuality(best=interval, gain=interval, rank_correlation=interval)
     quality = RankingQuality(
-        num_prompts=2, num_candidates=12, mean=interval, oracle=interval, scores={"reward": score}
+        num_prompts=2,
+        num_candidates=12,
+        mean=interval,
+        oracle=interval,
+        reward_accuracy=interval,
+        scores={"reward": score},
     )
     metrics = _metrics(
         ranking=quality, figures={"09_scored_r1": {"reward_length_correlation": -0.3}}

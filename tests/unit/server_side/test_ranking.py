@@ -73,15 +73,18 @@ def test_quality_is_worked_out_by_hand() -> None:
     """Worths (0.2, 0.4, 0.6) and (0.1, 0.5, 0.3): means 0.4 and 0.3, best 0.6 and 0.5.
 
     `good` picks 0.6 and 0.3, with correlations 1 and ½; `flat` says nothing, so it picks the means.
+    The reference's reward beats one and a half of three answers, then all.
     """
     prompts = [
         RankedPrompt(
             query_id="t1", client_name="north", rouge_l=(0.2, 0.4, 0.6),
-            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0)},
+            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0), "reward": (1.0, 2.0, 5.0)},
+            reference_reward=2.0,
         ),
         RankedPrompt(
             query_id="t2", client_name="north", rouge_l=(0.1, 0.5, 0.3),
-            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0)},
+            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0), "reward": (1.0, 2.0, 5.0)},
+            reference_reward=6.0,
         ),
     ]  # fmt: skip
 
@@ -96,6 +99,7 @@ def test_quality_is_worked_out_by_hand() -> None:
     assert good.rank_correlation.mean == pytest.approx(0.75)
     assert flat.gain.mean == pytest.approx(0.0)
     assert flat.rank_correlation.mean == 0.0
+    assert quality.reward_accuracy.mean == pytest.approx(0.75)
 
 
 def test_score_that_knows_the_reference_is_told_from_one_that_does_not() -> None:
@@ -116,6 +120,7 @@ def test_score_that_knows_the_reference_is_told_from_one_that_does_not() -> None
     assert quality.scores["reward"].best.mean == pytest.approx(quality.oracle.mean)
     assert quality.scores["reward"].gain.low > 0
     assert quality.scores["reward"].rank_correlation.mean == pytest.approx(1.0)
+    assert quality.reward_accuracy.mean == pytest.approx(1.0)
     assert quality.scores["likelihood"].gain.high < 0
     # With alpha = 0 likelihood alone chooses.
     assert quality.scores["choice"] == quality.scores["likelihood"]

@@ -11,6 +11,7 @@ from lm.tables import TextRow
 from protocol.accounting import TradeOffPoint
 from server_side.evaluation import Metric, compare_arms
 from server_side.intervals import Interval
+from server_side.ranking import RankingQuality, ScoreQuality
 from server_side.report import write_report
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
@@ -339,3 +340,23 @@ def test_a_win_rate_is_shown_where_a_judge_was_asked() -> None:
     assert "judge-&lt;1&gt;" in with_judge
     assert "contradicted itself on 4" in with_judge
     assert "Preferred by the judge" not in without
+
+
+def test_the_ranking_is_shown_where_it_was_measured() -> None:
+    low, high = Interval(mean=-0.125, low=-0.2, high=0.1), Interval(mean=0.9, low=0.8, high=1.0)
+    quality = RankingQuality(
+        num_prompts=40,
+        num_candidates=240,
+        mean=low,
+        oracle=high,
+        reward_accuracy=high,
+        scores={"consensus": ScoreQuality(best=high, gain=low, rank_correlation=low)},
+    )
+
+    shown, silent = (render_report(make_report_inputs(ranking=value)) for value in (quality, None))
+
+    assert "40 public test prompts (240 answers)" in shown
+    assert "in 90 % of the pairs (80 % to 100 %)" in shown
+    assert '<th scope="row">consensus</th>' in shown
+    assert "−0.125" in shown
+    assert "Does a score put good answers first?" not in silent

@@ -6,18 +6,20 @@ import csv
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import ConfigurationError
+from simulations.config import TunedOn
 from simulations.sweeps.costs import sweep_cost
 from simulations.sweeps.page import PAGE_FILE, TABLE_FILE, write_sweep_report
 from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
-from tests.support.sweeping import write_sweep
+from tests.support.sweeping import ledger, write_sweep
 
 
 class Text(HTMLParser):
@@ -74,6 +76,32 @@ def test_points_that_share_their_releases_pay_once(results: SweepResults) -> Non
     assert cost.epsilon_alone < cost.epsilon < math.inf
 
 
+def test_arms_that_release_nothing_have_a_price_each_and_the_one_without_privacy_lies_at_infinity(
+    results: SweepResults,
+) -> None:
+    first = results.done[0]
+    assert first.config is not None
+    arms = [
+        replace(
+            first,
+            name=name,
+            config=replace(first.config, tuned_on=tuned_on),
+            provenance={"ledgers": {"pooled": ledger(noise)}},
+        )
+        for name, tuned_on, noise in (
+            ("20", TunedOn.PRIVATE_RECORDS, 0.0),
+            ("21", TunedOn.PRIVATE_RECORDS_DP, 0.8),
+            ("22", TunedOn.PRIVATE_RECORDS_DP, 0.8),
+        )
+    ]
+
+    cost = sweep_cost(arms)
+
+    assert [item.target_epsilon for item in arms] == [math.inf, 1.0, 1.0]
+    assert (cost.num_runs, cost.num_exchanges, cost.num_non_private) == (3, 3, 1)
+    assert cost.epsilon_alone < cost.epsilon < math.inf
+
+
 def test_page_says_that_the_curve_is_no_guarantee_and_what_it_costs(
     results: SweepResults, page: str
 ) -> None:
@@ -96,7 +124,7 @@ def test_every_plot_has_words_and_no_colour_of_its_own(page: str) -> None:
     labels = said(page).labels
     plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
 
-    assert len(labels) == 5 + 2 + 1 + 1  # metrics, noise and time, acceptance, audit
+    assert len(labels) == 5 + 2 + 3 + 1  # metrics, noise and time, rewards and acceptance, audit
     assert all(len(label) > 40 for label in labels)
     assert not any(re.search(r"#[0-9a-fA-F]{6}\b", plot) for plot in plots)
     assert "bound 1.25, claim 8.00" in " ".join(labels)
@@ -120,13 +148,15 @@ def test_table_has_one_line_a_point_and_says_why_one_failed(
     assert {row["target_epsilon"] for row in rows[:-1]} == {"1.0", "8.0", "inf"}
     assert rows[0]["generator_noise"] == "2.2"
     assert rows[0]["generator_rate"] == "0.12"  # of clients that differ, the dearest
+    assert 0.7 < float(rows[0]["reward_accuracy"]) < 0.8
+    assert rows[0]["reward_rank_correlation"] == "0.2"
     assert rows[0]["exchange"] == rows[1]["exchange"] != rows[2]["exchange"]
 
 
 def test_figures_stand_by_themselves_in_light_and_dark(results: SweepResults, page: str) -> None:
     drawn = sorted((results.folder / "figures").glob("*.svg"))
 
-    assert len(drawn) == 9
+    assert len(drawn) == 11
     for file in drawn:
         text = file.read_text(encoding="utf-8")
         assert 'xmlns="http://www.w3.org/2000/svg"' in text
