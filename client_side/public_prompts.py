@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm.errors import TableError
-from lm.table_formats import read_raw_rows
-from lm.tables import PROMPT_COLUMNS, normalise_prompt
+from lm.public_prompts import read_prompts
+from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
 
 
@@ -48,36 +48,20 @@ def read_public_prompts(path: str) -> tuple[str, ...]:
         The prompts; at least two that differ.
 
     Raises:
-        RecordsError: There is no such file, or no such column, or a row has no text in it, or all
-            rows have the same prompt.
+        RecordsError: They cannot be read, or all are the same.
     """
     problem = None
     try:
-        rows = read_raw_rows(path, split=None)
+        prompts = read_prompts(path)
     except TableError as error:
         problem = str(error)
     if problem is not None:
         raise RecordsError(problem)
-    column = next((name for name in PROMPT_COLUMNS if name in rows[0][1]), None)
-    if column is None:
-        raise RecordsError(
-            f"Expected one of the columns {', '.join(PROMPT_COLUMNS)} in the public prompts of "
-            f"{path}, found none. Rename the column with the prompts."
-        )
-    prompts = []
-    for number, row in rows:
-        prompt = row.get(column)
-        if not (isinstance(prompt, str) and prompt.strip()):
-            raise RecordsError(
-                f"Expected a public prompt in every row of {path}, found none in row {number}. "
-                "Complete or delete it."
-            )
-        prompts.append(prompt.strip())
     if len(distinct_prompts(prompts)) < 2:
         raise RecordsError(
             f"Expected at least two different public prompts in {path}, found one. Supply more."
         )
-    return tuple(prompts)
+    return prompts
 
 
 def distinct_prompts(prompts: Sequence[str]) -> dict[str, str]:

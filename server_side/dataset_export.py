@@ -32,6 +32,7 @@ from server_side.samples import CuratedSample
 _ARROW_TYPES: Final = {
     "str": pa.string(),
     "CandidateOrigin": pa.string(),
+    "PromptOrigin": pa.string(),
     "float": pa.float64(),
     "int": pa.int64(),
     "int | None": pa.int64(),
@@ -40,9 +41,9 @@ _ARROW_TYPES: Final = {
 
 _COLUMN_NOTES: Final = {
     "query_id": "name of the synthetic prompt in the run",
-    "client_name": "client whose generator wrote the prompt",
+    "client_name": "client whose generator answered the prompt",
     "instruction": "that client's public description of its domain; the system turn",
-    "prompt": "synthetic prompt",
+    "prompt": "what was asked",
     "chosen": "best response that was found",
     "rejected": "worst response to the same prompt",
     "chosen_candidate_id": "candidate that `chosen` comes from",
@@ -55,6 +56,7 @@ _COLUMN_NOTES: Final = {
     "chosen_origin": "which model wrote `chosen`: generator, or rewrite by the target",
     "chosen_lineage": "candidates that `chosen` was rewritten from, the generator's own first",
     "joined_round": "round in which the prompt joined the pool",
+    "prompt_origin": "generator: that client's generator wrote the prompt; public: a public file",
 }
 
 

@@ -213,6 +213,7 @@ def make_pair(
         chosen_consensus=best.consensus,
         chosen_origin=best.candidate.origin,
         chosen_lineage=best.candidate.lineage,
+        prompt_origin=query.origin,
     )
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm.loading import base_model_digest, resolve_base_model
+from lm.public_prompts import read_prompts
 from lm.tables import ColumnMap, TextRow, read_table
 from protocol import SOFTWARE_VERSION
 from protocol.artifacts import Certificate
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
 from server_side.code_tests import check_tests
-from server_side.config import EvaluationConfig, ServerConfig
+from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig
 from server_side.proxies import ClientProxies
 from server_side.sandbox import find_confinement
 from server_side.synthesis import client_quotas
@@ -44,6 +45,8 @@ class JobInputs:
     """Public test records."""
     test_instruction: str
     """System turn under which the test is taken."""
+    public_prompts: tuple[str, ...]
+    """Prompts that are free to use; empty where none are named."""
     work_folder: Path
     """For models that can be made again; removed at the end."""
     settings: Mapping[str, object]
@@ -80,7 +83,10 @@ def gather_inputs(
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
-    client_quotas([generator.client_name for generator, _ in pairs], config.synthesis)
+    synthesis = config.synthesis
+    names = [generator.client_name for generator, _ in pairs]
+    client_quotas(names, synthesis, num_queries=synthesis.num_queries)
+    public_prompts = read_public_prompts(synthesis)
     base_folder = resolve_base_model(config.base_model)
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
@@ -108,6 +114,7 @@ def gather_inputs(
         target_folder=target_folder,
         test_rows=rows,
         test_instruction=clients[0].instruction if instruction is None else instruction,
+        public_prompts=public_prompts,
         work_folder=work_folder,
         settings={
             "software_version": SOFTWARE_VERSION,
@@ -115,6 +122,7 @@ def gather_inputs(
             "base_model_digest": base_digest,
             "target_model_digest": base_model_digest(target_folder),
             "test_rows_digest": _rows_digest(rows),
+            "public_prompts_digest": _digest(public_prompts),
             "releases": {
                 generator.client_name: {
                     "generator": generator.certificate.weights_digest,
@@ -154,6 +162,7 @@ def inputs_without_releases(
         target_folder=target_folder,
         test_rows=rows,
         test_instruction=instruction if own is None else own,
+        public_prompts=(),
         work_folder=run_folder / "work",
         settings={
             "software_version": SOFTWARE_VERSION,
@@ -228,6 +237,23 @@ def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
     return rows
 
 
+def read_public_prompts(config: SynthesisConfig) -> tuple[str, ...]:
+    """Read the public prompts that the settings name.
+
+    Returns:
+        All of them; none where no file is named.
+
+    Raises:
+        TableError: The file cannot be used.
+    """
+    if config.public_prompts_path is None:
+        return ()
+    return read_prompts(config.public_prompts_path, column=config.public_prompts_column)
+
+
 def _rows_digest(rows: Sequence[TextRow]) -> str:
-    texts = [[row.prompt, row.response, *row.tests] for row in rows]
+    return _digest([[row.prompt, row.response, *row.tests] for row in rows])
+
+
+def _digest(texts: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()

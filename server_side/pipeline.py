@@ -74,7 +74,12 @@ def run_pipeline(
         tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
 
         # The generators write prompts and answer them.
-        synthesize = partial(synthesize_queries, clients, test_prompts=job.test_prompts)
+        synthesize = partial(
+            synthesize_queries,
+            clients,
+            test_prompts=job.test_prompts,
+            public_prompts=job.public_prompts,
+        )
         queries = store.drawn("07_queries", Query, partial(synthesize, config=config.synthesis))
         propose = partial(propose_candidates, queries, clients, config=config.synthesis)
         candidates = store.drawn("08_candidates_r1", Candidate, propose)

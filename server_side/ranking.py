@@ -127,11 +127,12 @@ def judge_ranking(
         StageError: A score is not a finite number.
     """
     synthesis = dataclasses.replace(config.synthesis, num_queries=len(rows))
-    quotas = client_quotas([generator.client_name for generator in generators], synthesis)
-    names = [name for name, quota in quotas.items() for _ in range(quota)]
-    order = np.random.default_rng(seed).permutation(len(names))  # rows may lie in order of topics
+    names = [generator.client_name for generator in generators]
+    quotas = client_quotas(names, synthesis, num_queries=len(rows))
+    owners = [name for name, quota in quotas.items() for _ in range(quota)]
+    order = np.random.default_rng(seed).permutation(len(rows))  # rows may lie in order of topics
     queries = [
-        Query(query_id=f"t{number:06d}", prompt=row.prompt, client_name=names[place])
+        Query(query_id=f"t{number:06d}", prompt=row.prompt, client_name=owners[place])
         for number, (row, place) in enumerate(zip(rows, order, strict=True), start=1)
     ]
     half = len(rows) * synthesis.num_candidates

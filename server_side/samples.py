@@ -30,16 +30,27 @@ class CandidateOrigin(StrEnum):
     """The target model, from an earlier response and feedback on it, in a later round."""
 
 
+class PromptOrigin(StrEnum):
+    """Where a prompt comes from."""
+
+    GENERATOR = "generator"
+    """Sampled from the generator proxy of the query's client."""
+    PUBLIC = "public"
+    """Taken from a public file."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
-    """A synthetic prompt."""
+    """A prompt that is to be answered."""
 
     query_id: str
     """Name of the query, unique in a run."""
     prompt: str
-    """What a user might say; sampled from a generator proxy."""
+    """What a user might say."""
     client_name: str
-    """Client whose generator wrote it, and whose generator answers it."""
+    """Client whose generator answers it, and wrote it unless it is public."""
+    origin: PromptOrigin = PromptOrigin.GENERATOR
+    """Where it comes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +94,7 @@ class CuratedSample:
     query_id: str
     """The query that both answer."""
     client_name: str
-    """Client whose generator wrote the query."""
+    """Client whose generator answered the query."""
     instruction: str
     """That client's public description of its domain; the system turn."""
     prompt: str
@@ -112,6 +123,8 @@ class CuratedSample:
     """Candidates that `chosen` was rewritten from, the generator's own first."""
     joined_round: int | None = None
     """Round in which the query joined the pool; None while it is outside."""
+    prompt_origin: PromptOrigin = PromptOrigin.GENERATOR
+    """Where `prompt` comes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,9 @@ of privacy cost. What falls is counted by reason: text that never ended, too sho
 text, a repetition, a prompt of the public test set (the test set stays whole, so that all arms of a
 comparison are judged on the same records).
 
+The operator may name public prompts, which then come first. What they bring is no merit of the
+generators; every sample says where its prompt comes from.
+
 Reference: RewardDS (arXiv 2502.18517), section 3.2: temperature 1.0, top-p 0.7, six responses a
 query. Beyond it: several clients, whose generators write a configured share of the prompts each.
 """
@@ -17,6 +20,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from lm.sampling import Completion, Sampler
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, StageError
@@ -27,6 +32,7 @@ from server_side.samples import (
     Candidate,
     CandidateOrigin,
     OnProgress,
+    PromptOrigin,
     Query,
     StageResult,
 )
@@ -42,8 +48,12 @@ def synthesize_queries(
     seed: int,
     on_progress: OnProgress,
     test_prompts: Iterable[str] = (),
+    public_prompts: Sequence[str] = (),
 ) -> StageResult[Query]:
     """Sample distinct prompts from each client's generator until there are enough.
+
+    Public prompts, where there are any, take the place of sampled ones: as many as fit, drawn
+    evenly, shared out among the clients like the rest.
 
     Args:
         generators: One generator a client.
@@ -51,10 +61,11 @@ def synthesize_queries(
         seed: Seed of the draws.
         on_progress: Told how many prompts were sampled, of how many it will probably take.
         test_prompts: Prompts that the target is judged on; whatever repeats one falls.
+        public_prompts: Prompts that are free to use.
 
     Returns:
-        Queries, client by client. There are fewer than `num_queries` where `max_attempts_factor`
-        ended the asking; that is logged and can be seen in the counts.
+        Queries, the public ones first, then client by client. There are fewer than `num_queries`
+        where `max_attempts_factor` ended the asking; that is logged and can be seen in the counts.
 
     Raises:
         ConfigurationError: `client_weights` does not name these clients.
@@ -64,8 +75,16 @@ def synthesize_queries(
     tested = frozenset(map(normalise_prompt, test_prompts))
     seen: set[str] = set()
     queries: list[Query] = []
-    quotas = client_quotas([g.client_name for g in generators], config)
-    num_awaited = config.num_queries  # from the clients whose turn has not come
+    names = [generator.client_name for generator in generators]
+    public = _draw_public(
+        public_prompts, config, seed=seed, seen=seen, tested=tested, counts=counts
+    )
+    shares = client_quotas(names, config, num_queries=len(public))
+    owners = [name for name, share in shares.items() for _ in range(share)]
+    for name, prompt in zip(owners, public, strict=True):
+        queries.append(_query(queries, prompt, name, PromptOrigin.PUBLIC))
+    num_awaited = config.num_queries - len(public)  # from the clients whose turn has not come
+    quotas = client_quotas(names, config, num_queries=num_awaited)
     for generator in generators:
         quota = quotas[generator.client_name]
         if quota == 0:
@@ -86,10 +105,8 @@ def synthesize_queries(
                 on_progress=on_progress,
             )
             for prompt in prompts:
-                query_id = f"q{len(queries) + 1:06d}"
-                queries.append(
-                    Query(query_id=query_id, prompt=prompt, client_name=generator.client_name)
-                )
+                name = generator.client_name
+                queries.append(_query(queries, prompt, name, PromptOrigin.GENERATOR))
         if len(queries) - done < quota:
             _LOGGER.warning(
                 "Client %s: %d of %d prompts after synthesis.max_attempts_factor=%g.",
@@ -231,15 +248,18 @@ def number_candidates(
     ]
 
 
-def client_quotas(client_names: Sequence[str], config: SynthesisConfig) -> Mapping[str, int]:
-    """Share `num_queries` out among the clients, by largest remainders.
+def client_quotas(
+    client_names: Sequence[str], config: SynthesisConfig, *, num_queries: int
+) -> Mapping[str, int]:
+    """Share prompts out among the clients, by largest remainders.
 
     Args:
         client_names: The clients whose generators were admitted.
-        config: The number of queries and the clients' weights.
+        config: The clients' weights.
+        num_queries: How many prompts, from 0.
 
     Returns:
-        Prompts that each client's generator is to write; they add up to `num_queries`.
+        Prompts for each client; they add up to `num_queries`.
 
     Raises:
         ConfigurationError: The weights name a client that is not there, or give all of it to none.
@@ -254,12 +274,41 @@ def client_quotas(client_names: Sequence[str], config: SynthesisConfig) -> Mappi
                 f", found {', '.join(unknown) or 'weights of 0'}. Change the names or the weights."
             )
     total = sum(weights.values())
-    exact = {name: config.num_queries * weight / total for name, weight in weights.items()}
+    exact = {name: num_queries * weight / total for name, weight in weights.items()}
     quotas = {name: math.floor(share) for name, share in exact.items()}
     by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
-    for name in by_remainder[: config.num_queries - sum(quotas.values())]:
+    for name in by_remainder[: num_queries - sum(quotas.values())]:
         quotas[name] += 1
     return quotas
+
+
+def _query(earlier: Sequence[Query], prompt: str, client_name: str, origin: PromptOrigin) -> Query:
+    query_id = f"q{len(earlier) + 1:06d}"
+    return Query(query_id=query_id, prompt=prompt, client_name=client_name, origin=origin)
+
+
+def _draw_public(
+    prompts: Sequence[str],
+    config: SynthesisConfig,
+    *,
+    seed: int,
+    seen: set[str],
+    tested: frozenset[str],
+    counts: Counter[str],
+) -> list[str]:
+    """Take as many public prompts as are wanted, drawn evenly, by the rules of sampled ones."""
+    drawn: list[str] = []
+    order = np.random.default_rng(derive_seed(seed, "public prompts")).permutation(len(prompts))
+    for place in order.tolist():
+        if len(drawn) == config.num_queries:
+            break
+        counts["num_public"] += 1
+        if reason := _unusable_text(prompts[place], config, seen=seen, tested=tested):
+            counts[reason] += 1
+        else:
+            seen.add(normalise_prompt(prompts[place]))
+            drawn.append(prompts[place])
+    return drawn
 
 
 def _distinct_prompts(
@@ -309,14 +358,20 @@ def _distinct_prompts(
 def _unusable_prompt(
     completion: Completion, config: SynthesisConfig, *, seen: set[str], tested: frozenset[str]
 ) -> str | None:
-    num_words = len(completion.text.split())
     if not completion.is_finished:
         return "num_unfinished"
+    return _unusable_text(completion.text, config, seen=seen, tested=tested)
+
+
+def _unusable_text(
+    text: str, config: SynthesisConfig, *, seen: set[str], tested: frozenset[str]
+) -> str | None:
+    num_words = len(text.split())
     if num_words < config.min_prompt_words:
         return "num_too_short"
     if num_words > config.max_prompt_words:
         return "num_too_long"
-    normalised = normalise_prompt(completion.text)
+    normalised = normalise_prompt(text)
     if normalised in tested:
         return "num_in_test_set"
     if normalised in seen:

@@ -21,7 +21,7 @@ from lm.settings import save_settings
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.inputs import read_test_rows
+from server_side.inputs import read_public_prompts, read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.splitting import split_among_clients
@@ -66,6 +66,7 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
     training, evaluation = _rows(config)
+    _check_public_prompts(config)
     unit = config.client_side.records.privacy_unit
     parts = split_among_clients(
         training,
@@ -269,6 +270,19 @@ def round_to_two_digits(number: int) -> int:
     return number // scale * scale
 
 
+def _check_public_prompts(config: SimulateConfig) -> None:
+    """Find out early what is wrong with the server's public prompts."""
+    synthesis = config.server_side.synthesis
+    prompts = synthesis.public_prompts_path
+    # Privacy: the server of a simulation must not get the records' own prompts by another name.
+    if prompts and Path(prompts).resolve() == Path(config.client_side.records.path).resolve():
+        raise ConfigurationError(
+            "Expected server_side.synthesis.public_prompts_path to name public prompts, got the "
+            "file of the records. Name another file."
+        )
+    read_public_prompts(synthesis)
+
+
 def _count_units(rows: Sequence[TextRow], *, unit: Unit) -> int:
     if unit is Unit.GROUP:
         return len({row.group for row in rows})
@@ -282,14 +296,13 @@ def _server_config(
     keys = [
         load_signing_key(client.path).public_key().public_bytes_raw().hex() for client in clients
     ]
-    public_text = server.warm_start.path
-    if public_text is not None and Path(public_text).is_file():
-        # The exchange may run in a process that was started elsewhere.
-        public_text = str(Path(public_text).resolve())
     return replace(
         server,
         seed=config.seed,
-        warm_start=replace(server.warm_start, path=public_text),
+        warm_start=replace(server.warm_start, path=_absolute(server.warm_start.path)),
+        synthesis=replace(
+            server.synthesis, public_prompts_path=_absolute(server.synthesis.public_prompts_path)
+        ),
         admission=replace(server.admission, allowed_public_keys=keys),
         evaluation=replace(
             server.evaluation,
@@ -300,6 +313,13 @@ def _server_config(
             tests_column=None if server.evaluation.tests_column is None else "tests",
         ),
     )
+
+
+def _absolute(source: str | None) -> str | None:
+    """Return a file's whole path, since a process of the run may be started elsewhere."""
+    if source is None or not Path(source).is_file():
+        return source
+    return str(Path(source).resolve())
 
 
 def _json_lines(rows: Sequence[TextRow]) -> bytes:

@@ -94,5 +94,6 @@ class ServerConfig:
         ):
             del settings[name]
         del settings["evaluation"]["path"]
+        del settings["synthesis"]["public_prompts_path"]
         del settings["evaluation"]["judge"]["url"]
         return settings

@@ -31,6 +31,10 @@ class SynthesisConfig:
     """How prompts are drawn."""
     response_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
+    public_prompts_path: str | None = None
+    """Public prompts, answered in the place of as many that the generators would write."""
+    public_prompts_column: str | None = None
+    """Their column; None infers it from known names."""
     min_prompt_words: int = 4
     """A shorter prompt falls."""
     max_prompt_words: int = 120

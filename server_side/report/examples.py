@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lm.tables import TextRow
 from server_side.evaluation import ArmScores, Metric
 from server_side.report.inputs import ReportInputs
-from server_side.samples import CuratedSample, ScoredCandidate
+from server_side.samples import CuratedSample, PromptOrigin, ScoredCandidate
 
 _NUM_ANSWERS = 4
 
@@ -55,7 +55,9 @@ class QueryExample:
     query_id: str
     """Its name in the run."""
     client_name: str
-    """Whose generator wrote it."""
+    """Whose generator answered it."""
+    origin: PromptOrigin
+    """Where the prompt comes from."""
     prompt: str
     """What it says."""
     rounds: tuple[RoundExample, ...]
@@ -103,6 +105,7 @@ def query_examples(inputs: ReportInputs) -> list[QueryExample]:
             label=label,
             query_id=query_id,
             client_name=sample.client_name,
+            origin=sample.prompt_origin,
             prompt=sample.prompt,
             rounds=_rounds(
                 inputs,
@@ -120,6 +123,7 @@ def query_examples(inputs: ReportInputs) -> list[QueryExample]:
                 label="closest to the pool, and not in it",
                 query_id=fallen,
                 client_name=prompts[fallen].client_name,
+                origin=prompts[fallen].origin,
                 prompt=prompts[fallen].prompt,
                 rounds=_rounds(inputs, fallen, chosen_id="", rejected_id=""),
             )

@@ -39,6 +39,7 @@ _REASONS: Final = {
 _NOTES: Final = {
     "num_queries_too_few_candidates": "prompts without two usable responses",
     "num_samples_without_rewrite": "samples without a usable rewrite",
+    "num_public": "of them public",
     "num_joined": "newly joined the pool",
     "num_renewed": "renewed in the pool",
 }
@@ -143,7 +144,8 @@ def funnel(stages: Mapping[str, StageRecord]) -> list[FunnelStep]:
         entry = next((key for key in _ENTRIES if key in stage.counts), None)
         if entry is None or "num_kept" not in stage.counts:
             continue
-        entered, kept = stage.counts[entry], stage.counts["num_kept"]
+        entered = stage.counts[entry] + stage.counts.get("num_public", 0)
+        kept = stage.counts["num_kept"]
         losses = {
             text: stage.counts[key] for key, text in _REASONS.items() if stage.counts.get(key)
         }

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import SynthesisConfig
-from server_side.samples import Query
+from server_side.samples import PromptOrigin, Query
 from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
 from tests.support.fake_proxies import FakeProxies, no_progress
 
@@ -89,6 +89,51 @@ def test_prompt_of_the_test_set_falls_and_is_counted() -> None:
     assert result.counts["num_in_test_set"] == 2
 
 
+def test_public_prompts_come_first_by_the_same_rules_and_generators_write_the_rest() -> None:
+    public = ["How is my knee?", "May I walk today?", "may i WALK today?", "short", "Is ice good?"]
+    proxies = [FakeProxies("north"), FakeProxies("south")]
+
+    result = synthesize_queries(
+        proxies,
+        config=SynthesisConfig(num_queries=6, min_prompt_words=3),
+        seed=0,
+        on_progress=no_progress,
+        test_prompts=["how is my knee?"],
+        public_prompts=public,
+    )
+
+    origins = [query.origin for query in result.values]
+    assert origins == [PromptOrigin.PUBLIC] * 2 + [PromptOrigin.GENERATOR] * 4
+    assert {query.prompt.lower() for query in result.values[:2]} == {
+        "may i walk today?", "is ice good?",
+    }  # fmt: skip
+    assert Counter(query.client_name for query in result.values) == {"north": 3, "south": 3}
+    assert len({query.query_id for query in result.values}) == 6
+    fallen = {name: result.counts[name] for name in ("num_in_test_set", "num_too_short")}
+    assert fallen == {"num_in_test_set": 1, "num_too_short": 1}
+    assert (result.counts["num_public"], result.counts["num_kept"]) == (5, 6)
+
+
+def test_where_public_prompts_are_enough_no_generator_is_asked() -> None:
+    public = [f"what about pill {number}?" for number in range(50)]
+    proxies = FakeProxies()
+
+    first, again, other = (
+        synthesize_queries(
+            [proxies],
+            config=SynthesisConfig(num_queries=20),
+            seed=seed,
+            on_progress=no_progress,
+            public_prompts=public,
+        ).values
+        for seed in (0, 0, 1)
+    )
+
+    assert len(first) == 20
+    assert first == again != other
+    assert not proxies.sampler_of.params
+
+
 def test_no_usable_prompt_is_one_clear_error() -> None:
     with pytest.raises(StageError, match="unfinished: 80"):
         synthesize(FakeProxies(write=lambda text, rng: None))
@@ -99,11 +144,9 @@ def test_weights_for_an_unknown_client_are_refused() -> None:
         synthesize(FakeProxies(), client_weights={"nobody": 1.0})
 
 
-@pytest.mark.parametrize("num_queries", [1, 7, 100])
+@pytest.mark.parametrize("num_queries", [0, 1, 7, 100])
 def test_quotas_add_up(num_queries: int) -> None:
-    config = SynthesisConfig(num_queries=num_queries)
-
-    quotas = client_quotas(["a", "b", "c"], config)
+    quotas = client_quotas(["a", "b", "c"], SynthesisConfig(), num_queries=num_queries)
 
     assert sum(quotas.values()) == num_queries
     assert max(quotas.values()) - min(quotas.values()) <= 1

@@ -294,3 +294,39 @@ def _server_with(path: Path | None, tests_column: str) -> ServerConfig:
             tests_column=tests_column,
         ),
     )
+
+
+def with_public_prompts(start: SimulateConfig, path: str) -> SimulateConfig:
+    synthesis = replace(start.server_side.synthesis, public_prompts_path=path)
+    return replace(start, server_side=replace(start.server_side, synthesis=synthesis))
+
+
+def test_public_prompts_are_found_from_wherever_the_server_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("public.jsonl"), [{"prompt": "May I walk today?"}])
+
+    world = prepare_world(with_public_prompts(config(), "public.jsonl"), tmp_path / "run")
+
+    assert world.server.synthesis.public_prompts_path == str(tmp_path.resolve() / "public.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "expected"),
+    [
+        ("missing.jsonl", TableError, "missing.jsonl"),
+        ("records.jsonl", ConfigurationError, "got the file of the records"),
+    ],
+)
+def test_unusable_public_prompts_are_said_before_any_folder_is_made(
+    name: str, error: type[Exception], expected: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"What of pill {n}?", "response": "Ask."} for n in range(60)]
+    records = write_rows(tmp_path / "records.jsonl", rows)
+    start = with_public_prompts(with_records(config(), path=records), str(tmp_path / name))
+
+    with pytest.raises(error, match=expected):
+        prepare_world(start, tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
