@@ -71,7 +71,8 @@ def run_pipeline(
     with RunStore(
         run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
     ) as store:
-        tune = partial(finetune_target, target_folder=job.target_folder, config=config.finetuning)
+        finetuning = config.finetuning.in_each_of(config.refinement.num_rounds)
+        tune = partial(finetune_target, target_folder=job.target_folder, config=finetuning)
 
         # The generators write prompts and answer them.
         synthesize = partial(

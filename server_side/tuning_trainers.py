@@ -267,6 +267,7 @@ def _settings(
         "seed": seed + round_index,
         "data_seed": seed + round_index,
         "num_train_epochs": config.num_epochs_in(round_index),
+        "max_steps": config.num_steps or -1,
         "per_device_train_batch_size": physical,
         "gradient_accumulation_steps": share // physical,
         "use_cpu": not has_accelerator,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server_side.config.choices import DTYPES
@@ -82,6 +82,9 @@ class FinetuningConfig:
     """Passes over the pool in each round."""
     num_epochs_later_rounds: int | None = None
     """Passes over the pool in rounds after the first; None takes `num_epochs`."""
+    num_steps: int | None = None
+    """Optimiser steps of all rounds together, shared evenly among them, in the place of passes, so
+    that arms whose pools or rounds differ tune for as long. None goes by passes."""
     batch_size: int = 64
     """Samples in an optimiser step."""
     max_physical_batch_size: int = 8
@@ -120,7 +123,7 @@ class FinetuningConfig:
             "a divisor of its batch_size",
             self.num_processes,
         )
-        for name in ("num_upper_layers", "num_epochs_later_rounds"):
+        for name in ("num_upper_layers", "num_epochs_later_rounds", "num_steps"):
             if getattr(self, name) is not None:
                 require_counts("finetuning", self, name)
         require_positive(
@@ -146,3 +149,9 @@ class FinetuningConfig:
         """Return how many passes over the pool a round makes; rounds count from 1."""
         later = self.num_epochs_later_rounds
         return self.num_epochs if round_index == 1 or later is None else later
+
+    def in_each_of(self, num_rounds: int) -> FinetuningConfig:
+        """Return what one of so many rounds does: its even share of `num_steps`, at least one."""
+        if self.num_steps is None:
+            return self
+        return replace(self, num_steps=max(1, self.num_steps // num_rounds))

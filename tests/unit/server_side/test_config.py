@@ -90,6 +90,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: FinetuningConfig(report_to="all"), "finetuning.report_to"),
         (lambda: FinetuningConfig(preference_beta=0.0), "finetuning.preference_beta"),
         (lambda: FinetuningConfig(num_epochs_later_rounds=0), "finetuning.num_epochs_later_rounds"),
+        (lambda: FinetuningConfig(num_steps=0), "finetuning.num_steps"),
         (
             lambda: FinetuningConfig(method="full", num_upper_layers=2),
             "finetuning.num_upper_layers",

@@ -361,6 +361,22 @@ def test_killed_training_ends_as_if_nothing_had_happened_in_every_way_to_tune(
     assert again.digest == whole.digest
 
 
+@pytest.mark.parametrize("num_samples", [3, 10])
+def test_steps_that_are_named_are_made_whatever_the_size_of_the_pool(
+    num_samples: int, target: Path, tmp_path: Path
+) -> None:
+    config = FinetuningConfig(**CONFIG | {"num_steps": 11})
+
+    tuned = _tune(
+        target, tmp_path, pool=_pool(num_samples), config=config.in_each_of(2), round_index=2
+    )
+
+    # Half of them in each of two rounds, rounded down; by passes it would be 3 or 9.
+    assert len(tuned.losses) == 5
+    assert FinetuningConfig(num_steps=1).in_each_of(3).num_steps == 1
+    assert FinetuningConfig().in_each_of(3) == FinetuningConfig()
+
+
 def test_description_file_names_what_is_trained(undisturbed: TunedTarget) -> None:
     description = json.loads((undisturbed.folder.parent / "training.json").read_text())
 
