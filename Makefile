@@ -51,7 +51,7 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	@status=0; \
 	echo "[1/5] Format";           $(BIN)/ruff format --check . || status=1; \
 	echo "[2/5] Lint";             $(BIN)/ruff check . || status=1; \
-	echo "[3/5] Types";            $(BIN)/mypy || status=1; \
+	echo "[3/5] Types";            $(BIN)/mypy && $(BIN)/mypy benchmarks/*.py || status=1; \
 	echo "[4/5] Import contracts"; $(BIN)/lint-imports --no-logo || status=1; \
 	echo "[5/5] Tests: end to end, integration, boundary, unit"; \
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
@@ -74,7 +74,7 @@ bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 20
 lint: $(STAMP) ## The fast part of `make test`: format check, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy && $(BIN)/mypy benchmarks/*.py
 	@$(BIN)/lint-imports --no-logo
 
 format: $(STAMP) ## Format the code and mend what lint can mend

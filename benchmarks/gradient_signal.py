@@ -19,6 +19,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from opacus import GradSampleModule
@@ -46,7 +47,7 @@ def main() -> None:
         arguments.base_model, num_records=arguments.num_records, seed=arguments.seed
     )
     num_blocks = 1 + max(block for _, block in gradients)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for modules in (*((name,) for name in MODULES), ("q_proj", "v_proj"), MODULES):
         for first in (0, num_blocks // 3, 2 * num_blocks // 3):
             picked = torch.cat(

@@ -167,7 +167,8 @@ def _trainable() -> torch.nn.Module:
         num_upper_layers=None,
         use_rslora=False,
     )
-    return attach_lora(load_causal_lm(FOLDER, dtype=torch.bfloat16), lora, seed=0)
+    model: torch.nn.Module = attach_lora(load_causal_lm(FOLDER, dtype=torch.bfloat16), lora, seed=0)
+    return model
 
 
 def _timed(step: Callable[[int], object], size: int) -> float:

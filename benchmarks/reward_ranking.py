@@ -35,7 +35,6 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from rouge_score.rouge_scorer import RougeScorer
-from scipy.stats import rankdata
 from transformers import PreTrainedTokenizerBase
 
 import simulations.run  # noqa: F401 - registers the schemas
@@ -71,6 +70,9 @@ from protocol.messages import ReleaseReply
 from protocol.wire import decode_bytes, encode_bytes
 from server_side.consensus import consensus_scores
 from server_side.intervals import bootstrap_interval, ratio_of_sums
+from server_side.ranking import best_of, rank_correlation, share_below
+from server_side.samples import CandidateOrigin
+from server_side.synthesis import number_candidates
 from simulations.clinic import compose_messages
 from simulations.tiny_models import build_tiny_model
 
@@ -349,8 +351,8 @@ def sample_candidates(setting: Setting, generator: ReleasedGenerator) -> list[Pr
             seed=setting.seed + number,
         )
         sampler.close()
-        for own, row in zip(texts, completions, strict=True):
-            own += [c.text.strip() for c in row if c.text.strip()]
+        for own, drawn in zip(texts, completions, strict=True):
+            own += [c.text.strip() for c in drawn if c.text.strip()]
     base = load_causal_lm(
         setting.base_folder, dtype=fastest_dtype(best_device()), device=best_device()
     )
@@ -367,7 +369,7 @@ def sample_candidates(setting: Setting, generator: ReleasedGenerator) -> list[Pr
                 responses=responses,
                 rouge_l=rouge_l_of(responses, row.response),
                 likelihood=[-math.log(p) for p in response_perplexities(model, chats)],
-                consensus=consensus_scores(responses),
+                consensus=consensus_of(responses),
             )
         )
     if not prompts:
@@ -384,7 +386,8 @@ def cached_reward(
     privacy: str,
 ) -> dict[str, Any]:
     """Train a reward proxy on a mix of pairs and judge the candidates, or read what it judged."""
-    preferences = replace(setting.config.preferences, **{**NO_PAIRS, **MIXES[mix]})
+    weights: dict[str, Any] = {**NO_PAIRS, **MIXES[mix]}
+    preferences = replace(setting.config.preferences, **weights)
     digest = hashlib.sha256(json.dumps(to_mapping(preferences)).encode()).hexdigest()[:8]
     file = setting.work_folder / f"rewards-{mix}-{privacy}-{digest}.json"
     if not file.is_file():
@@ -413,9 +416,7 @@ def cached_reward(
         write_whole(file, json.dumps(kept).encode())
     kept = json.loads(file.read_text(encoding="utf-8"))
     judged = [row[:-1] for row in kept["rewards"]]
-    accuracies = [
-        float(np.mean([row[-1] > reward for reward in row[:-1]])) for row in kept["rewards"]
-    ]
+    accuracies = [share_below(row[:-1], row[-1]) for row in kept["rewards"]]
     return {
         "score": "reward",
         "mix": mix,
@@ -442,29 +443,16 @@ def free_row(name: str, prompts: Sequence[Prompt], *, seed: int) -> dict[str, An
 
 def ranking(prompts: Sequence[Prompt], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Say how well scores rank the candidates of each prompt by ROUGE-L."""
-    best = [p.rouge_l[int(np.argmax(s))] for p, s in zip(prompts, scores, strict=True)]
+    best = [best_of(s, p.rouge_l) for p, s in zip(prompts, scores, strict=True)]
     means = [float(np.mean(p.rouge_l)) for p in prompts]
-    lengths = [[len(r.split()) for r in p.responses] for p in prompts]
+    lengths = [[float(len(r.split())) for r in p.responses] for p in prompts]
+    with_rouge_l = map(rank_correlation, scores, [p.rouge_l for p in prompts])
     return {
-        "rank_correlation_with_rouge_l": interval(
-            correlations(scores, [p.rouge_l for p in prompts])
-        ),
-        "rank_correlation_with_length": interval(correlations(scores, lengths)),
+        "rank_correlation_with_rouge_l": interval(list(with_rouge_l)),
+        "rank_correlation_with_length": interval(list(map(rank_correlation, scores, lengths))),
         "rouge_l_of_best": interval(best),
         "rouge_l_of_best_minus_mean": interval([b - m for b, m in zip(best, means, strict=True)]),
     }
-
-
-def correlations(
-    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
-) -> list[float]:
-    """Return Spearman's correlation within each prompt; 0 where one side is all ties."""
-    found = []
-    for a, b in zip(first, second, strict=True):
-        ranks = np.stack([rankdata(a), rankdata(b)])
-        has_ties_only = bool((ranks.std(axis=1) == 0).any())
-        found.append(0.0 if has_ties_only else float(np.corrcoef(ranks)[0, 1]))
-    return found
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -474,6 +462,14 @@ def interval(values: Sequence[float]) -> dict[str, float]:
         columns, ratio_of_sums, num_resamples=2000, confidence_level=0.95, seed=0
     )
     return {name: round(value, 5) for name, value in asdict(found).items()}
+
+
+def consensus_of(responses: Sequence[str]) -> list[float]:
+    """Return each response's agreement with the others, as the server's stage measures it."""
+    candidates = number_candidates(
+        responses, query_id="q", round_index=1, origin=CandidateOrigin.GENERATOR
+    )
+    return consensus_scores(candidates, panel=candidates)
 
 
 def rouge_l_of(responses: Sequence[str], reference: str) -> list[float]:
