@@ -114,12 +114,20 @@ def stage_key(stage: str, compute: Callable[..., object]) -> str | None:
 
 
 @functools.cache
-def code_versions() -> Mapping[str, str]:
+def code_versions() -> Mapping[str, str | None]:
     """Return the digest of this project's sources and the versions of what computes for it."""
-    return {
-        "sources": sources_digest(),
-        **{name: metadata.version(name) for name in _LIBRARIES},
-    }
+    return {"sources": sources_digest(), **library_versions(_LIBRARIES)}
+
+
+def library_versions(names: Sequence[str]) -> dict[str, str | None]:
+    """Return the version of each library; None for an engine that this machine does without."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 class SharedStages:

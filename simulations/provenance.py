@@ -13,7 +13,6 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +41,8 @@ def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) ->
         folder: The run's folder.
         overrides: Settings that make this point of a sweep; None for a run of its own.
     """
+    from server_side.shared_stages import library_versions
+
     command = ["rewardds-simulate", *sys.argv[1:]]
     if overrides is not None:
         # What the same run takes by itself; a sweep's own file would make it a sweep again.
@@ -54,7 +55,7 @@ def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) ->
         "sources_digest": sources_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": library_versions(_LIBRARIES),
     }
     _write(folder, facts)
 
@@ -141,13 +142,6 @@ def ledger_values(ledger: PrivacyLedger) -> dict[str, object]:
             for event in ledger.events
         ],
     }
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None  # an engine that this machine does without
 
 
 def _now() -> str:

@@ -18,7 +18,13 @@ import pytest
 
 from server_side.run_store import RunStore
 from server_side.samples import OnProgress, Query, StageResult
-from server_side.shared_stages import NoFingerprintError, SharedStages, fingerprint, stage_key
+from server_side.shared_stages import (
+    NoFingerprintError,
+    SharedStages,
+    fingerprint,
+    library_versions,
+    stage_key,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -243,3 +249,10 @@ def test_a_killed_process_frees_the_stage_for_the_one_that_waits(tmp_path: Path)
     finally:
         first.kill()
         second.kill()
+
+
+def test_a_library_that_is_not_there_has_no_version() -> None:
+    found = library_versions(["numpy", "no-such-library"])
+
+    assert found["numpy"]
+    assert found["no-such-library"] is None
