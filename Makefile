@@ -46,7 +46,8 @@ simulate: $(STAMP) ## Run the whole journey on this machine; options in ARGS="ex
 	@echo "Running rewardds-simulate $(ARGS)"
 	@$(BIN)/rewardds-simulate $(ARGS)
 
-# Every step runs even after a failure, so one run shows all there is to mend; pytest speaks last.
+# Every step runs even after a failure, so one run shows all there is to mend; pytest speaks last. A
+# test process that dies ends the tests: with another in its place, they may wait for ever.
 test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	@status=0; \
 	echo "[1/5] Format";           $(BIN)/ruff format --check . || status=1; \
@@ -55,7 +56,7 @@ test: $(STAMP) ## Format check, lint, types, import contracts, then all tests
 	echo "[4/5] Import contracts"; $(BIN)/lint-imports --no-logo || status=1; \
 	echo "[5/5] Tests: end to end, integration, boundary, unit"; \
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
-		tests/e2e tests/integration tests/boundary tests/unit || status=1; \
+		--max-worker-restart 0 tests/e2e tests/integration tests/boundary tests/unit || status=1; \
 	exit $$status
 
 # Not part of `make test`: it takes longer than five minutes. Run it before a release.
