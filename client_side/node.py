@@ -206,8 +206,14 @@ def _check(folder: ClientFolder, *, offline: bool, as_json: bool) -> None:
 def _start(folder: ClientFolder) -> None:
     from client_side.checking import refuse_unsafe
     from client_side.network import NodeFiles, load_node_key_pair
-    from client_side.pinning import PIN_VARIABLE
-    from client_side.supervising import Stop, keep_running, make_shims, stop_on_signals
+    from client_side.pinning import AT_WORK_VARIABLE, PIN_VARIABLE
+    from client_side.supervising import (
+        Stop,
+        at_work_file,
+        keep_running,
+        make_shims,
+        stop_on_signals,
+    )
     from lm.logs import LogLevel, set_up_logs
 
     config, files = folder.load_config(), NodeFiles(folder=folder)
@@ -232,6 +238,7 @@ def _start(folder: ClientFolder) -> None:
     # Privacy: the checked client process, and no other program, is what the node finds first.
     environment["PATH"] = f"{make_shims(folder)}{os.pathsep}{environment['PATH']}"
     environment[PIN_VARIABLE] = network.bundle_sha256
+    environment[AT_WORK_VARIABLE] = str(at_work_file(folder).resolve())
     if network.log_level is LogLevel.DEBUG:
         environment["FLWR_LOG_LEVEL"] = "DEBUG"
     with _only_one(folder):

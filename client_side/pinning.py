@@ -16,10 +16,15 @@ import hashlib
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 PIN_VARIABLE = "REWARDDS_BUNDLE_SHA256"
 """Environment variable with the digest of the only bundle that may run."""
+
+AT_WORK_VARIABLE = "REWARDDS_CLIENT_PROCESS"
+"""Environment variable with the file that holds the process's number for as long as it is at work;
+left behind, it says that the process was killed."""
 
 _OWN_PACKAGES = ("client_side", "lm", "protocol")
 
@@ -43,7 +48,12 @@ def main() -> None:
 
     runtime.install_from_fab = install_pinned
     write_log()
-    flwr_clientapp()
+    at_work = Path(os.environ[AT_WORK_VARIABLE])
+    at_work.write_text(str(os.getpid()), encoding="ascii")
+    try:
+        flwr_clientapp()
+    finally:
+        at_work.unlink(missing_ok=True)
 
 
 def write_log() -> None:

@@ -28,6 +28,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Final
 
+import psutil
+
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
 from lm.leaving import raise_on, signals_held
@@ -51,7 +53,17 @@ _LATE_REPLY: Final = "Ignoring reply message"
 """What it says when it has an answer to a try that the server has ended. It takes that answer for
 the one to the message at hand, and would never send the one that is waited for."""
 
+_SENDING: Final = "Sending: "
+"""What it says before it sends an answer."""
+
+_SENT: Final = ("Sent successfully", _LOST_REPLY, _LATE_REPLY)
+"""One of these follows. Where the client process was killed while it handed the answer over, none
+does: the node would wait for ever for the rest of it."""
+
+_TORN_REPLY: Final = "The client process was killed while it handed its answer over."
+
 _REASONS: Final = (
+    (_TORN_REPLY, "the client process was killed in the middle of an answer; it is asked again"),
     (_LATE_REPLY, "an answer came after the server had ended that try; the node starts afresh"),
     (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
     ("could not be activated", "the server still takes this node for present; it lets it in later"),
@@ -71,6 +83,11 @@ class Stop(BaseException):
 def stop_on_signals() -> None:
     """Turn the signals that end a process into `Stop`, so that the node ends in order."""
     raise_on(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), Stop))
+
+
+def at_work_file(folder: ClientFolder) -> Path:
+    """Return the file in which the client process notes its number while it is at work."""
+    return folder.path / "client_process"
 
 
 def keep_running(
@@ -97,14 +114,16 @@ def keep_running(
     while num_starts == 0 or may_go_on():
         num_starts += 1
         lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
-        must_start_afresh = threading.Event()
+        must_start_afresh, is_sending = threading.Event(), threading.Event()
         with ExitStack() as ending:
             # Whatever was started is ended, also if a signal comes while it starts.
             with signals_held():
                 ending.callback(_note, folder, "stopped", num_starts=num_starts)
                 node = _start(command, environment, cwd=folder.path)
                 pump = threading.Thread(
-                    target=_relay, args=(node.stdout, lines, must_start_afresh), daemon=True
+                    target=_relay,
+                    args=(node.stdout, lines, must_start_afresh, is_sending),
+                    daemon=True,
                 )
                 pump.start()
                 ending.callback(_end, node, pump)
@@ -113,6 +132,9 @@ def keep_running(
             # anew, it is asked again, and answers from its store.
             while node.poll() is None and not must_start_afresh.is_set():
                 time.sleep(_LOOK_SECONDS)
+                if is_sending.is_set() and _was_killed(at_work_file(folder)):
+                    lines.append(_TORN_REPLY)
+                    must_start_afresh.set()
         reason = _reason(lines, node.returncode)
         _LOGGER.warning("The node ended: %s. Next start in %g s.", reason, restart_seconds)
         _note(folder, "waiting to start again", num_starts=num_starts, reason=reason)
@@ -190,15 +212,36 @@ def _start(
     )
 
 
-def _relay(stream: IO[bytes] | None, lines: deque[str], must_start_afresh: threading.Event) -> None:
+def _relay(
+    stream: IO[bytes] | None,
+    lines: deque[str],
+    must_start_afresh: threading.Event,
+    is_sending: threading.Event,
+) -> None:
     """Hand each line that the node prints to the log, and keep the last ones."""
 
     def note(line: str) -> None:
         lines.append(line)
+        if _SENDING in line:
+            is_sending.set()
+        elif any(sign in line for sign in _SENT):
+            is_sending.clear()
         if _LOST_REPLY in line or _LATE_REPLY in line:
             must_start_afresh.set()
 
     relay(stream or (), _NODE_LOGGER, on_line=note)
+
+
+def _was_killed(at_work: Path) -> bool:
+    """Say whether a client process began and neither lives nor ended in order."""
+    try:
+        process = psutil.Process(int(at_work.read_text(encoding="ascii")))
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        # It may have ended in order between the two looks.
+        return at_work.is_file()
+    except (OSError, ValueError):
+        return False  # not there, or just being written
 
 
 def _end(node: subprocess.Popen[bytes], pump: threading.Thread) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from client_side.folder import ClientFolder
 from client_side.pinning import check_bundle
-from client_side.supervising import keep_running, read_node_status
+from client_side.supervising import at_work_file, keep_running, read_node_status
 
 # Starts a process that would live on, writes its number, and ends.
 _WITH_ORPHAN = (
@@ -95,6 +95,43 @@ def test_a_node_that_lost_its_answer_is_started_anew(
     assert status is not None
     assert status["num_starts"] == 2
     assert reason in str(status["reason"])
+
+
+_ANSWERING = "import time; print('INFO : Sending: train.generator message (ID: x)', flush=True);"
+
+
+def test_a_node_whose_client_process_died_in_the_middle_of_an_answer_is_started_anew(
+    folder: ClientFolder,
+) -> None:
+    """It would wait for the rest of the answer, and the server for all of it, for ever."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    at_work_file(folder).write_text(str(dead.pid))
+
+    run(folder, f"{_ANSWERING} time.sleep(60)", starts=2)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert status["num_starts"] == 2
+    assert "in the middle of an answer" in str(status["reason"])
+
+
+@pytest.mark.parametrize("case", ["lives", "ended in order", "answer was sent", "no number yet"])
+def test_a_node_that_still_sends_is_left_alone(folder: ClientFolder, case: str) -> None:
+    script = f"{_ANSWERING} time.sleep(1.5)"
+    if case == "lives":
+        at_work_file(folder).write_text(str(os.getpid()))
+    elif case == "answer was sent":
+        at_work_file(folder).write_text("4194304")  # above every number of a process
+        script = f"{_ANSWERING} print('INFO : Sent successfully', flush=True); time.sleep(1.5)"
+    elif case == "no number yet":
+        at_work_file(folder).write_text("")
+
+    run(folder, script, starts=1)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert "it ended with code 0" in str(status["reason"])
 
 
 def test_its_output_becomes_log_entries_of_their_level(
