@@ -147,33 +147,47 @@ def _refinement(results: SweepResults) -> list[Plot]:
 
 
 def _accuracy(results: SweepResults) -> Plot:
-    with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
-        axes.axhline(0.5, color=MUTED, linewidth=1)
-        said = _draw_series(axes, results, reward_accuracy)
-        axes.set_ylabel("reward accuracy")
-        return finished_plot(
-            figure,
-            title="How often rewards know the reference",
-            text="Share of pairs in which the reference to a public test prompt gets more reward "
-            f"than a generator's answer; 0.5 is chance. {_sentence(said)}",
-            name="sweep-accuracy",
-        )
+    return _beside_chance(
+        results,
+        reward_accuracy,
+        chance=0.5,
+        label="reward accuracy",
+        title="How often rewards know the reference",
+        text="Share of pairs in which the reference to a public test prompt gets more reward than "
+        "a generator's answer; 0.5 is chance.",
+        name="sweep-accuracy",
+    )
 
 
 def _ranking(results: SweepResults) -> Plot:
+    return _beside_chance(
+        results,
+        reward_ranking,
+        chance=0,
+        label="rank correlation",
+        title="How well rewards rank answers",
+        text="Rank correlation of reward and ROUGE-L to the reference, within public test prompts; "
+        "0 is chance.",
+        name="sweep-ranking",
+    )
+
+
+def _beside_chance(
+    results: SweepResults,
+    value: Value,
+    *,
+    chance: float,
+    label: str,
+    title: str,
+    text: str,
+    name: str,
+) -> Plot:
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(4.6, 3.0)
-        axes.axhline(0, color=MUTED, linewidth=1)
-        said = _draw_series(axes, results, reward_ranking)
-        axes.set_ylabel("rank correlation")
-        return finished_plot(
-            figure,
-            title="How well rewards rank answers",
-            text="Rank correlation of reward and ROUGE-L to the reference, within public test "
-            f"prompts; 0 is chance. {_sentence(said)}",
-            name="sweep-ranking",
-        )
+        axes.axhline(chance, color=MUTED, linewidth=1)
+        said = _draw_series(axes, results, value)
+        axes.set_ylabel(label)
+        return finished_plot(figure, title=title, text=f"{text} {_sentence(said)}", name=name)
 
 
 def _acceptance(results: SweepResults) -> Plot:
