@@ -6,12 +6,16 @@ that comes in the middle of it is handled first, and the process would go on as 
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
 
+_SS_DISABLE: Final = 2
 _is_held = False
 _waiting: list[BaseException] = []
 
@@ -31,6 +35,26 @@ def raise_on(signals: Mapping[signal.Signals, Callable[[], BaseException]]) -> N
 
     for number in signals:
         signal.signal(number, leave)
+
+
+class _Stack(ctypes.Structure):
+    """What Linux calls `stack_t`."""
+
+    _fields_ = (
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("size", ctypes.c_size_t),
+    )
+
+
+def use_own_stack_for_signals() -> None:
+    """Handle this thread's signals on its own stack again, after a library chose another.
+
+    OpenVINO leaves one behind that is smaller than what a core with AMX saves there, so that the
+    first signal with a handler in Python, Ctrl-C among them, would be a segmentation fault.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _SS_DISABLE, 0)), None)
 
 
 @contextmanager

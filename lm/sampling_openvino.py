@@ -27,6 +27,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.gguf_writer import cached_gguf
+from lm.leaving import use_own_stack_for_signals
 from lm.loading import check_model_folder, load_tokenizer
 from lm.sampling import (
     Completion,
@@ -137,6 +138,7 @@ class OpenVinoSampler:
                 f"{_last_line(error)!r}. Use engine=transformers, or delete "
                 f"{file} to have it converted again."
             ) from error
+        use_own_stack_for_signals()
         return cls(
             pipeline,
             tokenizer,
@@ -176,6 +178,7 @@ class OpenVinoSampler:
     def close(self) -> None:
         """Free the model."""
         self._pipeline = None
+        use_own_stack_for_signals()
 
     def _run(
         self,

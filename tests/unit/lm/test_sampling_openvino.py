@@ -122,3 +122,36 @@ def _raise_no_space(*_: object) -> None:
 
 def _interrupt(num_done: int, num_rows: int) -> None:
     raise KeyboardInterrupt
+
+
+_STOPPED_AFTER_SAMPLING = """
+import signal, sys, torch
+from pathlib import Path
+from lm.leaving import raise_on
+from lm.sampling import SamplingParams
+from lm.sampling_openvino import OpenVinoSampler
+sampler = OpenVinoSampler.open(
+    Path(sys.argv[1]), num_threads=1, cache_folder=Path(sys.argv[2]), dtype=torch.float32
+)
+sampler.sample([[1, 2]], SamplingParams(max_new_tokens=4), seed=0)
+raise_on({signal.SIGTERM: lambda: SystemExit(143)})
+if sys.argv[3] == "closed":
+    sampler.close()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("state", ["open", "closed"])
+def test_a_process_that_sampled_can_still_be_stopped_in_order(
+    tiny_llama: Path, tmp_path: Path, state: str
+) -> None:
+    """The engine leaves a stack for signals that is too small for one on a core with AMX."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_AFTER_SAMPLING, str(tiny_llama), str(tmp_path), state],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 143, done.stderr
