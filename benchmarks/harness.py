@@ -6,8 +6,9 @@ slows the machine down slows neighbours alike. What counts is processor time, of
 that other work on the machine adds nothing; on one idle core it is the time on the clock. Each run
 of a baseline is compared with the mean of the nearest runs of the variant before and after it; the
 ratio is the median over those.
-Memory: each variant runs in a process of its own; what counts is how far the peak of its resident
-memory lies above what it was after the imports, so model and work count and the libraries do not.
+Memory: each variant runs in a process of its own, two at a time; what counts is how far the peak of
+its resident memory lies above what it was after the imports, so model and work count and the
+libraries do not.
 What glibc's heap keeps of freed blocks moves that peak by a tenth from run to run; a benchmark that
 asks what a step holds has large blocks given back at once (`returns_blocks`), for all variants.
 On an accelerator time is the clock's, taken when all kernels are done, and memory is the peak of
@@ -138,7 +139,7 @@ def wait_for_kernels() -> None:
 
 
 def pin_to_one_core() -> None:
-    """Confine this process, and those it starts, to the last core it may use."""
+    """Confine this process to the last core that it may use."""
     if device() != "cpu":
         return  # autograd launches its kernels from a thread of its own
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

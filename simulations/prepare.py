@@ -66,7 +66,7 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
     training, evaluation = _rows(config)
-    _check_public_prompts(config)
+    _check_public_text(config)
     unit = config.client_side.records.privacy_unit
     parts = split_among_clients(
         training,
@@ -270,9 +270,20 @@ def round_to_two_digits(number: int) -> int:
     return number // scale * scale
 
 
-def _check_public_prompts(config: SimulateConfig) -> None:
-    """Find out early what is wrong with the server's public prompts."""
+def _check_public_text(config: SimulateConfig) -> None:
+    """Find out early what is wrong with the server's public text."""
     synthesis = config.server_side.synthesis
+    # Without its text such an arm would be the method under another name.
+    needed = {
+        "public_prompts": ("synthesis.public_prompts_path", synthesis.public_prompts_path),
+        "public_warm_start": ("warm_start.path", config.server_side.warm_start.path),
+    }
+    setting, path = needed.get(config.arm, ("", ""))
+    if path is None:
+        raise ConfigurationError(
+            f"Expected server_side.{setting} to name public text, because arm={config.arm}, got "
+            "nothing. Name a file, or choose another arm."
+        )
     prompts = synthesis.public_prompts_path
     # Privacy: the server of a simulation must not get the records' own prompts by another name.
     if prompts and Path(prompts).resolve() == Path(config.client_side.records.path).resolve():

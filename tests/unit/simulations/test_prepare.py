@@ -330,3 +330,17 @@ def test_unusable_public_prompts_are_said_before_any_folder_is_made(
         prepare_world(start, tmp_path / "run")
 
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arm", "setting"),
+    [
+        ("public_prompts", "synthesis.public_prompts_path"),
+        ("public_warm_start", "warm_start.path"),
+    ],
+)
+def test_an_arm_that_lives_on_public_text_wants_some(
+    arm: str, setting: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"server_side\.{setting} to name public text"):
+        prepare_world(config(arm=arm), tmp_path / "run")
