@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm.threads import torch_threads
 from server_side.config import ServerConfig
 from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
@@ -68,9 +69,10 @@ def run_pipeline(
     """
     job = gather_inputs(releases, config=config, run_folder=run_folder)
     clients = job.clients
-    with RunStore(
+    store_of_run = RunStore(
         run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
-    ) as store:
+    )
+    with store_of_run as store, torch_threads(config.num_threads):
         finetuning = config.finetuning.in_each_of(config.refinement.num_rounds)
         tune = partial(finetune_target, target_folder=job.target_folder, config=finetuning)
 
@@ -107,7 +109,12 @@ def run_pipeline(
         # Feedback on the best answers, rewriting by the target, and judging again.
         for number in range(2, config.refinement.num_rounds + 1):
             writer = target_writer(job, target / TUNED, round_index=number - 1, config=config)
-            samples = samples_to_refine(best, filtering=config.filtering, config=config.refinement)
+            samples = samples_to_refine(
+                best,
+                pool_size=len(pool),
+                filtering=config.filtering,
+                config=config.refinement,
+            )
             advise = partial(write_feedback, samples, generators=clients, target=writer)
             feedback = store.drawn(
                 f"12_feedback_r{number}", Feedback, partial(advise, config=config.refinement)

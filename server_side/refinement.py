@@ -64,20 +64,31 @@ _PLAIN_ADVICE = "Be more specific, correct and complete, and answer every part o
 
 
 def samples_to_refine(
-    best: Sequence[CuratedSample], *, filtering: FilteringConfig, config: RefinementConfig
+    best: Sequence[CuratedSample],
+    *,
+    pool_size: int,
+    filtering: FilteringConfig,
+    config: RefinementConfig,
 ) -> tuple[CuratedSample, ...]:
-    """Return the samples that this round rewrites: the pool and what is nearest to joining it.
+    """Return the samples that this round rewrites: all, or those about the edge of the pool.
+
+    Rewriting the best alone would let nobody join, for they are in the pool; so half of a bounded
+    round goes to the members that are weakest, half to the outsiders that are nearest to joining.
 
     Args:
         best: Each query's best sample so far.
+        pool_size: How many of them are in the pool.
         filtering: By what queries are compared.
         config: How many to rewrite at most.
 
     Returns:
-        The samples with the most merit, in the order of `best`.
+        The samples, in the order of `best`. Where one side has fewer than its half, the other
+        gives more.
     """
     by_merit = best_first(best, config=filtering)
-    kept = {sample.query_id for sample in by_merit[: config.max_queries]}
+    count = len(by_merit) if config.max_queries is None else min(config.max_queries, len(by_merit))
+    start = min(max(0, pool_size - (count + 1) // 2), len(by_merit) - count)
+    kept = {sample.query_id for sample in by_merit[start : start + count]}
     return tuple(sample for sample in best if sample.query_id in kept)
 
 

@@ -55,7 +55,7 @@ class RefinementConfig:
     num_candidates: int = 6
     """Rewrites of each response."""
     max_queries: int | None = None
-    """Queries that are rewritten in a round, those with the best reward first; None takes all."""
+    """Queries that are rewritten in a round, those about the edge of the pool; None takes all."""
     feedback_writer: str = "generator"
     """Which model writes the feedback: generator, target or none."""
     threshold: str = "lowest"

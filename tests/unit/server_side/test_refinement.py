@@ -81,17 +81,32 @@ def refine(
     return result.values, dict(result.counts)
 
 
-def test_best_samples_are_refined_first() -> None:
-    best = [curated("q1", 0.0), curated("q2", 2.0), curated("q3", 1.0)]
+FIVE = [curated(f"q{number}", reward) for number, reward in enumerate((0.0, 4.0, 3.0, 1.0, 2.0))]
 
+
+@pytest.mark.parametrize(
+    ("max_queries", "pool_size", "expected"),
+    [
+        (2, 2, {3.0, 2.0}),
+        (3, 2, {4.0, 3.0, 2.0}),
+        (2, 5, {1.0, 0.0}),
+        (4, 1, {4.0, 3.0, 2.0, 1.0}),
+        (9, 2, {0.0, 1.0, 2.0, 3.0, 4.0}),
+        (None, 2, {0.0, 1.0, 2.0, 3.0, 4.0}),
+    ],
+)
+def test_a_bounded_round_rewrites_about_the_edge_of_the_pool(
+    max_queries: int | None, pool_size: int, expected: set[float]
+) -> None:
     kept = samples_to_refine(
-        best, filtering=FilteringConfig(), config=RefinementConfig(max_queries=2)
+        FIVE,
+        pool_size=pool_size,
+        filtering=FilteringConfig(),
+        config=RefinementConfig(max_queries=max_queries),
     )
 
-    assert [sample.query_id for sample in kept] == ["q2", "q3"]
-    assert samples_to_refine(best, filtering=FilteringConfig(), config=RefinementConfig()) == tuple(
-        best
-    )
+    assert {sample.chosen_reward for sample in kept} == expected
+    assert list(kept) == [sample for sample in FIVE if sample in kept]
 
 
 def test_generator_of_the_own_client_writes_feedback() -> None:
