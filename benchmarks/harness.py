@@ -10,7 +10,7 @@ Memory: each variant runs in a process of its own, two at a time; what counts is
 its resident memory lies above what it was after the imports, so model and work count and the
 libraries do not.
 What glibc's heap keeps of freed blocks moves that peak by a tenth from run to run; a benchmark that
-asks what a step holds has large blocks given back at once (`returns_blocks`), for all variants.
+asks what a step holds has freed blocks given back at once (`returns_blocks`), for all variants.
 On an accelerator time is the clock's, taken when all kernels are done, and memory is the peak of
 what torch holds there; the results file is `NAME_accelerator.json`.
 
@@ -78,8 +78,8 @@ class Benchmark:
     memory_targets: Sequence[Target] = ()
     """Claims about peak memory."""
     returns_blocks: bool = False
-    """Whether freed blocks of a MiB or more leave the process at once while memory is measured; it
-    costs a tenth of the time, so times are taken without it."""
+    """Whether freed blocks leave the process at once while memory is measured; it costs time, so
+    times are taken without it."""
     extra_claims: Callable[[], list[dict[str, object]]] = list
     """Further claims, asked for after the last run."""
     settings: Mapping[str, object] | None = None
@@ -235,7 +235,7 @@ def memory_in_own_process(name: str, *, returns_blocks: bool) -> int:
     command = [sys.executable, sys.argv[0], "--memory-of", name]
     environment = dict(os.environ)
     if returns_blocks:
-        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+        environment |= _STEADY_HEAP
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"Measuring the memory of {name!r} failed:\n{done.stderr}")
@@ -305,6 +305,12 @@ def _status_bytes(field: str) -> int:
     return 1024 * int(found[1])
 
 
+_STEADY_HEAP = {
+    "MALLOC_ARENA_MAX": "1",  # autograd's thread would otherwise fray a heap of its own
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "MALLOC_MMAP_THRESHOLD_": str(2**18),
+}
+"""Lets two runs of one variant differ by a thousandth in memory, where they differ by a tenth."""
 IMPORTED_BYTES = 0
 """Resident memory after the imports of the script; set by `imports_are_done`."""
 

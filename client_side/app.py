@@ -22,7 +22,6 @@ from protocol.ledger import ProxyKind
 from protocol.messages import (
     HelloReply,
     HelloRequest,
-    Refusal,
     ReleaseReply,
     TrainingRequest,
     WarmTrainingRequest,
@@ -40,7 +39,6 @@ _CODEC: Final = ReleaseCodec(
     encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply)
 )
 
-Reply = HelloReply | ReleaseReply | Refusal
 
 app = ClientApp()
 

@@ -3,6 +3,7 @@
 ```
 LmError
 ├── ModelFolderError   a base model cannot be found, or its folder lacks what is needed
+├── SettingsError      a settings file has an unknown key or a wrong value
 ├── TableError         a file of prompts and responses cannot be read; never quotes a value
 ├── SamplingError      an engine cannot be had, or failed
 └── ScoringError       a reward or a likelihood came out as something that is not a number

@@ -1,4 +1,4 @@
-"""Every way in which RewardDS declines to go on, as one tree.
+"""The ways in which RewardDS declines to go on, as one tree; a few modules add a leaf of their own.
 
 ```
 RewardDSError

@@ -58,8 +58,6 @@ class ClientLedger:
     """The client's dearest certificate, which lists all events."""
     unit: str
     """Whose presence is hidden."""
-    num_releases: int
-    """Releases that were admitted from the client."""
     is_finite: bool
     """Whether there is a guarantee at all."""
 
@@ -157,7 +155,6 @@ def client_ledgers(inputs: ReportInputs) -> list[ClientLedger]:
             unit="one record"
             if certificate.privacy.unit is PrivacyUnit.RECORD
             else "all records of one person",
-            num_releases=sum(c.client_name == name for c in inputs.certificates),
             is_finite=math.isfinite(certificate.privacy.epsilon),
         )
         for name, certificate in guarantees(inputs.certificates).items()
