@@ -35,7 +35,13 @@ from protocol.checks import (
     check_positive,
 )
 from protocol.errors import ConfigurationError, UnaccountedReleaseError
-from protocol.ledger import MAX_EVENTS, MAX_STEPS, DpSgdEvent, ProxyKind
+from protocol.ledger import (
+    MAX_EVENTS,
+    MAX_NOISE_MULTIPLIER,
+    MAX_STEPS,
+    DpSgdEvent,
+    ProxyKind,
+)
 
 ACCOUNTANT: Final = "dp_accounting PLD, connect-the-dots, pessimistic"
 """Name of the method, as certificates state it."""
@@ -63,7 +69,6 @@ _COARSE_GRID: Final = 0.2
 _WIDEST_INTERVAL: Final = 2.0
 """Total costs so large (about 10^5) that they would need a wider grid are called infinite."""
 
-_MAX_NOISE_MULTIPLIER: Final = 1e6
 _RELATIVE_TOLERANCE: Final = 1e-4
 """Calibration stops when epsilon is below its target by less than this fraction of it."""
 
@@ -278,7 +283,7 @@ def _find_scale(
     while cost_high > target:
         # At much noise epsilon falls as 1/scale, at little noise faster: this jump is never short.
         low, high = high, high * min(64.0, max(2.0, cost_high / target))
-        if high > _MAX_NOISE_MULTIPLIER:
+        if high > MAX_NOISE_MULTIPLIER:
             raise ConfigurationError(
                 f"Expected a target_epsilon that some noise can meet, got target_epsilon={target}. "
                 f"Raise it, or lower steps or expected_batch_size."

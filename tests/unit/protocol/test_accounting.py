@@ -24,7 +24,7 @@ from protocol.accounting import (
     trade_off_curve,
 )
 from protocol.errors import ConfigurationError, UnaccountedReleaseError
-from protocol.ledger import MAX_STEPS, DpSgdEvent, ProxyKind
+from protocol.ledger import MAX_NOISE_MULTIPLIER, MAX_STEPS, DpSgdEvent, ProxyKind
 from tests.strategies import dp_sgd_events
 
 GOLDEN: dict[str, Any] = json.loads(
@@ -266,7 +266,7 @@ def test_next_to_no_noise_costs_an_infinite_epsilon(noise_multiplier: float) -> 
     [
         (MIN_NOISE_MULTIPLIER, 1.0, MAX_STEPS),
         (MIN_NOISE_MULTIPLIER, 1e-9, 1),
-        (1e6, 1e-9, MAX_STEPS),
+        (MAX_NOISE_MULTIPLIER, 1e-9, MAX_STEPS),
         (1.0, 1e-6, MAX_STEPS),
     ],
 )
