@@ -7,8 +7,8 @@ Cost is reserved before training and never refunded. The folder holds:
 - `releases/<request>.release`: what was answered; the same request gets the same bytes again.
 
 Covers: what data sets share, whatever their file is called; repeated and concurrent requests;
-crashes. Where the folder cannot tell (a missing list of units, or units counted in another way), it
-counts data sets as the same, which only ever makes the price higher.
+crashes. Where the folder cannot tell (a missing list of units), it counts data sets as the same,
+which only ever makes the price higher; what was counted in another privacy unit is refused.
 Does not cover: an edited record, which looks like a new one; a group column that was renamed or
 swapped; the folder being deleted or restored from an older copy.
 """
@@ -98,8 +98,8 @@ class BudgetLedger:
 
         Raises:
             BudgetExceededError: The composed lifetime cost would exceed the cap.
-            BudgetError: The request was answered already, earlier releases were counted in a way
-                that this unit cannot add up with, or the folder cannot be used.
+            BudgetError: The request was answered already, earlier releases were counted in another
+                unit, or the folder cannot be used.
 
         Privacy:
             Output reveals whether the cap holds, that is settings and which data sets overlap. Pays
@@ -276,6 +276,7 @@ class BudgetLedger:
 
         Raises:
             UnaccountedReleaseError: Nothing was ever reserved for these records.
+            BudgetError: Earlier releases were counted in another unit.
 
         Privacy:
             Public by design: settings and prices only. It does reveal that earlier data sets
@@ -315,7 +316,8 @@ class BudgetLedger:
             if item.data_key not in shares:
                 units = self._load_units(item.data_key)
                 shares[item.data_key] = units is None or not units.isdisjoint(hashes)
-        # Privacy: a record's key says nothing about its group's, so other units always count.
+        # Privacy: a record's key says nothing about its group's. So what was counted in another
+        # unit always stands here, for `check_units` to refuse.
         return tuple(item for item in reservations if shares[item.data_key] or item.unit != unit)
 
     def _reservations(self) -> tuple[Reservation, ...]:

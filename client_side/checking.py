@@ -31,10 +31,12 @@ from client_side.network import NetworkConfig, NodeFiles, check_authority, load_
 from client_side.public_prompts import check_public_prompts
 from client_side.records import count_units, load_records
 from client_side.request_checks import resolve_base
+from client_side.reservations import check_units
 from client_side.spending import read_spending
 from lm.errors import LmError
 from protocol.bundle import bundle_digest
 from protocol.errors import ConfigurationError, RewardDSError
+from protocol.ledger import PrivacyUnit
 
 _MAX_AHEAD_SECONDS: Final = 5.0
 """The server refuses a signature that is dated further in its future."""
@@ -203,7 +205,12 @@ def _check_base(config: ClientConfig, network: NetworkConfig) -> tuple[Verdict, 
 
 def _check_budget(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
     cap, target = config.budget.lifetime_epsilon_cap, config.budget.target_epsilon
-    data_sets = read_spending(folder).data_sets
+    spending = read_spending(folder)
+    check_units(
+        [item.reservation for item in spending.spendings],
+        unit=PrivacyUnit(config.records.privacy_unit.value),
+    )
+    data_sets = spending.data_sets
     if not data_sets:
         return Verdict.OK, f"Nothing spent. A run costs up to ε = {target:g} of {cap:g}."
     worst = max(data_sets, key=lambda item: item.epsilon)
