@@ -6,12 +6,14 @@ can ask for less and never for more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from client_side.config import ClientConfig, DpTrainingConfig
-from protocol.accounting import PlannedRun, calibrate
+from client_side.reservations import Reservation
+from protocol.accounting import MIN_NOISE_MULTIPLIER, PlannedRun, calibrate
 from protocol.artifacts import LoraShape
-from protocol.errors import RefusalCode, RewardDSError
+from protocol.errors import BudgetError, ConfigurationError, RefusalCode, RewardDSError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 
@@ -28,6 +30,51 @@ class RequestRefusedError(RewardDSError):
         """
         super().__init__(reason)
         self.code = code
+
+
+def refuse_unsafe(config: ClientConfig) -> None:
+    """Refuse settings that a real node must not have.
+
+    Args:
+        config: The client's settings.
+
+    Raises:
+        ConfigurationError: Noise would be reproducible, or absent.
+    """
+    # Privacy: noise that can be reproduced protects nobody; a real node never draws it.
+    if config.budget.noise_seed is not None:
+        raise ConfigurationError(
+            "Expected budget.noise_seed to be null on a real node, got "
+            f"{config.budget.noise_seed}. Remove it from the settings."
+        )
+    # Privacy: neither does a real node ever train without noise.
+    if config.budget.unsafe_non_private:
+        raise ConfigurationError(
+            "Expected budget.unsafe_non_private=false on a real node, got true. Remove it from "
+            "the settings; baselines belong into a simulation."
+        )
+
+
+def refuse_unsafe_past(reservations: Iterable[Reservation]) -> None:
+    """Refuse a ledger with something in it that a real node never makes.
+
+    Args:
+        reservations: What was paid for in the node's folder.
+
+    Raises:
+        BudgetError: Something was paid for whose noise is reproducible, or absent.
+    """
+    for item in reservations:
+        has_noise = all(event.noise_multiplier >= MIN_NOISE_MULTIPLIER for event in item.events)
+        # Privacy: its release may lie in the store, to be sent again, and what it paid for may
+        # still wait to be trained, as it was paid for, whatever the settings say by now.
+        if item.reproducible_noise or not has_noise:
+            raise BudgetError(
+                "Expected a ledger of trainings with secret noise on a real node, found that run "
+                f"{item.run_id} was paid for with {'a fixed seed' if has_noise else 'no noise'}. "
+                "Make the node a folder of its own with `rewardds-client init`, and simulate in "
+                "another."
+            )
 
 
 def check_request(

@@ -106,6 +106,10 @@ def count_persons(folder: ClientFolder) -> None:
     reserve(BudgetLedger(folder.ledger_folder), unit=PrivacyUnit.GROUP)
 
 
+def simulate_here(folder: ClientFolder) -> None:
+    reserve(BudgetLedger(folder.ledger_folder), reproducible_noise=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [
@@ -119,6 +123,7 @@ def count_persons(folder: ClientFolder) -> None:
         (drop_authority, "certificate", "rewardds-client join"),
         (fix_seed, "settings", "noise_seed"),
         (tamper_ledger, "budget", "Expected"),
+        (simulate_here, "budget", "a folder of its own"),
         (count_persons, "budget", "Expected privacy_unit=group"),
     ],
 )
