@@ -204,3 +204,24 @@ def resolve_base(config: ClientConfig) -> tuple[Path, str]:
 
     folder = resolve_base_model(config.base_model)
     return folder, base_model_digest(folder)
+
+
+def check_base_unchanged(folder: Path, digest: str) -> None:
+    """Refuse to certify another base model than the one that lies there now.
+
+    Args:
+        folder: Folder of the base model that was trained on.
+        digest: What was found there before training.
+
+    Raises:
+        ConfigurationError: It was replaced meanwhile.
+    """
+    from lm.loading import base_model_digest
+
+    found = base_model_digest(folder)
+    if found != digest:
+        raise ConfigurationError(
+            f"Expected the base model {digest[:16]}… in {folder}, as before training, found "
+            f"{found[:16]}…. Put it back and ask again, so that the training, which is paid for, "
+            "is released."
+        )
