@@ -125,9 +125,11 @@ class BudgetLedger:
                         "Expected a request that was not answered yet, found its release in the "
                         "ledger. Answer from find_release."
                     )
+                # Privacy: charged already and used for nothing; it pays for each proxy once.
                 if not earlier.started and earlier.events == tuple(events):
                     return earlier
             overlapping = self._overlapping(past, hashes, unit=unit)
+            # Privacy: the whole lifetime against the cap, before anything is charged or trained.
             check_cap(overlapping, events, unit=unit, policy=policy)
             reservation = Reservation(
                 reservation_id=secrets.token_hex(8),
@@ -290,6 +292,7 @@ class BudgetLedger:
                 "Expected at least one reservation for these records, found none. "
                 "Reserve before training."
             )
+        # Privacy: the figure that is signed is about one unit, and so must all its events be.
         check_units(overlapping, unit=unit)
         events = all_events(overlapping)
         return PrivacyLedger(

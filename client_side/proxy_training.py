@@ -120,6 +120,8 @@ class ProxyTraining:
             self.folder.public_prompts_path(self.config), records_path=records_config.path
         )
         unit_keys = frozenset(record.unit_id for record in records)
+        # Privacy: either the very training that was paid for and cut off goes on, or a new one is
+        # paid for; the state file tells them apart.
         cut_off = self._find_cut_off(ledger, unit_keys, digest)
         reservation, state = cut_off or (
             pay_for(
@@ -256,6 +258,7 @@ class ProxyTraining:
         from client_side.generator import train_generator
         from client_side.reward_proxy import train_reward_proxy
 
+        # Privacy: noise, rate and steps as they were paid for, whatever the settings say by now.
         event = event_of(reservation, self.proxy)
         settings = training_settings(self.config, self.proxy)
         plan = DpSgdPlan(

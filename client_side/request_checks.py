@@ -111,6 +111,7 @@ def check_request(
         "target_delta": (request.target_delta, budget.target_delta),
         "steps": (request.steps, training_settings(config, proxy).steps),
     }
+    # Privacy: the operator's settings are the most that any server gets; a request can lower them.
     for name, (asked, own) in limits.items():
         if asked is not None and asked > own:
             raise RequestRefusedError(
@@ -149,12 +150,14 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
     runs = [
         PlannedRun(
             proxy=kind,
+            # Privacy: from the public size; the true number of units is private.
             sample_rate=training_settings(config, kind).expected_batch_size / size,
             steps=steps[kind],
             noise_ratio=ratios[kind],
         )
         for kind in ProxyKind
     ]
+    # Privacy: no noise, and so an infinite epsilon; `refuse_unsafe` keeps it off real nodes.
     if budget.unsafe_non_private:
         return tuple(
             DpSgdEvent(
@@ -167,6 +170,7 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
         )
     asked = request.target_epsilon
     target = budget.target_epsilon if asked is None else asked
+    # Privacy: both proxies together, because their costs compose.
     return calibrate(
         runs, target_epsilon=target, target_delta=asked_delta(request, config=config)
     ).events

@@ -89,14 +89,17 @@ def check_cap(
         BudgetError: What was paid for was counted in another way.
     """
     check_units(overlapping, unit=unit)
+    # Privacy: everything ever paid for counts, whether or not it was released.
     lifetime = (*all_events(overlapping), *events)
     if len(lifetime) > MAX_EVENTS:
         raise BudgetExceededError(
             f"Expected at most {MAX_EVENTS} events in a lifetime, found {len(lifetime)}. "
             f"Use records that were not released from before."
         )
+    # Privacy: no cap at all, for simulations; `refuse_unsafe` keeps it off real nodes.
     if policy.unsafe_non_private:
         return
+    # Privacy: one composed figure, never the sum or the largest of several.
     epsilon = composed_epsilon(lifetime, delta=policy.delta)
     if epsilon > policy.lifetime_epsilon_cap:
         raise BudgetExceededError(

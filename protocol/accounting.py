@@ -35,13 +35,7 @@ from protocol.checks import (
     check_positive,
 )
 from protocol.errors import ConfigurationError, UnaccountedReleaseError
-from protocol.ledger import (
-    MAX_EVENTS,
-    MAX_NOISE_MULTIPLIER,
-    MAX_STEPS,
-    DpSgdEvent,
-    ProxyKind,
-)
+from protocol.ledger import MAX_EVENTS, MAX_NOISE_MULTIPLIER, MAX_STEPS, DpSgdEvent, ProxyKind
 
 ACCOUNTANT: Final = "dp_accounting PLD, connect-the-dots, pessimistic"
 """Name of the method, as certificates state it."""
@@ -267,7 +261,11 @@ def calibrate(
     events = events_at(scale)
     epsilon = composed_epsilon(events, delta=target_delta)
     # Privacy: the search may only ever return a scale that it measured to be within the target.
-    assert epsilon <= target_epsilon, "a scale was accepted whose cost exceeds the target"
+    if epsilon > target_epsilon:
+        raise ConfigurationError(
+            f"Expected a composed epsilon of at most target_epsilon={target_epsilon}, found "
+            f"{epsilon}, which is a mistake in the search. Do not train with it; report it."
+        )
     return Calibration(events=events, epsilon=epsilon, delta=target_delta)
 
 
@@ -330,7 +328,8 @@ def _merged(events: Iterable[DpSgdEvent]) -> tuple[_Run, ...]:
 
 
 def _is_unbounded(runs: tuple[_Run, ...]) -> bool:
-    """Tell whether the cost is to be called infinite, which is an upper bound on everything."""
+    """Tell whether the cost is to be called infinite."""
+    # Privacy: an upper bound on every true cost; what cannot be computed is never guessed lower.
     if any(noise_multiplier < MIN_NOISE_MULTIPLIER for noise_multiplier, _, _ in runs):
         return True
     # Many events of one kind add up to more steps than one event may state.
@@ -378,10 +377,12 @@ def _interval(runs: tuple[_Run, ...], grid: float) -> float:
 
 
 def _accountant(runs: tuple[_Run, ...], *, interval: float) -> PLDAccountant:
+    # Privacy: the relation of the claim; both directions count, and the larger is what is read off.
     accountant = PLDAccountant(
         dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval
     )
     for noise_multiplier, sample_rate, steps in runs:
+        # Privacy: the mechanism that client_side/dp_sgd.py runs in each step; they change together.
         event = dp_accounting.SelfComposedDpEvent(
             dp_accounting.PoissonSampledDpEvent(
                 sample_rate, dp_accounting.GaussianDpEvent(noise_multiplier)

@@ -15,6 +15,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from protocol import accounting
 from protocol.accounting import (
     MIN_NOISE_MULTIPLIER,
     PlannedRun,
@@ -172,6 +173,14 @@ def test_calibrated_epsilon_never_exceeds_its_target(
 
     recomputed = composed_epsilon(calibration.events, delta=target_delta)
     assert calibration.epsilon == recomputed <= target_epsilon
+
+
+def test_a_search_that_went_wrong_gives_no_noise_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last look stands in every run of Python, also in one that skips assertions."""
+    monkeypatch.setattr(accounting, "_find_scale", lambda *_, **__: 0.5)
+
+    with pytest.raises(ConfigurationError, match="mistake in the search"):
+        calibrate(plan(1), target_epsilon=1.0, target_delta=DELTA)
 
 
 def test_calibration_spends_nearly_all_of_its_target() -> None:
