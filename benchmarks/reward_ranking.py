@@ -42,12 +42,12 @@ from client_side.config import ClientConfig, PreferencesConfig
 from client_side.dp_sgd import DpSgdPlan
 from client_side.egress import load_signing_key, release
 from client_side.generator import train_generator
-from client_side.proxy_training import code_digest
 from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
 from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import training_settings
 from client_side.reward_proxy import train_reward_proxy
+from client_side.running_code import code_digest
 from lm.adapters import expected_adapter_shapes, load_adapter, merge_adapter
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat

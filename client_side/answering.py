@@ -22,10 +22,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client_side.budget import BudgetLedger
+from client_side.config import ClientConfig
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder
 from client_side.proxy_training import ProxyTraining, ReleaseCodec
-from client_side.request_checks import RequestRefusedError, lora_shape, resolve_base
+from client_side.request_checks import (
+    RequestRefusedError,
+    lora_shape,
+    refuse_unsafe,
+    refuse_unsafe_past,
+    resolve_base,
+)
 from lm.errors import LmError
 from lm.threads import torch_threads
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
@@ -75,25 +82,28 @@ def guarded(
     return Refusal(code=code)
 
 
-def answer_hello(request: HelloRequest, *, folder: ClientFolder) -> HelloReply:
+def answer_hello(
+    request: HelloRequest, *, folder: ClientFolder, is_deployed: bool = False
+) -> HelloReply:
     """Introduce this client.
 
     Args:
         request: The server's greeting.
         folder: The client's folder.
+        is_deployed: Whether a real node's client process asks, and not a simulation.
 
     Returns:
         Public settings.
 
     Raises:
         RequestRefusedError: The server speaks another version.
-        RewardDSError: The folder cannot be used.
+        RewardDSError: The folder cannot be used, or not by a real node.
 
     Privacy:
         Reads no record. Everything in the reply is a setting or a digest of public bytes.
     """
     _check_version(request.protocol_version)
-    config = folder.load_config()
+    config = _load_config(folder, is_deployed=is_deployed)
     takes_start = config.warm_start.accept
     return HelloReply(
         protocol_version=PROTOCOL_VERSION,
@@ -135,6 +145,7 @@ def answer_training(
     folder: ClientFolder,
     codec: ReleaseCodec,
     requested_by: str = "",
+    is_deployed: bool = False,
 ) -> ReleaseReply:
     """Train one proxy and release it, or release again what this request was answered with.
 
@@ -144,6 +155,7 @@ def answer_training(
         folder: The client's folder.
         codec: How a release becomes bytes for the store.
         requested_by: Who asks, as this node's operator named the server; for the ledger.
+        is_deployed: Whether a real node's client process asks, and not a simulation.
 
     Returns:
         The release.
@@ -159,7 +171,7 @@ def answer_training(
     if isinstance(request, WarmTrainingRequest):
         start, request = request.start, request.request
     _check_version(request.protocol_version)
-    config = folder.load_config()
+    config = _load_config(folder, is_deployed=is_deployed)
     with _one_at_a_time(folder), torch_threads(config.num_threads):
         training = ProxyTraining(
             request=request,
@@ -170,6 +182,8 @@ def answer_training(
             start=start,
         )
         ledger = BudgetLedger(folder.ledger_folder)
+        if is_deployed:
+            refuse_unsafe_past(ledger.reservations())
         stored = ledger.find_release(request.digest())
         if stored is None:
             reply = training.run(ledger, codec)
@@ -180,6 +194,15 @@ def answer_training(
         training.discard_state()
         training.tell("released", epsilon=reply.release.certificate.privacy.epsilon)
         return reply
+
+
+def _load_config(folder: ClientFolder, *, is_deployed: bool) -> ClientConfig:
+    config = folder.load_config()
+    if is_deployed:
+        # Privacy: whoever edits the settings of a node that runs has them read by its next request,
+        # so each request looks at the very settings that it will train by.
+        refuse_unsafe(config)
+    return config
 
 
 def _check_version(version: int) -> None:

@@ -17,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from client_side.answering import answer_hello, answer_training, check_request_size, guarded
 from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
+from client_side.pinning import PIN_VARIABLE
 from client_side.proxy_training import ReleaseCodec
 from protocol.ledger import ProxyKind
 from protocol.messages import (
@@ -113,13 +114,17 @@ def _answer(
         # Before anything in it is read.
         check_request_size(num_bytes(content), folder=folder)
         request = decode(content, kind, alternative) if alternative else decode(content, kind)
-        return answer(request, folder=folder)
+        # Privacy: without this variable a real node's client process runs no bundle at all.
+        return answer(request, folder=folder, is_deployed=PIN_VARIABLE in os.environ)
 
+    # Privacy: the text of an error that got past this would go to the server.
     return Message(encode(guarded(folder, read_and_answer)), reply_to=message)
 
 
 def _folder(context: Context) -> ClientFolder:
     """Find the client's folder in what this node's operator configured, never in the message."""
+    # Privacy: which records, ledger and settings answer is the operator's choice; a run's own
+    # configuration, which the server writes, is not looked at.
     if FOLDER_KEY not in context.node_config and FOLDERS_VARIABLE in os.environ:
         number = int(context.node_config["partition-id"]) + 1
         return ClientFolder(path=Path(os.environ[FOLDERS_VARIABLE]) / f"client-{number}")

@@ -7,8 +7,8 @@ Cost is reserved before training and never refunded. The folder holds:
 - `releases/<request>.release`: what was answered; the same request gets the same bytes again.
 
 Covers: what data sets share, whatever their file is called; repeated and concurrent requests;
-crashes. Where the folder cannot tell (a missing list of units, or units counted in another way), it
-counts data sets as the same, which only ever makes the price higher.
+crashes. Where the folder cannot tell (a missing list of units), it counts data sets as the same,
+which only ever makes the price higher; what was counted in another privacy unit is refused.
 Does not cover: an edited record, which looks like a new one; a group column that was renamed or
 swapped; the folder being deleted or restored from an older copy.
 """
@@ -98,8 +98,8 @@ class BudgetLedger:
 
         Raises:
             BudgetExceededError: The composed lifetime cost would exceed the cap.
-            BudgetError: The request was answered already, earlier releases were counted in a way
-                that this unit cannot add up with, or the folder cannot be used.
+            BudgetError: The request was answered already, earlier releases were counted in another
+                unit, or the folder cannot be used.
 
         Privacy:
             Output reveals whether the cap holds, that is settings and which data sets overlap. Pays
@@ -125,9 +125,11 @@ class BudgetLedger:
                         "Expected a request that was not answered yet, found its release in the "
                         "ledger. Answer from find_release."
                     )
+                # Privacy: charged already and used for nothing; it pays for each proxy once.
                 if not earlier.started and earlier.events == tuple(events):
                     return earlier
             overlapping = self._overlapping(past, hashes, unit=unit)
+            # Privacy: the whole lifetime against the cap, before anything is charged or trained.
             check_cap(overlapping, events, unit=unit, policy=policy)
             reservation = Reservation(
                 reservation_id=secrets.token_hex(8),
@@ -276,6 +278,7 @@ class BudgetLedger:
 
         Raises:
             UnaccountedReleaseError: Nothing was ever reserved for these records.
+            BudgetError: Earlier releases were counted in another unit.
 
         Privacy:
             Public by design: settings and prices only. It does reveal that earlier data sets
@@ -289,6 +292,7 @@ class BudgetLedger:
                 "Expected at least one reservation for these records, found none. "
                 "Reserve before training."
             )
+        # Privacy: the figure that is signed is about one unit, and so must all its events be.
         check_units(overlapping, unit=unit)
         events = all_events(overlapping)
         return PrivacyLedger(
@@ -315,7 +319,8 @@ class BudgetLedger:
             if item.data_key not in shares:
                 units = self._load_units(item.data_key)
                 shares[item.data_key] = units is None or not units.isdisjoint(hashes)
-        # Privacy: a record's key says nothing about its group's, so other units always count.
+        # Privacy: a record's key says nothing about its group's. So what was counted in another
+        # unit always stands here, for `check_units` to refuse.
         return tuple(item for item in reservations if shares[item.data_key] or item.unit != unit)
 
     def _reservations(self) -> tuple[Reservation, ...]:

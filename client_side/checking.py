@@ -30,11 +30,13 @@ from client_side.folder import ClientFolder
 from client_side.network import NetworkConfig, NodeFiles, check_authority, load_node_key_pair
 from client_side.public_prompts import check_public_prompts
 from client_side.records import count_units, load_records
-from client_side.request_checks import resolve_base
+from client_side.request_checks import refuse_unsafe, refuse_unsafe_past, resolve_base
+from client_side.reservations import check_units
 from client_side.spending import read_spending
 from lm.errors import LmError
 from protocol.bundle import bundle_digest
-from protocol.errors import ConfigurationError, RewardDSError
+from protocol.errors import RewardDSError
+from protocol.ledger import PrivacyUnit
 
 _MAX_AHEAD_SECONDS: Final = 5.0
 """The server refuses a signature that is dated further in its future."""
@@ -138,29 +140,6 @@ def _check_settings(config: ClientConfig) -> tuple[Verdict, str]:
     return Verdict.OK, f"Client {config.name}."
 
 
-def refuse_unsafe(config: ClientConfig) -> None:
-    """Refuse settings that a real node must not have.
-
-    Args:
-        config: The client's settings.
-
-    Raises:
-        ConfigurationError: Noise would be reproducible, or absent.
-    """
-    # Privacy: noise that can be reproduced protects nobody; a real node never draws it.
-    if config.budget.noise_seed is not None:
-        raise ConfigurationError(
-            "Expected budget.noise_seed to be null on a real node, got "
-            f"{config.budget.noise_seed}. Remove it from the settings."
-        )
-    # Privacy: neither does a real node ever train without noise.
-    if config.budget.unsafe_non_private:
-        raise ConfigurationError(
-            "Expected budget.unsafe_non_private=false on a real node, got true. Remove it from "
-            "the settings; baselines belong into a simulation."
-        )
-
-
 def _check_permissions(folder: ClientFolder) -> tuple[Verdict, str]:
     secret = [folder.path, folder.settings_file, folder.ledger_folder, folder.path / "signing_key"]
     secret.append(NodeFiles(folder=folder).node_key)
@@ -203,7 +182,11 @@ def _check_base(config: ClientConfig, network: NetworkConfig) -> tuple[Verdict, 
 
 def _check_budget(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
     cap, target = config.budget.lifetime_epsilon_cap, config.budget.target_epsilon
-    data_sets = read_spending(folder).data_sets
+    spending = read_spending(folder)
+    reservations = [item.reservation for item in spending.spendings]
+    check_units(reservations, unit=PrivacyUnit(config.records.privacy_unit.value))
+    refuse_unsafe_past(reservations)
+    data_sets = spending.data_sets
     if not data_sets:
         return Verdict.OK, f"Nothing spent. A run costs up to ε = {target:g} of {cap:g}."
     worst = max(data_sets, key=lambda item: item.epsilon)

@@ -92,6 +92,8 @@ class DpSgdPlan:
             The draws are what amplification by sampling keeps secret. Each step's are independent
             of all others, so those of a step that was lost with a killed process are drawn anew.
         """
+        # Privacy: a coin for each unit in each step, and a stream for each step: the event's
+        # amplification by sampling rests on draws that are independent of all others.
         return tuple(
             randomness.child(Purpose.DRAWS, step).draw_units(
                 num_units, sample_rate=self.sample_rate

@@ -70,6 +70,7 @@ class LedgerFile:
             os.ftruncate(file, num_good_bytes)
             try:
                 _write_all(file, line + b"\n", offset=num_good_bytes)
+                # Privacy: on the disk before the caller trains; a power cut refunds nothing.
                 os.fsync(file)
             except OSError as error:
                 # A full disk: take back what was written, so that the next reader finds it whole.
@@ -151,6 +152,8 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         try:
             _write_all(file, data, offset=0)
+            # Privacy: before the name points at it, so that no power cut leaves half a list of
+            # units, an empty key or a torn release behind.
             os.fsync(file)
         finally:
             os.close(file)
@@ -168,6 +171,7 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
+        # Privacy: a ledger or key whose name is lost would begin at zero again.
         os.fsync(file)
     finally:
         os.close(file)

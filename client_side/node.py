@@ -204,9 +204,10 @@ def _check(folder: ClientFolder, *, offline: bool, as_json: bool) -> None:
 
 
 def _start(folder: ClientFolder) -> None:
-    from client_side.checking import refuse_unsafe
+    from client_side.budget import BudgetLedger
     from client_side.network import NodeFiles, load_node_key_pair
     from client_side.pinning import AT_WORK_VARIABLE, PIN_VARIABLE
+    from client_side.request_checks import refuse_unsafe, refuse_unsafe_past
     from client_side.supervising import (
         Stop,
         at_work_file,
@@ -219,6 +220,7 @@ def _start(folder: ClientFolder) -> None:
     config, files = folder.load_config(), NodeFiles(folder=folder)
     network = files.load()
     refuse_unsafe(config)
+    refuse_unsafe_past(BudgetLedger(folder.ledger_folder).reservations())
     if not (network.server and network.bundle_sha256 and files.authority.is_file()):
         raise ConfigurationError(
             f"Expected {files.settings_file} to name a server and a pinned bundle, found less. "

@@ -132,6 +132,7 @@ def build_preferences(
     num_others = config.num_public_prompts if "other" in needed else 0
     total = num_others + len(records) * len(needed & {"generator", "base"})
     done = num_others
+    # Privacy: these two may write and no other; everybody has, or may have, both.
     for number, writer in enumerate(("generator", "base")):
         answers_others = writer == "generator" and "other" in needed
         if writer not in needed and not answers_others:

@@ -15,19 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
+from client_side.budget import BudgetLedger, Reservation
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key, release
 from client_side.folder import ClientFolder
+from client_side.paying import check_noise, check_price, event_of, pay_for, released_generator
 from client_side.public_prompts import check_public_prompts
 from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import (
-    RequestRefusedError,
     asked_delta,
+    check_base_unchanged,
     check_request,
-    plan_events,
     training_settings,
 )
+from client_side.running_code import check_code, code_digest
 from client_side.training_state import (
     Binding,
     TrainingState,
@@ -36,9 +37,8 @@ from client_side.training_state import (
     bind_training,
 )
 from client_side.warm_start import AdmittedStart, admit_start
-from protocol.artifacts import AdapterWeights, digest_code
-from protocol.errors import ConfigurationError, RefusalCode
-from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
+from protocol.artifacts import AdapterWeights
+from protocol.ledger import ProxyKind
 from protocol.messages import ReleaseReply, TrainingRequest
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class ProxyTraining:
 
         Raises:
             RequestRefusedError: The client's own settings do not allow it.
-            RewardDSError: Records, budget or egress do not allow it.
+            RewardDSError: Records, budget or egress do not allow it, or what is running is not what
+                lies on the disk.
 
         Privacy:
             Output leaves the client. What pays is on disk before the first gradient; the records
@@ -101,6 +102,7 @@ class ProxyTraining:
         from client_side.records import load_records
         from lm.adapters import expected_adapter_shapes
 
+        check_code()
         base_folder, digest = check_request(
             self.request, proxy=self.proxy, config=self.config, has_start=self.start is not None
         )
@@ -118,15 +120,26 @@ class ProxyTraining:
             self.folder.public_prompts_path(self.config), records_path=records_config.path
         )
         unit_keys = frozenset(record.unit_id for record in records)
+        # Privacy: either the very training that was paid for and cut off goes on, or a new one is
+        # paid for; the state file tells them apart.
         cut_off = self._find_cut_off(ledger, unit_keys, digest)
-        reservation, state = cut_off or (self._reserve(ledger, unit_keys), TrainingState())
-        self._check_noise(reservation)
+        reservation, state = cut_off or (
+            pay_for(
+                self.request,
+                config=self.config,
+                ledger=ledger,
+                unit_keys=unit_keys,
+                requested_by=self.requested_by,
+            ),
+            TrainingState(),
+        )
+        check_noise(reservation, self.config)
         statement = ledger.statement(
             unit=reservation.unit,
             unit_keys=unit_keys,
             delta=asked_delta(self.request, config=self.config),
         )
-        self._check_price(statement)
+        check_price(statement, self.request)
         binding = self._bind(ledger, reservation, digest)
         if cut_off is None:
             # Before it counts as begun, so that whatever was begun has a state to go on from.
@@ -144,6 +157,9 @@ class ProxyTraining:
             binding,
             start,
         )
+        # The certificate names both, and hours may have gone by.
+        check_code()
+        check_base_unchanged(base_folder, digest)
         reply = release(
             tensors=trained.tensors,
             expected_shapes=expected_adapter_shapes(
@@ -204,7 +220,7 @@ class ProxyTraining:
         except TrainingStateError as error:
             _LOGGER.warning("%s was cut off and must be paid for anew. %s", run, error)
             return None
-        steps = _event(reservation, self.proxy).steps
+        steps = event_of(reservation, self.proxy).steps
         _LOGGER.info("%s, paid for, goes on after step %d of %d.", run, state.num_steps, steps)
         return reservation, state
 
@@ -215,78 +231,16 @@ class ProxyTraining:
         return bind_training(
             reservation_id=reservation.reservation_id,
             proxy=self.proxy,
-            event=_event(reservation, self.proxy),
+            event=event_of(reservation, self.proxy),
             config=self.config,
             base_model_digest=base_model_digest,
             code_digest=code_digest(),
-            generator_release=_released_generator(ledger, reservation) if is_reward else None,
+            generator_release=released_generator(ledger, reservation) if is_reward else None,
             start_digest=self.request.start_digest,
         )
 
     def _state_file(self) -> TrainingStateFile:
         return TrainingStateFile(self.folder.work_folder, self.request.digest())
-
-    def _reserve(self, ledger: BudgetLedger, unit_keys: frozenset[str]) -> Reservation:
-        """Pay for what is about to be trained, or find what was paid for already."""
-        budget, asked = self.config.budget, self.request.target_epsilon
-        cap = budget.lifetime_epsilon_cap
-        earlier = ledger.find_reservation(self.request.run_id, unit_keys=unit_keys)
-        if self.proxy is ProxyKind.GENERATOR:
-            events = plan_events(self.request, config=self.config)
-        else:
-            if earlier is None or not _released_generator(ledger, earlier):
-                # Privacy: after a generator of this run, that one of these very records is missing
-                # tells that a record came or went, so it must look like any other failure.
-                is_private = self._was_released_of_any_records(ledger)
-                raise RequestRefusedError(
-                    RefusalCode.INTERNAL if is_private else RefusalCode.ORDER,
-                    "Expected the generator proxy of this run to be released first, from these "
-                    "very records, found that it was not. Ask for it first, and keep the records "
-                    "as they are during a run.",
-                )
-            if self.proxy not in earlier.started:
-                return earlier
-            # An earlier training was cut off for good. Its cost stays charged; this is paid anew.
-            events = tuple(event for event in earlier.events if event.proxy is self.proxy)
-        return ledger.reserve(
-            run_id=self.request.run_id,
-            request_digest=self.request.digest(),
-            events=events,
-            unit=PrivacyUnit(self.config.records.privacy_unit.value),
-            unit_keys=unit_keys,
-            policy=BudgetPolicy(
-                # Privacy: a request's own limit counts before anything is charged; otherwise
-                # requests that must be refused would use up what the operator allows.
-                lifetime_epsilon_cap=cap if asked is None else min(cap, asked),
-                delta=asked_delta(self.request, config=self.config),
-                unsafe_non_private=budget.unsafe_non_private,
-            ),
-            reproducible_noise=budget.noise_seed is not None,
-            requested_by=self.requested_by,
-        )
-
-    def _was_released_of_any_records(self, ledger: BudgetLedger) -> bool:
-        return any(
-            item.run_id == self.request.run_id and ProxyKind.GENERATOR in item.released
-            for item in ledger.reservations()
-        )
-
-    def _check_noise(self, reservation: Reservation) -> None:
-        # Privacy: the ledger's mark was set when this was paid for, and the certificate quotes it.
-        if self.config.budget.noise_seed is not None and not reservation.reproducible_noise:
-            raise ConfigurationError(
-                "Expected budget.noise_seed to be absent, as when this run was paid for, got "
-                f"{self.config.budget.noise_seed}. Remove it, or ask under another run id."
-            )
-
-    def _check_price(self, statement: PrivacyLedger) -> None:
-        asked = self.request.target_epsilon
-        if asked is not None and statement.epsilon > asked:
-            raise RequestRefusedError(
-                RefusalCode.POLICY,
-                f"Expected a lifetime cost within the requested target_epsilon={asked:g}, found "
-                f"{statement.epsilon:.4g}. Ask for more, or use other records.",
-            )
 
     def _train(
         self,
@@ -304,7 +258,8 @@ class ProxyTraining:
         from client_side.generator import train_generator
         from client_side.reward_proxy import train_reward_proxy
 
-        event = _event(reservation, self.proxy)
+        # Privacy: noise, rate and steps as they were paid for, whatever the settings say by now.
+        event = event_of(reservation, self.proxy)
         settings = training_settings(self.config, self.proxy)
         plan = DpSgdPlan(
             noise_multiplier=event.noise_multiplier,
@@ -329,7 +284,7 @@ class ProxyTraining:
                 save=lambda after: file.save(after, binding),
                 on_progress=on_training,
             )
-        generator = _released_generator(ledger, reservation)
+        generator = released_generator(ledger, reservation)
         assert generator is not None, "checked when the cost was reserved"
         return train_reward_proxy(
             records,
@@ -374,24 +329,3 @@ class ProxyTraining:
                 self.tell(phase, done=done, total=total, epsilon=epsilon)
 
         return note
-
-
-def code_digest() -> str:
-    """Return the digest of the sources that can touch records, as the certificate states it."""
-    root = Path(__file__).resolve().parent.parent
-    return digest_code([root / name for name in ("client_side", "lm", "protocol")])
-
-
-def _event(reservation: Reservation, proxy: ProxyKind) -> DpSgdEvent:
-    (event,) = (event for event in reservation.events if event.proxy is proxy)
-    return event
-
-
-def _released_generator(ledger: BudgetLedger, reservation: Reservation) -> bytes | None:
-    """Find the stored generator release of a reservation's run and records."""
-    for item in reversed(ledger.reservations()):
-        is_same_data = item.data_key == reservation.data_key
-        is_same_run = item.run_id == reservation.run_id
-        if is_same_data and is_same_run and ProxyKind.GENERATOR in item.released:
-            return ledger.find_release(item.request_digest)
-    return None

@@ -172,6 +172,8 @@ def _keep_within_units(
 
 
 def _unit_id(row: TextRow, *, unit: Unit) -> str:
+    # Privacy: from the content, or the group's name, alone, never from place or file; so the ledger
+    # knows a unit again wherever it comes back.
     parts: tuple[str, ...]
     match unit:
         case Unit.RECORD:

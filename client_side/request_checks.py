@@ -6,12 +6,14 @@ can ask for less and never for more.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from client_side.config import ClientConfig, DpTrainingConfig
-from protocol.accounting import PlannedRun, calibrate
+from client_side.reservations import Reservation
+from protocol.accounting import MIN_NOISE_MULTIPLIER, PlannedRun, calibrate
 from protocol.artifacts import LoraShape
-from protocol.errors import RefusalCode, RewardDSError
+from protocol.errors import BudgetError, ConfigurationError, RefusalCode, RewardDSError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 
@@ -28,6 +30,51 @@ class RequestRefusedError(RewardDSError):
         """
         super().__init__(reason)
         self.code = code
+
+
+def refuse_unsafe(config: ClientConfig) -> None:
+    """Refuse settings that a real node must not have.
+
+    Args:
+        config: The client's settings.
+
+    Raises:
+        ConfigurationError: Noise would be reproducible, or absent.
+    """
+    # Privacy: noise that can be reproduced protects nobody; a real node never draws it.
+    if config.budget.noise_seed is not None:
+        raise ConfigurationError(
+            "Expected budget.noise_seed to be null on a real node, got "
+            f"{config.budget.noise_seed}. Remove it from the settings."
+        )
+    # Privacy: neither does a real node ever train without noise.
+    if config.budget.unsafe_non_private:
+        raise ConfigurationError(
+            "Expected budget.unsafe_non_private=false on a real node, got true. Remove it from "
+            "the settings; baselines belong into a simulation."
+        )
+
+
+def refuse_unsafe_past(reservations: Iterable[Reservation]) -> None:
+    """Refuse a ledger with something in it that a real node never makes.
+
+    Args:
+        reservations: What was paid for in the node's folder.
+
+    Raises:
+        BudgetError: Something was paid for whose noise is reproducible, or absent.
+    """
+    for item in reservations:
+        has_noise = all(event.noise_multiplier >= MIN_NOISE_MULTIPLIER for event in item.events)
+        # Privacy: its release may lie in the store, to be sent again, and what it paid for may
+        # still wait to be trained, as it was paid for, whatever the settings say by now.
+        if item.reproducible_noise or not has_noise:
+            raise BudgetError(
+                "Expected a ledger of trainings with secret noise on a real node, found that run "
+                f"{item.run_id} was paid for with {'a fixed seed' if has_noise else 'no noise'}. "
+                "Make the node a folder of its own with `rewardds-client init`, and simulate in "
+                "another."
+            )
 
 
 def check_request(
@@ -64,6 +111,7 @@ def check_request(
         "target_delta": (request.target_delta, budget.target_delta),
         "steps": (request.steps, training_settings(config, proxy).steps),
     }
+    # Privacy: the operator's settings are the most that any server gets; a request can lower them.
     for name, (asked, own) in limits.items():
         if asked is not None and asked > own:
             raise RequestRefusedError(
@@ -102,12 +150,14 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
     runs = [
         PlannedRun(
             proxy=kind,
+            # Privacy: from the public size; the true number of units is private.
             sample_rate=training_settings(config, kind).expected_batch_size / size,
             steps=steps[kind],
             noise_ratio=ratios[kind],
         )
         for kind in ProxyKind
     ]
+    # Privacy: no noise, and so an infinite epsilon; `refuse_unsafe` keeps it off real nodes.
     if budget.unsafe_non_private:
         return tuple(
             DpSgdEvent(
@@ -120,6 +170,7 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
         )
     asked = request.target_epsilon
     target = budget.target_epsilon if asked is None else asked
+    # Privacy: both proxies together, because their costs compose.
     return calibrate(
         runs, target_epsilon=target, target_delta=asked_delta(request, config=config)
     ).events
@@ -157,3 +208,24 @@ def resolve_base(config: ClientConfig) -> tuple[Path, str]:
 
     folder = resolve_base_model(config.base_model)
     return folder, base_model_digest(folder)
+
+
+def check_base_unchanged(folder: Path, digest: str) -> None:
+    """Refuse to certify another base model than the one that lies there now.
+
+    Args:
+        folder: Folder of the base model that was trained on.
+        digest: What was found there before training.
+
+    Raises:
+        ConfigurationError: It was replaced meanwhile.
+    """
+    from lm.loading import base_model_digest
+
+    found = base_model_digest(folder)
+    if found != digest:
+        raise ConfigurationError(
+            f"Expected the base model {digest[:16]}… in {folder}, as before training, found "
+            f"{found[:16]}…. Put it back and ask again, so that the training, which is paid for, "
+            "is released."
+        )

@@ -89,14 +89,17 @@ def check_cap(
         BudgetError: What was paid for was counted in another way.
     """
     check_units(overlapping, unit=unit)
+    # Privacy: everything ever paid for counts, whether or not it was released.
     lifetime = (*all_events(overlapping), *events)
     if len(lifetime) > MAX_EVENTS:
         raise BudgetExceededError(
             f"Expected at most {MAX_EVENTS} events in a lifetime, found {len(lifetime)}. "
             f"Use records that were not released from before."
         )
+    # Privacy: no cap at all, for simulations; `refuse_unsafe` keeps it off real nodes.
     if policy.unsafe_non_private:
         return
+    # Privacy: one composed figure, never the sum or the largest of several.
     epsilon = composed_epsilon(lifetime, delta=policy.delta)
     if epsilon > policy.lifetime_epsilon_cap:
         raise BudgetExceededError(
@@ -107,17 +110,29 @@ def check_cap(
         )
 
 
-def check_units(overlapping: Sequence[Reservation], *, unit: PrivacyUnit) -> None:
-    """Refuse to call per-record releases a guarantee for persons; the reverse is sound.
+def check_units(reservations: Sequence[Reservation], *, unit: PrivacyUnit) -> None:
+    """Refuse to add up what was counted per record and what was counted per group.
+
+    Either way it would say too little. A person may own many records. And an event for groups
+    bounds what a whole group adds; one record less of several puts another contribution in its
+    place, which moves the sum by up to twice as much.
+
+    Args:
+        reservations: What was paid for.
+        unit: Whose presence the next figure is about.
 
     Raises:
-        BudgetError: Something was counted per record and `unit` is a group.
+        BudgetError: Something was counted in another unit.
     """
-    if unit is PrivacyUnit.GROUP and any(item.unit is PrivacyUnit.RECORD for item in overlapping):
-        raise BudgetError(
-            "Expected privacy_unit=record, because earlier releases of this folder were counted "
-            "per record, found privacy_unit=group. Keep the unit, or start with other records."
-        )
+    for item in reservations:
+        # Privacy: events state sensitivity towards their own unit, and towards no other.
+        if item.unit is not unit:
+            raise BudgetError(
+                f"Expected privacy_unit={item.unit.value}, in which earlier releases of this "
+                f"folder were counted, found privacy_unit={unit.value}. The two do not add up: "
+                f"keep the unit, or give records that nothing was released from a folder of their "
+                f"own."
+            )
 
 
 def all_events(reservations: Iterable[Reservation]) -> tuple[DpSgdEvent, ...]:

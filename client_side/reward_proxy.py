@@ -142,6 +142,8 @@ class PairwiseLoss:
         records = [record for unit in units for record in unit]
         unit_of_row = [u for u, unit in enumerate(units) for _ in unit]
         rewards = rewards_of(model, [record_row(record) for record in records])  # (R, N)
+        # Privacy: both sides of a margin stand in one record's row, and a unit's losses are added
+        # into its own place: no loss looks at another unit.
         # Every record has the same pairs, as the configuration weighs them.
         losses = torch.zeros(len(records), device=rewards.device)
         for pair in records[0].pairs:

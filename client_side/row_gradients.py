@@ -84,6 +84,8 @@ def _watch(
         # The lowest adapted layers read what needs no gradient; a gradient must reach them still.
         output = output.detach().requires_grad_()
 
+    # Privacy: rows come first and stay apart: everything behind them is flattened, and the products
+    # are made row by row. A sum over rows in here would mix units before the clip.
     def keep(gradient: torch.Tensor) -> None:
         g = gradient.flatten(1, -2) if gradient.ndim > 2 else gradient[:, None]  # (R, T, o)
         # Taken out, not looked at: the graph outlives the backward pass, these values must not.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
-from client_side.reservations import Reservation, all_events
+from client_side.reservations import Reservation, all_events, check_units
 from protocol.accounting import composed_epsilon
 from protocol.ledger import ProxyKind
 
@@ -97,7 +97,8 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
 
     Raises:
         SettingsError: The folder has no settings, or they cannot be read.
-        BudgetError: The ledger was changed from outside, or its key is gone.
+        BudgetError: The ledger was changed from outside, its key is gone, or it counts in two
+            units, which do not add up.
 
     Privacy:
         For the operator's eyes. Output holds settings, prices and which data sets overlap, and no
@@ -106,6 +107,8 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
     config = folder.load_config()
     delta, cap = config.budget.target_delta, config.budget.lifetime_epsilon_cap
     reservations, overlaps = _read(folder.ledger_folder)
+    if reservations:
+        check_units(reservations, unit=reservations[-1].unit)
     numbers: dict[str, int] = {}
     spendings: list[Spending] = []
     for position, item in enumerate(reservations):
@@ -177,9 +180,7 @@ def _data_set(
     cap: float,
 ) -> DataSetSpending:
     own = [item for item in reservations if item.data_key == data_key]
-    # A data set counted per record and per group is asked about in the way that counts more.
-    counted = max((overlaps[item.reservation_id] for item in own), key=len)
-    events = all_events([reservations[index] for index in counted])
+    events = all_events([reservations[index] for index in overlaps[own[-1].reservation_id]])
     epsilon = composed_epsilon(events, delta=delta)
     return DataSetSpending(
         data_set=number,

@@ -20,6 +20,7 @@ def group_into_units(records: Sequence[PrivateRecord]) -> tuple[tuple[PrivateRec
         Output is private, its length included; must not leave the client.
     """
     units: dict[str, list[PrivateRecord]] = {}
+    # Privacy: all records of a unit come into one tuple, which is drawn and clipped as one.
     for record in records:
         units.setdefault(record.unit_id, []).append(record)
     return tuple(tuple(unit) for unit in units.values())

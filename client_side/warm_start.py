@@ -74,6 +74,8 @@ def admit_start(
     """
     from lm.adapters import expected_adapter_shapes
 
+    # Privacy: settings and the base model alone decide; no record has been read yet, so the start
+    # is a constant of the mechanism.
     if not config.warm_start.accept:
         raise RequestRefusedError(
             RefusalCode.POLICY,

@@ -35,7 +35,7 @@ from protocol.checks import (
     check_positive,
 )
 from protocol.errors import ConfigurationError, UnaccountedReleaseError
-from protocol.ledger import MAX_EVENTS, MAX_STEPS, DpSgdEvent, ProxyKind
+from protocol.ledger import MAX_EVENTS, MAX_NOISE_MULTIPLIER, MAX_STEPS, DpSgdEvent, ProxyKind
 
 ACCOUNTANT: Final = "dp_accounting PLD, connect-the-dots, pessimistic"
 """Name of the method, as certificates state it."""
@@ -63,7 +63,6 @@ _COARSE_GRID: Final = 0.2
 _WIDEST_INTERVAL: Final = 2.0
 """Total costs so large (about 10^5) that they would need a wider grid are called infinite."""
 
-_MAX_NOISE_MULTIPLIER: Final = 1e6
 _RELATIVE_TOLERANCE: Final = 1e-4
 """Calibration stops when epsilon is below its target by less than this fraction of it."""
 
@@ -262,7 +261,11 @@ def calibrate(
     events = events_at(scale)
     epsilon = composed_epsilon(events, delta=target_delta)
     # Privacy: the search may only ever return a scale that it measured to be within the target.
-    assert epsilon <= target_epsilon, "a scale was accepted whose cost exceeds the target"
+    if epsilon > target_epsilon:
+        raise ConfigurationError(
+            f"Expected a composed epsilon of at most target_epsilon={target_epsilon}, found "
+            f"{epsilon}, which is a mistake in the search. Do not train with it; report it."
+        )
     return Calibration(events=events, epsilon=epsilon, delta=target_delta)
 
 
@@ -278,7 +281,7 @@ def _find_scale(
     while cost_high > target:
         # At much noise epsilon falls as 1/scale, at little noise faster: this jump is never short.
         low, high = high, high * min(64.0, max(2.0, cost_high / target))
-        if high > _MAX_NOISE_MULTIPLIER:
+        if high > MAX_NOISE_MULTIPLIER:
             raise ConfigurationError(
                 f"Expected a target_epsilon that some noise can meet, got target_epsilon={target}. "
                 f"Raise it, or lower steps or expected_batch_size."
@@ -325,7 +328,8 @@ def _merged(events: Iterable[DpSgdEvent]) -> tuple[_Run, ...]:
 
 
 def _is_unbounded(runs: tuple[_Run, ...]) -> bool:
-    """Tell whether the cost is to be called infinite, which is an upper bound on everything."""
+    """Tell whether the cost is to be called infinite."""
+    # Privacy: an upper bound on every true cost; what cannot be computed is never guessed lower.
     if any(noise_multiplier < MIN_NOISE_MULTIPLIER for noise_multiplier, _, _ in runs):
         return True
     # Many events of one kind add up to more steps than one event may state.
@@ -373,10 +377,12 @@ def _interval(runs: tuple[_Run, ...], grid: float) -> float:
 
 
 def _accountant(runs: tuple[_Run, ...], *, interval: float) -> PLDAccountant:
+    # Privacy: the relation of the claim; both directions count, and the larger is what is read off.
     accountant = PLDAccountant(
         dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=interval
     )
     for noise_multiplier, sample_rate, steps in runs:
+        # Privacy: the mechanism that client_side/dp_sgd.py runs in each step; they change together.
         event = dp_accounting.SelfComposedDpEvent(
             dp_accounting.PoissonSampledDpEvent(
                 sample_rate, dp_accounting.GaussianDpEvent(noise_multiplier)

@@ -99,7 +99,7 @@ class AdmissionCode(StrEnum):
     REPRODUCIBLE_NOISE = "reproducible_noise"
     """Noise from a fixed seed, and the policy does not accept that."""
     DELTA = "delta"
-    """Delta above the policy's."""
+    """Delta above the policy's, or below what an accountant can compute with."""
     EPSILON = "epsilon"
     """Epsilon above the policy's."""
     TENSOR_NAMES = "tensor_names"
@@ -111,7 +111,7 @@ class AdmissionCode(StrEnum):
     WEIGHTS_DIGEST = "weights_digest"
     """The weights are not the ones that were signed."""
     ARITHMETIC = "arithmetic"
-    """The claimed epsilon does not follow from the listed events."""
+    """The claimed epsilon does not follow from the listed events, or nothing does."""
 
 
 class AdmissionError(RewardDSError):

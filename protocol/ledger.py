@@ -23,6 +23,9 @@ from protocol.errors import ConfigurationError
 MAX_STEPS: Final = 1_000_000
 """Steps that one event may state; above it a hostile ledger could keep an accountant busy."""
 
+MAX_NOISE_MULTIPLIER: Final = 1e6
+"""Noise that one event may state; far above it the accountant's numbers overflow."""
+
 MAX_EVENTS: Final = 1024
 """Events that one ledger may list, for the same reason."""
 
@@ -63,7 +66,8 @@ class DpSgdEvent:
     proxy: ProxyKind
     """The model that this training produced."""
     noise_multiplier: float
-    """Noise standard deviation ÷ `max_grad_norm`; 0 means no privacy and an infinite epsilon."""
+    """Noise standard deviation ÷ `max_grad_norm`, at most 10^6; 0 means no privacy and an infinite
+    epsilon."""
     sample_rate: float
     """Probability with which a unit joins a step, in (0, 1]."""
     steps: int
@@ -73,6 +77,11 @@ class DpSgdEvent:
         """Check ranges and settle number types, so that equal events have equal bytes."""
         _check_enum(self.proxy, ProxyKind, name="proxy")
         check_not_negative(noise_multiplier=self.noise_multiplier)
+        if self.noise_multiplier > MAX_NOISE_MULTIPLIER:
+            raise ConfigurationError(
+                f"Expected noise_multiplier <= {MAX_NOISE_MULTIPLIER:g}, got noise_multiplier="
+                f"{self.noise_multiplier!r}. Take less noise, or a larger target_epsilon."
+            )
         check_fraction(sample_rate=self.sample_rate)
         check_count(at_least=1, at_most=MAX_STEPS, steps=self.steps)
         object.__setattr__(self, "noise_multiplier", float(self.noise_multiplier))

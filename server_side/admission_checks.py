@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lm.errors import LmError
-from protocol.accounting import composed_epsilon
+from protocol.accounting import ACCOUNTANT, MIN_DELTA, composed_epsilon
 from protocol.artifacts import Certificate, LoraShape, Release
 from protocol.checks import check_count, check_hex, check_name, check_open_fraction, check_positive
 from protocol.errors import (
@@ -191,10 +191,11 @@ def check_claim(certificate: Certificate, policy: AdmissionPolicy) -> None:
             "Client %s: noise from a fixed seed, let in by accept_reproducible_noise.",
             certificate.client_name,
         )
-    if claim.delta > policy.max_delta:
+    # Below the least delta nothing can be computed, so that such a claim could not be checked.
+    if not MIN_DELTA <= claim.delta <= policy.max_delta:
         raise LedgerMismatchError(
-            f"Expected delta <= max_delta={policy.max_delta:g}, found {claim.delta:g}. "
-            f"Ask the client for a smaller target_delta.",
+            f"Expected {MIN_DELTA:g} <= delta <= max_delta={policy.max_delta:g}, found "
+            f"{claim.delta:g}. Ask the client for a target_delta in that range.",
             code=AdmissionCode.DELTA,
         )
     _check_epsilon_limit(claim.epsilon, policy)
@@ -292,10 +293,19 @@ def recompute_epsilon(certificate: Certificate) -> float:
         Composed epsilon as this server's accountant sees it.
 
     Raises:
-        LedgerMismatchError: The claim does not follow from the events.
+        LedgerMismatchError: The claim does not follow from the events, or nothing does.
     """
     claim = certificate.privacy
-    epsilon = composed_epsilon(claim.events, delta=claim.delta)
+    try:
+        epsilon = composed_epsilon(claim.events, delta=claim.delta)
+    # The numbers are the other party's, and the accountant is a library that was not written for
+    # such: whatever it raises, this claim is refused, and other clients' releases are looked at.
+    except Exception as error:
+        raise LedgerMismatchError(
+            f"Expected a ledger that {ACCOUNTANT} can add up, found one of {len(claim.events)} "
+            f"events at delta={claim.delta:g} on which it failed with {type(error).__name__}. Do "
+            f"not use releases of client {certificate.client_name}."
+        ) from error
     if not math.isclose(epsilon, claim.epsilon, rel_tol=_EPSILON_TOLERANCE, abs_tol=1e-9):
         raise LedgerMismatchError(
             f"Expected epsilon={epsilon:.6g} from the {len(claim.events)} listed events, found the "

@@ -26,6 +26,7 @@ from protocol.introductions import (
     read_introduction,
     write_introduction,
 )
+from protocol.ledger import ProxyKind
 from server_side.network import ServerFolder
 
 _SUFFIX = ".json"
@@ -135,8 +136,10 @@ def read_register(folder: ServerFolder) -> Register | None:
     allowed = load_clients(folder.clients_folder)
     keys = {name: {item.signing_key} for name, item in allowed.items()}
     for name, item in load_clients(folder.clients_folder / _REVOKED).items():
+        # By whole names: these may hold dots, and a pattern would find ward.7's release for ward.
         # A second release of the same client and proxy is refused as a replay.
-        if any((folder.path / "releases").glob(f"{name}.*.release")):
+        stored = (folder.path / "releases" / f"{name}.{proxy.value}.release" for proxy in ProxyKind)
+        if any(file.is_file() for file in stored):
             keys.setdefault(name, set()).add(item.signing_key)
     return Register(
         names={node_key_bytes(item): name for name, item in allowed.items()},

@@ -19,10 +19,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from lm.errors import ModelFolderError
 from protocol import PROTOCOL_VERSION
+from protocol.accounting import MIN_DELTA
 from protocol.artifacts import AdapterWeights, Certificate, LoraShape, sign_release
 from protocol.errors import (
     AdmissionCode,
     AdmissionError,
+    ConfigurationError,
     ProtocolError,
     RefusalCode,
     RefusedError,
@@ -30,6 +32,7 @@ from protocol.errors import (
 from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import Refusal, ReleaseReply
 from protocol.wire import encode, encode_bytes
+from server_side import admission_checks
 from server_side.admission import (
     AdmissionPolicy,
     AdmittedRelease,
@@ -269,6 +272,10 @@ def test_refuses_delta_above_the_limit() -> None:
     assert refusal_of(with_ledger(delta=1e-3)) == "delta"
 
 
+def test_refuses_a_delta_too_small_for_anybody_to_check_the_claim() -> None:
+    assert refusal_of(with_ledger(delta=0.99 * MIN_DELTA, epsilon=1.0)) == "delta"
+
+
 def test_refuses_epsilon_above_the_limit() -> None:
     assert refusal_of(make_reply(), policy=replace(POLICY, max_epsilon=0.5)) == "epsilon"
 
@@ -341,6 +348,21 @@ def test_refuses_an_epsilon_that_does_not_follow_from_the_events(factor: float) 
 
 def test_refuses_a_ledger_that_hides_a_missing_noise_behind_a_finite_claim() -> None:
     assert refusal_of(with_ledger(events=no_noise(), epsilon=1.0)) == "arithmetic"
+
+
+@pytest.mark.parametrize("error", [OverflowError, ConfigurationError, MemoryError])
+def test_refuses_a_ledger_on_which_the_accountant_fails(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Numbers that a hostile client chose may meet any error of a library."""
+    reply = make_reply()
+
+    def fail(*_: object, **__: object) -> float:
+        raise error("out of range")
+
+    monkeypatch.setattr(admission_checks, "composed_epsilon", fail)
+
+    assert refusal_of(reply) == "arithmetic"
 
 
 @pytest.mark.parametrize(

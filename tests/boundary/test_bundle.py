@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from client_side.proxy_training import code_digest
+from client_side.running_code import code_digest
 from protocol.artifacts import digest_code
 from protocol.bundle import BUNDLED_PACKAGES, bundle_digest, stage_app
 

@@ -11,6 +11,7 @@ import json
 import pickle
 import resource
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,9 +21,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol import PROTOCOL_VERSION
-from protocol.errors import AdmissionCode, AdmissionError, ProtocolError
+from protocol.errors import AdmissionCode, AdmissionError, ConfigurationError, ProtocolError
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from protocol.wire import encode_bytes
+from server_side import admission_checks
 from server_side.admission import admission_code, admit
 from server_side.admission_terms import admission_terms
 from server_side.collecting import RELEASES
@@ -183,6 +185,22 @@ ATTACKS: Final[dict[str, tuple[Attack, str]]] = {
         "epsilon",
     ),
     "a ledger at a large delta": (with_ledger(delta=0.1), "delta"),
+    "a ledger at a delta that nobody can compute with": (
+        with_ledger(delta=1e-10, epsilon=1.0),
+        "delta",
+    ),
+    "more noise than numbers have room for": (
+        edited(
+            lambda body: body["certificate"]["privacy"]["events"][0].update(noise_multiplier=1e200)
+        ),
+        "malformed",
+    ),
+    "a sample rate that numbers have no room for": (
+        with_ledger(
+            events=[replace(event, sample_rate=5e-324) for event in make_events()], epsilon=1.0
+        ),
+        "arithmetic",
+    ),
     "a ledger of predictable noise": (with_ledger(reproducible_noise=True), "reproducible_noise"),
     "a ledger without any privacy": (
         with_ledger(events=[replace(event, noise_multiplier=0.0) for event in make_events()]),
@@ -193,6 +211,26 @@ ATTACKS: Final[dict[str, tuple[Attack, str]]] = {
         "arithmetic",
     ),
 }
+
+
+@pytest.mark.parametrize("error", [OverflowError, ConfigurationError, MemoryError])
+def test_a_ledger_on_which_the_accountant_fails_hinders_nobody_else(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The hostile client is looked at first; whatever its numbers do, the honest one follows."""
+    exchange = replace(exchange, is_hostile_first=True)
+    odd = [replace(event, steps=13) for event in make_events()]
+    exchange.attacks["generator"] = with_ledger(events=odd)
+    compose = admission_checks.composed_epsilon
+
+    def fail_on_odd_ones(events: Sequence[DpSgdEvent], *, delta: float) -> float:
+        if events[0].steps == 13:
+            raise error("out of range")
+        return compose(events, delta=delta)
+
+    monkeypatch.setattr(admission_checks, "composed_epsilon", fail_on_odd_ones)
+
+    assert_nothing_came_of_it(exchange, "arithmetic")
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -6,13 +6,14 @@ import itertools
 import json
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client_side import dp_sgd
+from client_side import dp_sgd, running_code
 from client_side.answering import answer_hello, answer_training, guarded
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
@@ -278,6 +279,84 @@ def test_a_seed_that_was_set_after_paying_is_refused(
     assert reply == Refusal(code=RefusalCode.INTERNAL)
     reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
     assert "noise_seed" in reason
+
+
+def test_a_public_size_that_was_changed_after_paying_is_refused(
+    client: ClientFolder, tiny_llama: Path
+) -> None:
+    """The certificate says that the sample rate came from this number."""
+    ask(client, training_request(tiny_llama, ProxyKind.GENERATOR))
+    config = client.load_config()
+    other = replace(config, records=replace(config.records, declared_size=25))
+    before = (client.ledger_folder / "ledger.jsonl").read_bytes()
+
+    save_settings(other, client.settings_file)
+    refused = ask(client, training_request(tiny_llama, ProxyKind.REWARD))
+    reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
+    unchanged = (client.ledger_folder / "ledger.jsonl").read_bytes()
+    save_settings(config, client.settings_file)
+    reply = ask(client, training_request(tiny_llama, ProxyKind.REWARD))
+
+    assert refused == Refusal(code=RefusalCode.INTERNAL)
+    assert "records.declared_size" in reason
+    assert unchanged == before
+    assert isinstance(reply, ReleaseReply)
+    assert reply.release.certificate.declared_size == 24
+
+
+def test_sources_that_change_during_a_training_are_not_certified(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained is released once they are back, without another step or payment."""
+    request = training_request(tiny_llama, ProxyKind.GENERATOR)
+    own = running_code.code_digest()
+    disk = iter([own, "ab" * 32])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running_code, "_digest_on_disk", lambda: next(disk))
+        refused = ask(client, request)
+    monkeypatch.setattr(dp_sgd, "_clipped_sum", lambda *_, **__: pytest.fail("one step more"))
+    reply = ask(client, request)
+
+    assert refused == Refusal(code=RefusalCode.INTERNAL)
+    assert isinstance(reply, ReleaseReply)
+    assert reply.release.certificate.code_digest == own
+    assert spent(client) == 1
+
+
+def test_a_process_whose_sources_changed_trains_nothing(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_code, "_digest_on_disk", lambda: "ab" * 32)
+
+    reply = ask(client, training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    assert spent(client) == 0
+
+
+def test_a_base_model_that_is_replaced_during_a_training_is_not_certified(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    client = make_client(tmp_path / "client-1", client_config(base))
+    request = training_request(base, ProxyKind.GENERATOR)
+    file, step = base / "tokenizer.json", dp_sgd._clipped_sum
+    original = file.read_bytes()
+
+    def replace_base(*args: Any, **kwargs: Any) -> Any:
+        file.write_bytes(original + b"\n")
+        return step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dp_sgd, "_clipped_sum", replace_base)
+        refused = ask(client, request)
+    file.write_bytes(original)
+    reply = ask(client, request)
+
+    assert refused == Refusal(code=RefusalCode.INTERNAL)
+    assert isinstance(reply, ReleaseReply)
+    assert spent(client) == 1
 
 
 def test_the_ledger_names_who_asked(client: ClientFolder, tiny_llama: Path) -> None:

@@ -230,24 +230,28 @@ def test_fixed_seed_marks_all_later_statements_of_these_records(tmp_path: Path) 
     ).reproducible_noise
 
 
-def test_records_counted_singly_cannot_be_called_persons_later(tmp_path: Path) -> None:
-    """A person may own many records, so per-record events say too little about a person."""
+UNIT_CHANGES = [(PrivacyUnit.RECORD, PrivacyUnit.GROUP), (PrivacyUnit.GROUP, PrivacyUnit.RECORD)]
+
+
+@pytest.mark.parametrize(("before", "after"), UNIT_CHANGES)
+def test_what_was_counted_in_one_unit_is_never_added_up_in_the_other(
+    tmp_path: Path, before: PrivacyUnit, after: PrivacyUnit
+) -> None:
+    """A person may own many records, so events for records say too little about a person.
+
+    And one record less of a person who has several changes what he adds to a step from g to g',
+    both of norm C at most: by up to 2 C, where an event for persons counts C.
+    """
     ledger = BudgetLedger(tmp_path)
-    reserve(ledger, unit=PrivacyUnit.RECORD, unit_keys=["record-1"])
+    reserve(ledger, unit=before, unit_keys=["first"])
+    kept = (tmp_path / "ledger.jsonl").read_bytes()
 
-    with pytest.raises(BudgetError, match="privacy_unit=record"):
-        reserve(ledger, run_id="run-2", unit=PrivacyUnit.GROUP, unit_keys=["person-1"])
+    with pytest.raises(BudgetError, match=f"privacy_unit={before.value}"):
+        reserve(ledger, run_id="run-2", unit=after, unit_keys=["second"])
+    with pytest.raises(BudgetError, match=f"found privacy_unit={after.value}"):
+        ledger.statement(unit=after, unit_keys=["second"], delta=DELTA)
 
-
-def test_releases_for_persons_count_for_their_records(tmp_path: Path) -> None:
-    """Keys of persons and of records cannot be compared, so they are taken to overlap."""
-    ledger = BudgetLedger(tmp_path)
-    reserve(ledger, unit=PrivacyUnit.GROUP, unit_keys=["person-1"])
-    reserve(ledger, run_id="run-2", unit=PrivacyUnit.RECORD, unit_keys=["record-1"])
-
-    statement = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=["record-1"], delta=DELTA)
-
-    assert len(statement.events) == 4
+    assert (tmp_path / "ledger.jsonl").read_bytes() == kept
 
 
 def test_no_protection_needs_the_unsafe_policy_and_spoils_the_records(tmp_path: Path) -> None:

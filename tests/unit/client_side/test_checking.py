@@ -14,13 +14,16 @@ import psutil
 import pytest
 
 from client_side import checking
+from client_side.budget import BudgetLedger
 from client_side.checking import Finding, Verdict, check_client
 from client_side.folder import ClientFolder
 from client_side.network import NodeFiles, join, make_node_files
 from client_side.node import main
 from lm.loading import base_model_digest
 from lm.settings import save_settings
+from protocol.ledger import PrivacyUnit
 from server_side.certificates import make_authority, make_server_certificate
+from tests.support.budgets import reserve
 from tests.support.clients import CANARY, client_config, make_client
 from tests.support.parties import invitation
 
@@ -99,6 +102,14 @@ def tamper_ledger(folder: ClientFolder) -> None:
     (folder.ledger_folder / "key").write_bytes(b"k" * 32)
 
 
+def count_persons(folder: ClientFolder) -> None:
+    reserve(BudgetLedger(folder.ledger_folder), unit=PrivacyUnit.GROUP)
+
+
+def simulate_here(folder: ClientFolder) -> None:
+    reserve(BudgetLedger(folder.ledger_folder), reproducible_noise=True)
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [
@@ -112,6 +123,8 @@ def tamper_ledger(folder: ClientFolder) -> None:
         (drop_authority, "certificate", "rewardds-client join"),
         (fix_seed, "settings", "noise_seed"),
         (tamper_ledger, "budget", "Expected"),
+        (simulate_here, "budget", "a folder of its own"),
+        (count_persons, "budget", "Expected privacy_unit=group"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_to_do(

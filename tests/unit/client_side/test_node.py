@@ -10,12 +10,14 @@ import pytest
 from flwr.common.config import parse_config_args
 
 from client_side import node, supervising
+from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
 from client_side.network import NodeFiles, join
 from client_side.node import main, supernode_command, supernode_environment
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError
 from protocol.introductions import Introduction, read_introduction
+from tests.support.budgets import reserve
 from tests.support.clients import client_config, make_client
 from tests.support.parties import invitation
 
@@ -90,6 +92,17 @@ def test_a_real_node_refuses_noise_that_can_be_reproduced(
     calls = catch_start(monkeypatch)
 
     with pytest.raises(SystemExit, match="noise_seed"):
+        main(["start", str(joined.path)])
+    assert not calls
+
+
+def test_a_real_node_refuses_a_folder_in_which_somebody_simulated(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve(BudgetLedger(joined.ledger_folder), reproducible_noise=True)
+    calls = catch_start(monkeypatch)
+
+    with pytest.raises(SystemExit, match="a folder of its own"):
         main(["start", str(joined.path)])
     assert not calls
 

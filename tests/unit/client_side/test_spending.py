@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from client_side import reservations
 from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from client_side.folder import ClientFolder
 from client_side.spending import Progress, read_spending
@@ -38,12 +39,13 @@ def reserve(
     *,
     units: Iterable[str] = ("unit-1", "unit-2"),
     events: Sequence[DpSgdEvent] = EVENTS,
+    unit: PrivacyUnit = PrivacyUnit.RECORD,
 ) -> Reservation:
     return BudgetLedger(folder.ledger_folder).reserve(
         run_id=run_id,
         request_digest=hashlib.sha256(run_id.encode()).hexdigest(),
         events=events,
-        unit=PrivacyUnit.RECORD,
+        unit=unit,
         unit_keys=units,
         policy=BudgetPolicy(lifetime_epsilon_cap=1e6, delta=DELTA, unsafe_non_private=True),
         requested_by="clinic board",
@@ -152,6 +154,19 @@ def test_a_release_without_noise_leaves_nothing(folder: ClientFolder) -> None:
 
     assert item.epsilon_so_far == math.inf
     assert item.left == 0.0
+
+
+def test_a_ledger_that_counts_in_two_units_is_not_summed_up(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version let one through; its sum would say too little about a record."""
+    with monkeypatch.context() as patch:
+        patch.setattr(reservations, "check_units", lambda *_, **__: None)
+        reserve(folder, "run-1", unit=PrivacyUnit.GROUP)
+        reserve(folder, "run-2", unit=PrivacyUnit.RECORD)
+
+    with pytest.raises(BudgetError, match="do not add up"):
+        read_spending(folder)
 
 
 def test_a_ledger_that_was_edited_is_not_summed_up(folder: ClientFolder) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from protocol.errors import ConfigurationError
-from protocol.ledger import MAX_EVENTS, MAX_STEPS, DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
+from protocol.ledger import (
+    MAX_EVENTS,
+    MAX_NOISE_MULTIPLIER,
+    MAX_STEPS,
+    DpSgdEvent,
+    PrivacyLedger,
+    PrivacyUnit,
+    ProxyKind,
+)
 
 EVENT: dict[str, Any] = {
     "proxy": ProxyKind.GENERATOR,
@@ -23,6 +31,7 @@ EVENT: dict[str, Any] = {
         ("noise_multiplier", -0.1),
         ("noise_multiplier", math.nan),
         ("noise_multiplier", math.inf),
+        ("noise_multiplier", MAX_NOISE_MULTIPLIER * 1.001),
         ("sample_rate", 0.0),
         ("sample_rate", 1.5),
         ("sample_rate", True),

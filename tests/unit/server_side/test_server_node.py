@@ -167,6 +167,22 @@ def test_what_was_admitted_before_a_revocation_stays_admitted(folder: ServerFold
     assert list(renewed.names.values()) == ["ward"]
 
 
+@pytest.mark.parametrize("other", ["ward.7.generator", "ward.generator.reward", "ward.notes"])
+def test_a_release_of_another_client_is_no_reason_to_keep_a_revoked_key(
+    folder: ServerFolder, other: str
+) -> None:
+    """Names may hold dots, so that one may begin with another."""
+    allow_client(folder.clients_folder, introduction("ward", "a" * 64))
+    revoke_client(folder.clients_folder, "ward")
+    (folder.path / "releases").mkdir()
+    (folder.path / "releases" / f"{other}.release").touch()
+
+    register = read_register(folder)
+
+    assert register is not None
+    assert register.signing_keys == {}
+
+
 def test_a_simulation_has_no_register(tmp_path: Path) -> None:
     assert read_register(ServerFolder(path=tmp_path)) is None
 
