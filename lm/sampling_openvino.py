@@ -212,8 +212,10 @@ class OpenVinoSampler:
                         )
                 active = still_active
         except RuntimeError as error:
+            # Privacy: the library's text may quote what it was given; of its error the type is
+            # enough. REWARDDS_TRACEBACK=1 shows the rest to a server's operator.
             raise SamplingError(
-                f"Expected OpenVINO to sample, got {_last_line(error)!r}. Use engine=transformers."
+                f"Expected OpenVINO to sample, got {type(error).__name__}. Use engine=transformers."
             ) from error
         finally:
             for _, handle in active:
