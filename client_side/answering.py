@@ -9,7 +9,8 @@ egress check and sign; store; answer.
 
 Covers: that nothing but a `ReleaseReply`, a `HelloReply` or a bare `Refusal` comes out, whatever
 happens inside, and that no log line quotes what a third-party error says.
-Does not cover: how long an answer takes, which the server can see.
+Does not cover: how long an answer takes, which the server can see; what a library writes to
+standard error by itself, which goes to this client's own log.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ _LOGGER = logging.getLogger(__name__)
 def guarded(
     folder: ClientFolder, answer: Callable[[], HelloReply | ReleaseReply]
 ) -> HelloReply | ReleaseReply | Refusal:
-    """Answer, or refuse with a bare code; no exception ever comes out.
+    """Answer, or refuse with a bare code; no exception comes out but what ends the process.
 
     Args:
         folder: The client's folder, where the operator finds the reason.
@@ -74,8 +75,11 @@ def guarded(
     """
     try:
         return answer()
-    # Privacy: everything, KeyboardInterrupt and SystemExit excepted, which carry no record text.
-    except Exception as error:
+    # What ends this process on purpose; it carries no record text.
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    # Privacy: everything else. What a library in Rust raises when it panics is no `Exception`.
+    except BaseException as error:
         code = _code_of(error)
         _report(folder, error, code)
     # Outside of the handler, so that no traceback hangs on to what happened.
@@ -226,7 +230,7 @@ def _one_at_a_time(folder: ClientFolder) -> Iterator[None]:
         yield
 
 
-def _code_of(error: Exception) -> RefusalCode:
+def _code_of(error: BaseException) -> RefusalCode:
     match error:
         case RequestRefusedError():
             return error.code
@@ -239,11 +243,12 @@ def _code_of(error: Exception) -> RefusalCode:
     return RefusalCode.INTERNAL
 
 
-def _report(folder: ClientFolder, error: Exception, code: RefusalCode) -> None:
+def _report(folder: ClientFolder, error: BaseException, code: RefusalCode) -> None:
     """Tell the operator, and nobody else, what was refused and where."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
-    # Privacy: only our own errors promise never to quote a record; of others, type and place.
+    # Privacy: only our own errors promise never to quote a record, nor what a library says while it
+    # works on one; of others, type and place.
     is_ours = isinstance(error, (RewardDSError, LmError))
     reason = f"{type(error).__name__} at {place}" + (f": {error}" if is_ours else "")
     _LOGGER.error("Refused with code %s: %s", code.value, reason)

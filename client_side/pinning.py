@@ -6,7 +6,8 @@ nothing of this project, because the project's packages are to come from the bun
 checked.
 
 Covers: any bundle whose SHA-256 is not the pinned one; a bundle whose announced digest is not that
-of its bytes. Nothing of it is unpacked or imported, and the server is told so without further text.
+of its bytes; a run whose name or version, which are the server's text, leads to another folder than
+that of the pinned bundle. Nothing of it is imported, and the server is told no more than that.
 Does not cover: what the pinned bundle itself does; its operator has read and built it.
 """
 
@@ -37,16 +38,7 @@ def main() -> None:
 
     # Any: what is replaced here is Flower's own import of a function, which it does not export.
     runtime: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
-    install = getattr(runtime, "install_from_fab", None)
-    if install is None:
-        # Without the place where the check belongs, nothing may run.
-        sys.exit("Error: Expected Flower 1.41, found another. Install the pinned version.")
-
-    def install_pinned(content: bytes, *arguments: Any, **named: Any) -> Any:
-        check_bundle(content, pinned=os.environ.get(PIN_VARIABLE, ""))
-        return install(content, *arguments, **named)
-
-    runtime.install_from_fab = install_pinned
+    pin_runtime(runtime)
     write_log()
     at_work = Path(os.environ[AT_WORK_VARIABLE])
     at_work.write_text(str(os.getpid()), encoding="ascii")
@@ -54,6 +46,41 @@ def main() -> None:
         flwr_clientapp()
     finally:
         at_work.unlink(missing_ok=True)
+
+
+def pin_runtime(runtime: Any) -> None:
+    """Let Flower's client process unpack the pinned bundle, and load what was unpacked.
+
+    Args:
+        runtime: Flower's module `run_clientapp`; two of its functions are replaced.
+
+    Raises:
+        SystemExit: It has not got the two functions that are to be replaced.
+    """
+    from flwr.clientapp.client_app import LoadClientAppError
+
+    install = getattr(runtime, "install_from_fab", None)
+    get_loader = getattr(runtime, "get_load_client_app_fn", None)
+    if install is None or get_loader is None:
+        # Without the places where the checks belong, nothing may run.
+        sys.exit("Error: Expected Flower 1.41, found another. Install the pinned version.")
+    unpacked: list[Path] = []
+
+    def install_pinned(content: bytes, *arguments: Any, **named: Any) -> Any:
+        # Privacy: whatever is unpacked and imported below this line may read the records.
+        check_bundle(content, pinned=os.environ.get(PIN_VARIABLE, ""))
+        unpacked.append(Path(install(content, *arguments, **named)))
+        return unpacked[-1]
+
+    def get_pinned_loader(*_: Any, **__: Any) -> Any:
+        if not unpacked:
+            raise LoadClientAppError("No app bundle was unpacked.")
+        # Privacy: of its own, Flower would load the folder that the run's version names, which is
+        # the server's text and may hold "../". Told the folder, it compares name and version.
+        return get_loader(default_app_ref="", app_path=str(unpacked[-1]), multi_app=True)
+
+    runtime.install_from_fab = install_pinned
+    runtime.get_load_client_app_fn = get_pinned_loader
 
 
 def write_log() -> None:

@@ -4,7 +4,11 @@ A record gives up to five responses: its own, the same damaged, one of the relea
 one of the public base model, and the generator's to another prompt, which is public. What is
 machine-written comes from models that everybody may know; a model tuned without noise on the same
 records must never write it, for then no finite ε exists. All pairs of a record belong to one
-privacy unit, and none of them looks at another record.
+privacy unit, and none of them looks at another record: every random number behind them follows from
+the training's seed and that record's own text (docs/decisions/0016).
+
+Does not cover: the last bits of a model's arithmetic, which vary with the records that share a
+batch and can let a draw fall to another token.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.3, where a third, non-private model writes them.
 """
@@ -97,8 +101,8 @@ def build_preferences(
         ConfigurationError: The generator wrote fewer than two different prompts.
 
     Privacy:
-        Output is private; must not leave the client. A record's pairs depend on that record and
-        on public or released models only.
+        Output is private; must not leave the client. A record's pairs depend on that record, on
+        the seed and on public or released models only, rounding in a shared batch set aside.
     """
     prefixes = [
         encode_chat(
@@ -156,6 +160,9 @@ def build_preferences(
                     [chat.response_prefix for chat in prefixes],
                     params,
                     seed=seed + number,
+                    # Privacy: two records may have one prompt; counted, the second would get
+                    # another response for the first one's being there.
+                    salts=[_digest_of(record, seed=seed, use=writer).hex() for record in records],
                     on_progress=_shifted(on_progress, done, total),
                 )
                 responses[writer] = [tuple(row[0].token_ids) for row in completions]
@@ -215,11 +222,15 @@ def _draws_of(record: PrivateRecord, *, seed: int, use: str) -> np.random.Genera
     """Return draws that belong to one record, whoever else was drawn and wherever it stands."""
     # Privacy: from a stream that all records share, one more record would change what the others
     # get. What matters is that draws are independent of other records; they need no secrecy.
+    return np.random.default_rng(int.from_bytes(_digest_of(record, seed=seed, use=use), "big"))
+
+
+def _digest_of(record: PrivateRecord, *, seed: int, use: str) -> bytes:
     digest = hashlib.sha256()
     for part in (str(seed), use, record.prompt, record.response):
         encoded = part.encode()
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
+    return digest.digest()
 
 
 def _shifted(

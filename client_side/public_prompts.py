@@ -8,10 +8,10 @@ Does not cover: another file that its operator calls public and that is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lm.errors import TableError
 from lm.public_prompts import read_prompts
+from lm.table_formats import is_same_source
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
 
@@ -29,8 +29,8 @@ def check_public_prompts(path: str | None, *, records_path: str) -> None:
     """
     if path is None:
         return
-    # Privacy: a record's pairs must not hold another record's prompt, whatever it is called.
-    if Path(path).resolve() == Path(records_path).resolve():
+    # Privacy: a record's pairs must not hold another record's prompt, however the file is spelled.
+    if is_same_source(path, records_path):
         raise ConfigurationError(
             "Expected preferences.public_prompts_path to name public prompts, got the file of the "
             "records. Name another file."

@@ -5,9 +5,9 @@ meaning to the same parameters: repetition penalty over prefix and completion, t
 then the *exact* smallest set of tokens whose probability reaches `top_p`, then a draw from it.
 
 What a seed promises: the same engine, model, prefixes, parameters and thread count give the same
-completions again. Each prefix draws from random numbers of its own (see `prefix_seeds`), which do
-not depend on what else is in the call; its logits may still differ in their last bits with the
-batch that it shares, and then a draw can fall to another token. Engines share the meaning of a
+completions again. Each prefix draws from random numbers of its own (see `prefix_seeds`). Its logits
+may still differ in their last bits with the batch that it shares, and then a draw can fall to
+another token. Engines share the meaning of a
 distribution, not the draws: greedy completions agree between them, sampled ones do not.
 """
 
@@ -135,6 +135,7 @@ class Sampler(Protocol):
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """Sample continuations.
@@ -144,6 +145,7 @@ class Sampler(Protocol):
                 different completions.
             params: How to draw.
             seed: Any integer; the same one gives the same completions.
+            salts: What tells a prefix from others that say the same; see `prefix_seeds`.
             on_progress: Called with completions done and completions asked for.
 
         Returns:
@@ -230,20 +232,30 @@ def stop_token_ids(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> fr
     return frozenset(ids)
 
 
-def prefix_seeds(prefixes: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """Derive a seed for each prefix from what it says and how often it occurred before.
+def prefix_seeds(
+    prefixes: Sequence[Sequence[int]], seed: int, salts: Sequence[str] | None = None
+) -> list[int]:
+    """Derive a seed for each prefix from what it says and from its salt.
 
-    So a prefix draws the same random numbers whatever else is in the call, and a prefix that is
-    given twice does not get the same completions twice.
+    So a prefix draws the same random numbers whatever else is in the call. Without salts, how often
+    it occurred before takes their place: a prefix that is given twice does not get the same
+    completions twice, but what it gets then depends on who else gave it.
+
+    Args:
+        prefixes: Token ids to continue.
+        seed: Any integer.
+        salts: One a prefix; the same prefix with the same salt gets the same seed.
 
     Returns:
         One integer in [0, 2**63) for each prefix.
     """
     occurrences: Counter[tuple[int, ...]] = Counter()
     seeds = []
-    for prefix in prefixes:
+    for index, prefix in enumerate(prefixes):
         key = tuple(prefix)
-        text = f"{seed}/{occurrences[key]}/{','.join(map(str, key))}"
+        # Privacy: with salts, no other prefix of the call has a say in these random numbers.
+        salt = occurrences[key] if salts is None else salts[index]
+        text = f"{seed}/{salt}/{','.join(map(str, key))}"
         occurrences[key] += 1
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         seeds.append(int.from_bytes(digest, "big") >> 1)

@@ -107,12 +107,13 @@ class TransformersSampler:
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """Sample continuations; see `lm.sampling.Sampler.sample`."""
         model = self._open_model()
         check_prefixes(prefixes, params, max_positions=_max_positions(model))
-        seeds = prefix_seeds(prefixes, seed)
+        seeds = prefix_seeds(prefixes, seed, salts)
         num_rows = len(prefixes) * params.num_candidates
         num_done = 0
 

@@ -211,6 +211,7 @@ class VllmSampler:
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """Sample continuations; see `lm.sampling.Sampler.sample`."""
@@ -226,7 +227,7 @@ class VllmSampler:
             places = {
                 pool.submit(self._complete, server, prefix, params, own_seed): place
                 for place, (prefix, own_seed) in enumerate(
-                    zip(prefixes, prefix_seeds(prefixes, seed), strict=True)
+                    zip(prefixes, prefix_seeds(prefixes, seed, salts), strict=True)
                 )
             }
             for num_done, future in enumerate(as_completed(places), start=1):

@@ -63,6 +63,23 @@ def read_raw_rows(source: str, *, split: str | None) -> list[RawRow]:
     return rows
 
 
+def is_same_source(one: str, other: str) -> bool:
+    """Say whether two sources hold the same rows because they are one, however they are spelled.
+
+    Args:
+        one: A source, as `read_raw_rows` takes it.
+        other: Another one. Splits of one data set count as one source.
+
+    Returns:
+        Whether they are one file, by whatever path or link, or one name.
+    """
+    first, second = (Path(source).expanduser() for source in (one, other))
+    try:
+        return first.samefile(second)
+    except OSError:  # one of them is no file
+        return first.resolve() == second.resolve()
+
+
 def _read_file(path: Path) -> list[RawRow]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

@@ -18,6 +18,7 @@ from client_side.folder import ClientFolder, make_client_folder, write_private_f
 from client_side.records import SHIPPED_RECORDS, check_declared_size
 from lm.loading import resolve_base_model
 from lm.settings import save_settings
+from lm.table_formats import is_same_source
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
@@ -241,9 +242,13 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
             "client_side.generator.expected_batch_size and "
             "client_side.reward_proxy.expected_batch_size."
         )
+    preferences = config.client_side.preferences
     return replace(
         config.client_side,
         name=name,
+        preferences=replace(
+            preferences, public_prompts_path=_absolute(preferences.public_prompts_path)
+        ),
         records=replace(
             records,
             path="records.jsonl",
@@ -271,12 +276,12 @@ def round_to_two_digits(number: int) -> int:
 
 
 def _check_public_text(config: SimulateConfig) -> None:
-    """Find out early what is wrong with the server's public text."""
-    synthesis = config.server_side.synthesis
+    """Find out early what is wrong with the text that either party calls public."""
+    synthesis, warm_start = config.server_side.synthesis, config.server_side.warm_start
     # Without its text such an arm would be the method under another name.
     needed = {
         "public_prompts": ("synthesis.public_prompts_path", synthesis.public_prompts_path),
-        "public_warm_start": ("warm_start.path", config.server_side.warm_start.path),
+        "public_warm_start": ("warm_start.path", warm_start.path),
     }
     setting, path = needed.get(config.arm, ("", ""))
     if path is None:
@@ -284,13 +289,21 @@ def _check_public_text(config: SimulateConfig) -> None:
             f"Expected server_side.{setting} to name public text, because arm={config.arm}, got "
             "nothing. Name a file, or choose another arm."
         )
-    prompts = synthesis.public_prompts_path
-    # Privacy: the server of a simulation must not get the records' own prompts by another name.
-    if prompts and Path(prompts).resolve() == Path(config.client_side.records.path).resolve():
-        raise ConfigurationError(
-            "Expected server_side.synthesis.public_prompts_path to name public prompts, got the "
-            "file of the records. Name another file."
-        )
+    called_public = {
+        "server_side.synthesis.public_prompts_path": synthesis.public_prompts_path,
+        "server_side.warm_start.path": warm_start.path,
+        "client_side.preferences.public_prompts_path": (
+            config.client_side.preferences.public_prompts_path
+        ),
+    }
+    for setting, path in called_public.items():
+        # Privacy: neither the server nor another record's pairs may get the records by another
+        # name. The clients have copies of them, so that this is the one place to see it.
+        if path and is_same_source(path, config.client_side.records.path):
+            raise ConfigurationError(
+                f"Expected {setting} to name public text, got the file of the records. Name "
+                "another file."
+            )
     read_public_prompts(synthesis)
 
 
@@ -328,9 +341,9 @@ def _server_config(
 
 def _absolute(source: str | None) -> str | None:
     """Return a file's whole path, since a process of the run may be started elsewhere."""
-    if source is None or not Path(source).is_file():
+    if source is None or not Path(source).expanduser().is_file():
         return source
-    return str(Path(source).resolve())
+    return str(Path(source).expanduser().resolve())
 
 
 def _json_lines(rows: Sequence[TextRow]) -> bytes:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from client_side.config import ClientConfig
+from client_side.folder import ClientFolder
 from lm.loading import base_model_digest, resolve_base_model
 from lm.settings import save_settings, to_mapping
 from server_side.collecting import RELEASES
@@ -106,7 +106,7 @@ def exchange_key(config: SimulateConfig, world: World) -> str:
         "clients": [
             (
                 client.path.name,
-                _deciding(client.load_config()),
+                _deciding(client),
                 file_digest(client.path / "records.jsonl"),
             )
             for client in world.clients
@@ -127,15 +127,23 @@ def _starting(server: ServerConfig) -> Mapping[str, object]:
     path = settings.pop("path")
     if path is None:
         return {}
-    is_file = Path(path).is_file()  # else a name that `datasets` knows
-    return {**settings, "text": file_digest(Path(path)) if is_file else path, "seed": server.seed}
+    return {**settings, "text": _content(path), "seed": server.seed}
 
 
-def _deciding(config: ClientConfig) -> Mapping[str, object]:
+def _deciding(client: ClientFolder) -> Mapping[str, object]:
+    config = client.load_config()
     settings = to_mapping(config)
     # Where the model lies and how many cores there are decides nothing; its digest is in the key.
     del settings["base_model"], settings["num_threads"]
+    prompts = client.public_prompts_path(config)
+    if prompts is not None:
+        settings["preferences"]["public_prompts_path"] = _content(prompts)
     return settings
+
+
+def _content(source: str) -> str:
+    """Return the digest of a file, or the name of what `datasets` knows."""
+    return file_digest(Path(source)) if Path(source).is_file() else source
 
 
 def _take(entry: Path, run_folder: Path) -> None:

@@ -7,6 +7,8 @@ quote their input, so each place where a third party could fail is made to fail 
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from client_side.app import FOLDERS_VARIABLE, answer_bytes
 from client_side.budget import BudgetLedger
 from client_side.folder import SERVER_KEY, ClientFolder
+from lm.settings import save_settings
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import Refusal, ReleaseReply
@@ -21,7 +24,7 @@ from protocol.wire import decode, decode_bytes, encode, encode_bytes
 from tests.support.clients import CANARY, client_config, make_client, training_request
 from tests.support.tasks import send
 
-PLACES = [
+GENERATOR_PLACES = [
     "client_side.folder.load_settings",
     "client_side.records.load_records",
     "client_side.budget.BudgetLedger.reserve",
@@ -31,12 +34,34 @@ PLACES = [
     "client_side.request_checks.calibrate",
     "client_side.proxy_training.bind_training",
     "client_side.training_state.write_whole",
-    "client_side.training_state.TrainingStateFile.load",
     "client_side.training_state.TrainingStateFile.discard",
     "client_side.proxy_training.release",
     "client_side.folder.ClientFolder.load_config",
     "client_side.folder.ClientFolder.write_status",
 ]
+# Where private prompts meet third-party code once the generator is out.
+REWARD_PLACES = [
+    "client_side.proxy_training.ReleasedGenerator",
+    "client_side.reward_proxy.merge_adapter",
+    "client_side.reward_proxy.open_sampler",
+    "client_side.reward_proxy.build_preferences",
+    "client_side.preferences.encode_chat",
+    "client_side.preferences.damage_ids",
+    "client_side.preferences.answer_other_prompts",
+    "lm.sampling_transformers.draw_tokens",
+    "client_side.reward_proxy.build_reward_model",
+    "client_side.reward_proxy.record_row",
+]
+PLACES = [
+    *((place, ProxyKind.GENERATOR) for place in GENERATOR_PLACES),
+    *((place, ProxyKind.REWARD) for place in REWARD_PLACES),
+]
+
+
+class Panic(BaseException):
+    """What libraries in Rust raise: no `Exception`, and a slice that fails quotes its text."""
+
+
 ERRORS = [
     ValueError(f"could not read {CANARY}"),
     KeyError(CANARY),
@@ -44,6 +69,7 @@ ERRORS = [
     MemoryError(CANARY),
     UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, "bad byte"),
     ExceptionGroup(CANARY, [ValueError(CANARY)]),
+    Panic(f"byte index 3 is not a char boundary; it is inside {CANARY}"),
 ]
 
 
@@ -52,45 +78,127 @@ def client(tmp_path: Path, tiny_llama: Path) -> ClientFolder:
     return make_client(tmp_path / "client-1", client_config(tiny_llama))
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """Folder of a client that released its generator, and whose pairs are of all kinds."""
+    config = client_config(tiny_llama)
+    preferences = replace(
+        config.preferences,
+        chosen_over_damaged=1.0,
+        chosen_over_other_prompt=1.0,
+        num_public_prompts=4,
+    )
+    folder = tmp_path_factory.mktemp("released") / "client-1"
+    client = make_client(folder, replace(config, preferences=preferences))
+    ask(client, tiny_llama, ProxyKind.GENERATOR)
+    return client.path
+
+
+def ask(client: ClientFolder, base_model: Path, proxy: ProxyKind) -> bytes:
+    request = encode_bytes(training_request(base_model, proxy))
+    return answer_bytes(proxy.value, request, folder=client.path)
+
+
+def client_for(proxy: ProxyKind, tmp_path: Path, base_model: Path, released: Path) -> ClientFolder:
+    """Give a client that is ready to be asked for a proxy."""
+    if proxy is ProxyKind.GENERATOR:
+        return make_client(tmp_path / "client-1", client_config(base_model))
+    shutil.copytree(released, tmp_path / "client-1")
+    return ClientFolder(path=tmp_path / "client-1")
+
+
+class Failure:
+    """Fails with a record in its text, and counts how often."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.times = 0
+        self._error = error
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        self.times += 1
+        raise self._error
+
+
+@pytest.mark.parametrize(("place", "proxy"), PLACES)
 def test_an_error_that_quotes_a_record_leaves_as_a_bare_code(
-    client: ClientFolder,
+    tmp_path: Path,
     tiny_llama: Path,
+    released: Path,
     place: str,
+    proxy: ProxyKind,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    request = encode_bytes(training_request(tiny_llama, ProxyKind.GENERATOR))
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise ValueError(f"could not parse {CANARY}")
-
+    client = client_for(proxy, tmp_path, tiny_llama, released)
+    fail = Failure(ValueError(f"could not parse {CANARY}"))
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(place, fail)
 
-    reply = answer_bytes("generator", request, folder=client.path)
+    reply = ask(client, tiny_llama, proxy)
 
-    assert CANARY.encode() not in reply
+    assert fail.times > 0
+    assert decode_bytes(reply, Refusal) == Refusal(code=RefusalCode.INTERNAL)
     captured = capfd.readouterr()
     assert CANARY not in caplog.text + captured.out + captured.err
-    assert isinstance(decode_bytes(reply, Refusal, ReleaseReply), (Refusal, ReleaseReply))
     if client.status_file.exists():
         assert CANARY not in client.status_file.read_text(encoding="utf-8")
+
+
+def test_an_error_of_a_saved_state_leaves_as_a_bare_code(
+    client: ClientFolder,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is read by the request after the one that was cut off."""
+    caplog.set_level(logging.DEBUG)
+    with monkeypatch.context() as patch:
+        patch.setattr("client_side.proxy_training.release", Failure(ValueError("cut off")))
+        ask(client, tiny_llama, ProxyKind.GENERATOR)
+    fail = Failure(ValueError(f"could not parse {CANARY}"))
+    monkeypatch.setattr("client_side.training_state.TrainingStateFile.load", fail)
+
+    reply = ask(client, tiny_llama, ProxyKind.GENERATOR)
+
+    assert fail.times == 1
+    assert decode_bytes(reply, Refusal) == Refusal(code=RefusalCode.INTERNAL)
+    assert CANARY not in caplog.text + client.status_file.read_text(encoding="utf-8")
+
+
+def test_what_openvino_says_while_it_samples_is_not_taken_for_our_own_words(
+    tmp_path: Path,
+    tiny_llama: Path,
+    released: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = client_for(ProxyKind.REWARD, tmp_path, tiny_llama, released)
+    config = client.load_config()
+    openvino = replace(config, preferences=replace(config.preferences, engine="openvino"))
+    save_settings(openvino, client.settings_file)
+    fail = Failure(RuntimeError(f"Check failed\nin a request for {CANARY}"))
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("lm.sampling_openvino.OpenVinoSampler._add", fail)
+
+    reply = ask(client, tiny_llama, ProxyKind.REWARD)
+
+    assert fail.times == 1
+    assert decode_bytes(reply, Refusal) == Refusal(code=RefusalCode.INTERNAL)
+    status = client.status_file.read_text(encoding="utf-8")
+    assert "got RuntimeError" in status
+    assert CANARY not in caplog.text + status
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_every_kind_of_error_is_contained(
     client: ClientFolder,
     tiny_llama: Path,
-    error: Exception,
+    error: BaseException,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr("client_side.records.load_records", fail)
+    monkeypatch.setattr("client_side.records.load_records", Failure(error))
     caplog.set_level(logging.DEBUG)
     request = training_request(tiny_llama, ProxyKind.GENERATOR)
 
@@ -101,13 +209,24 @@ def test_every_kind_of_error_is_contained(
     assert CANARY not in caplog.text
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_is_not_answered(
+    client: ClientFolder,
+    tiny_llama: Path,
+    kind: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a node that is told to stop would refuse the request and go on."""
+    monkeypatch.setattr("client_side.records.load_records", Failure(kind()))
+
+    with pytest.raises(kind):
+        ask(client, tiny_llama, ProxyKind.GENERATOR)
+
+
 def test_the_flower_handler_answers_a_failure_with_a_message_and_not_an_error(
     client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise ValueError(CANARY)
-
-    monkeypatch.setattr("client_side.records.load_records", fail)
+    monkeypatch.setattr("client_side.records.load_records", Failure(ValueError(CANARY)))
 
     reply = send(
         client.path, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR))

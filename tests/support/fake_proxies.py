@@ -38,6 +38,7 @@ class TextSampler:
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
         self.params.append(params)

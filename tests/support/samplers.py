@@ -1,10 +1,11 @@
-"""A sampler that needs no model: it says what a test tells it to say."""
+"""Samplers that need no model: what a test tells them to say, or what their seeds say."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
-from lm.sampling import Completion, Progress, SamplingParams
+from lm.sampling import Completion, Progress, SamplingParams, prefix_seeds
 
 
 class FakeSampler:
@@ -21,20 +22,38 @@ class FakeSampler:
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
         self.asked.extend(tuple(prefix) for prefix in prefixes)
+        seeds = prefix_seeds(prefixes, seed, salts)
         completions = [
             [
-                Completion(token_ids=self._answer(prefix, n), text="", is_finished=True)
+                Completion(token_ids=self.answer(prefix, n, own), text="", is_finished=True)
                 for n in range(params.num_candidates)
             ]
-            for prefix in prefixes
+            for prefix, own in zip(prefixes, seeds, strict=True)
         ]
         if on_progress:
             total = len(prefixes) * params.num_candidates
             on_progress(total, total)
         return completions
 
+    def answer(self, prefix: Sequence[int], number: int, seed: int) -> tuple[int, ...]:
+        """Say what comes after a prefix."""
+        return self._answer(prefix, number)
+
     def close(self) -> None:
         self.is_closed = True
+
+
+class SeededSampler(FakeSampler):
+    """Answers by the random numbers of a prefix, derived as the engines derive them."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prefix, number: ())
+
+    def answer(self, prefix: Sequence[int], number: int, seed: int) -> tuple[int, ...]:
+        """Draw four token ids."""
+        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
+        return tuple(rng.choices(range(300), k=4))

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client_side.budget import BudgetLedger
-from client_side.ledger_file import LedgerFile
+from client_side.ledger_file import LedgerFile, write_whole
 from protocol.accounting import composed_epsilon
 from protocol.errors import (
     BudgetError,
@@ -28,6 +28,65 @@ from tests.support.budgets import (
     digest,
     reserve,
 )
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, bytes | list[str]]]:
+    """What reached the disk, in order: a file's path and content, a folder's path and names."""
+    seen: list[tuple[Path, bytes | list[str]]] = []
+    fsync = os.fsync
+
+    def note(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        fsync(file)
+        names = sorted(item.name for item in path.iterdir()) if path.is_dir() else None
+        seen.append((path, path.read_bytes() if names is None else names))
+
+    monkeypatch.setattr(os, "fsync", note)
+    return seen
+
+
+def test_a_line_is_on_the_disk_before_its_append_returns(
+    tmp_path: Path, synced: list[tuple[Path, bytes | list[str]]]
+) -> None:
+    """A kill spares what the kernel holds; a cut of power does not, and the cost would be free."""
+    path = tmp_path / "ledger.jsonl"
+    file = LedgerFile(path, key=b"k" * 32)
+
+    file.append({"a": 1})
+    # The first line makes the file, whose name stands in the folder.
+    assert synced == [(path, path.read_bytes()), (tmp_path, ["ledger.jsonl"])]
+
+    file.append({"a": 2})
+    assert synced[2:] == [(path, path.read_bytes())]
+
+
+def test_a_whole_file_is_on_the_disk_before_it_takes_its_name_and_its_name_thereafter(
+    tmp_path: Path, synced: list[tuple[Path, bytes | list[str]]]
+) -> None:
+    path = tmp_path / "release"
+    path.write_bytes(b"before")
+
+    write_whole(path, b"after")
+
+    (partial, content), folder = synced
+    assert (partial.parent, content) == (tmp_path, b"after")
+    assert partial != path
+    assert folder == (tmp_path, ["release"])
+
+
+def test_what_a_reservation_names_is_on_the_disk_before_its_line(
+    tmp_path: Path, synced: list[tuple[Path, bytes | list[str]]]
+) -> None:
+    """A line whose list of units is lost would have to count for every record."""
+    ledger = BudgetLedger(tmp_path)
+    synced.clear()
+
+    reserve(ledger)
+
+    line = (tmp_path / "ledger.jsonl", (tmp_path / "ledger.jsonl").read_bytes())
+    (units,) = (tmp_path / "units").iterdir()
+    assert synced.index((units.parent, [units.name])) < synced.index(line)
 
 
 def test_folder_reveals_no_unit_and_is_for_its_owner_alone(tmp_path: Path) -> None:

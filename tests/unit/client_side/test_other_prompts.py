@@ -68,12 +68,25 @@ def test_prompts_of_the_released_generator_serve_where_no_file_is_named(
     assert all(isinstance(reply, ReleaseReply) for reply in replies)
 
 
-@pytest.mark.parametrize("path", ["records.jsonl", "../client-1/records.jsonl"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "records.jsonl",
+        "../client-1/records.jsonl",
+        "~/client-1/records.jsonl",
+        "hard_link.jsonl",
+        "symbolic_link.jsonl",
+    ],
+)
 def test_the_records_own_prompts_are_never_taken_for_public(
-    tmp_path: Path, tiny_llama: Path, path: str
+    tmp_path: Path, tiny_llama: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another record's prompt in a record's pairs would couple the two; nothing is paid for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     client = _client(tmp_path, tiny_llama, public_prompts_path=path)
+    records = client.path / "records.jsonl"
+    (client.path / "hard_link.jsonl").hardlink_to(records)
+    (client.path / "symbolic_link.jsonl").symlink_to(records)
 
     reply = _ask(client, tiny_llama, ProxyKind.GENERATOR)
 

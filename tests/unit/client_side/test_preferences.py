@@ -15,7 +15,7 @@ from client_side.records import PrivateRecord
 from lm.loading import load_tokenizer
 from lm.sampling import Completion, Progress, SamplingParams
 from protocol.errors import ConfigurationError, RecordsError
-from tests.support.samplers import FakeSampler
+from tests.support.samplers import FakeSampler, SeededSampler
 
 RECORDS = (
     PrivateRecord(prompt="why", response="own one", unit_id="a"),
@@ -162,13 +162,19 @@ OTHERS = tuple(
 )
 
 
-class WritingSampler(FakeSampler):
-    """A generator proxy that also writes prompts: `p0`, `p1`, … and answers by what it is asked."""
+SAME_PROMPT = (
+    PrivateRecord(prompt=RECORDS[0].prompt, response="another's", unit_id="x"),
+    PrivateRecord(prompt=RECORDS[0].prompt, response="a third one's", unit_id="y"),
+)
+
+
+class WritingSampler(SeededSampler):
+    """A generator proxy that also writes prompts: `p0`, `p1`, … and answers by its seeds."""
 
     def __init__(self, folder: Path, prompts: tuple[str, ...] = ("p0", "p1", "why", "p3")) -> None:
         self._tokenizer = load_tokenizer(folder)
         self._prompts = prompts
-        super().__init__(lambda prefix, n: (300 + sum(prefix) % 100,))
+        super().__init__()
 
     def sample(
         self,
@@ -176,9 +182,10 @@ class WritingSampler(FakeSampler):
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        found = super().sample(prefixes, params, seed=seed, on_progress=on_progress)
+        found = super().sample(prefixes, params, seed=seed, salts=salts, on_progress=on_progress)
         texts = self._prompts[: params.num_candidates]
         return [
             [replace(completion, text=text) for completion, text in zip(row, texts, strict=False)]
@@ -196,7 +203,7 @@ def _build_all(
     return build_preferences(
         records,
         tokenizer=load_tokenizer(folder),
-        open_base=lambda: FakeSampler(lambda prefix, n: (200 + sum(prefix) % 100,)),
+        open_base=SeededSampler,
         open_generator=lambda: generator or WritingSampler(folder),
         config=config,
         records_config=SETTINGS,
@@ -208,17 +215,29 @@ def _content(preferences: RecordPreferences) -> object:
     return preferences.prefix, preferences.responses, preferences.pairs
 
 
-@pytest.mark.parametrize("num_others", [0, 1, 6])
+@pytest.mark.parametrize("place", [0, 1, 6])
+@pytest.mark.parametrize("others", [OTHERS, (*SAME_PROMPT, *OTHERS[:4])], ids=["other", "same"])
 def test_a_records_pairs_do_not_change_when_other_records_come_or_go(
-    tiny_llama: Path, num_others: int
+    tiny_llama: Path, place: int, others: tuple[PrivateRecord, ...]
 ) -> None:
-    """Otherwise one unit would move the gradient of another, and its own clip bound nothing."""
+    """Otherwise one unit would move the gradient of another, and its own clip bound nothing.
+
+    The samplers answer by their seeds, as engines do: a seed that followed from the number of
+    records with the same prompt, or from a record's place, would show.
+    """
     (alone,) = _build_all(tiny_llama, RECORDS[:1])
 
-    among = _build_all(tiny_llama, (*OTHERS[:num_others], RECORDS[0], *OTHERS[num_others:]))
+    among = _build_all(tiny_llama, (*others[:place], RECORDS[0], *others[place:]))
 
     assert len(alone.responses) == 5
-    assert _content(among[num_others]) == _content(alone)
+    assert _content(among[place]) == _content(alone)
+
+
+def test_records_with_one_prompt_get_responses_of_their_own(tiny_llama: Path) -> None:
+    first, second = _build_all(tiny_llama, SAME_PROMPT)
+
+    assert first.prefix == second.prefix
+    assert not set(first.responses[1:3]) & set(second.responses[1:3])
 
 
 def test_weights_of_all_kinds_are_shares(tiny_llama: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,37 @@ def test_prefix_seeds_do_not_depend_on_the_other_prefixes(
     assert together[len(prefixes)] == alone[0]
     assert len(set(together)) == len(together)
     assert all(0 <= value < 2**63 for value in together)
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=2), st.text(max_size=2))),
+    st.integers(),
+)
+def test_salted_prefix_seeds_do_not_depend_on_the_same_prefix_elsewhere(
+    others: list[tuple[list[int], str]], seed: int
+) -> None:
+    prefixes, salts = [prefix for prefix, _ in others], [salt for _, salt in others]
+
+    alone = prefix_seeds([[1]], seed, ["own"])
+    together = prefix_seeds([*prefixes, [1], *prefixes], seed, [*salts, "own", *salts])
+
+    assert together[len(others)] == alone[0]
+    assert alone[0] not in together[: len(others)]
+
+
+@pytest.mark.parametrize("engine", [SamplingEngine.OPENVINO, SamplingEngine.TRANSFORMERS])
+def test_a_salted_prefix_writes_the_same_wherever_it_stands(
+    engine: SamplingEngine, tiny_llama: Path, tmp_path: Path
+) -> None:
+    params = SamplingParams(max_new_tokens=12, top_p=1.0)
+    with closing(
+        open_sampler(tiny_llama, engine=engine, cache_folder=tmp_path, device="cpu", num_threads=1)
+    ) as sampler:
+        one = sampler.sample([PREFIXES[0]] * 2, params, seed=1, salts=["a", "b"])
+        other = sampler.sample([PREFIXES[0]] * 2, params, seed=1, salts=["b", "a"])
+
+    assert one == other[::-1]
+    assert one[0] != one[1]
 
 
 def test_prefix_seeds_change_with_the_seed() -> None:

@@ -52,6 +52,7 @@ class ScriptedSampler:
         params: SamplingParams,
         *,
         seed: int,
+        salts: Sequence[str] | None = None,
         on_progress: object = None,
     ) -> list[list[Completion]]:
         self.calls.append((params, seed))

@@ -131,6 +131,28 @@ def test_whatever_decides_the_releases_parts_the_runs(
     assert len({own, *(key(item, name) for name, item in others.items())}) == 1 + len(others)
 
 
+def test_public_prompts_count_by_what_they_say_and_not_by_where_they_lie(
+    config: SimulateConfig, tmp_path: Path
+) -> None:
+    """A file that was changed under its name would else be answered with a stale exchange."""
+
+    def key(name: str, prompts: Path, second: str) -> str:
+        prompts.parent.mkdir(exist_ok=True)
+        lines = [json.dumps({"prompt": prompt}) for prompt in ("May I walk?", second)]
+        prompts.write_text("\n".join(lines), encoding="utf-8")
+        client = config.client_side
+        preferences = replace(client.preferences, public_prompts_path=str(prompts))
+        own = replace(config, client_side=replace(client, preferences=preferences))
+        return exchange_key(own, lay_out(own, tmp_path / name))
+
+    first = key("a", tmp_path / "public.jsonl", "May I run?")
+    elsewhere = key("b", tmp_path / "else" / "public.jsonl", "May I run?")
+    changed = key("c", tmp_path / "public.jsonl", "May I swim?")
+
+    assert first == elsewhere
+    assert first != changed
+
+
 def test_a_failed_exchange_is_shared_with_nobody(config: SimulateConfig, tmp_path: Path) -> None:
     first, second = lay_out(config, tmp_path / "a"), lay_out(config, tmp_path / "b")
     refused = Maker(first, mark="one", answer="refused: policy")
