@@ -272,16 +272,24 @@ def tuning_effort(
         folders: What `finetune_target` left, by round.
         pool_sizes: Samples in each round's pool.
         config: Batch size.
+
+    Returns:
+        The effort; samples that an objective left out are not counted as seen.
     """
-    steps = [_read_history(folder)["num_steps"] for folder in folders]
+    histories = [_read_history(folder) for folder in folders]
+    steps = [history["num_steps"] for history in histories]
+    sizes = [
+        size - history["num_pairs_dropped"]
+        for size, history in zip(pool_sizes, histories, strict=True)
+    ]
     seen = 0
-    for num_steps, size in zip(steps, pool_sizes, strict=True):
+    for num_steps, size in zip(steps, sizes, strict=True):
         # A pass ends with a smaller batch where the pool does not divide.
         steps_of_pass = -(-size // config.batch_size)
         passes, rest = divmod(num_steps, steps_of_pass)
         seen += passes * size + rest * config.batch_size
     return TuningEffort(
-        num_samples=pool_sizes[-1],
+        num_samples=sizes[-1],
         num_steps=sum(steps),
         batch_size=config.batch_size,
         num_samples_seen=seen,
