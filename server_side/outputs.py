@@ -36,7 +36,7 @@ from server_side.samples import (
     StageResult,
 )
 from server_side.seeds import derive_seed
-from server_side.tuned_target import is_adapter, merge_tuned_target
+from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 from server_side.win_rate import RowVerdict, WinRate, judge_answers, summarize_verdicts
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
@@ -58,9 +58,14 @@ def target_writer(
         round_index: The round.
         config: Number of threads.
     """
-    folder = inputs.work_folder / f"target_r{round_index}"
+    work = inputs.work_folder
+    # By its weights: a round that is tuned again need not end in the very same ones.
+    folder = work / f"target_r{round_index}-{tuned_digest(tuned)[:16]}"
     # A merged target is as large as the target; no stage asks for that of an earlier round.
-    shutil.rmtree(inputs.work_folder / f"target_r{round_index - 1}", ignore_errors=True)
+    unwanted = (f"target_r{round_index - 1}-", f"target_r{round_index}-")
+    for other in work.glob("target_r*"):
+        if other != folder and other.name.startswith(unwanted):
+            shutil.rmtree(other)
     return ModelWriter(
         _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
         num_threads=config.num_threads,
@@ -131,14 +136,15 @@ def judge_arm(
     """
     inputs, config = test.inputs, test.config
 
-    def open_engine(with_adapter: Path | None) -> Sampler:
-        merged = inputs.work_folder / "evaluation" / "merged"
+    def open_engine(tuned: Path | None) -> Sampler:
+        name = "evaluation" if tuned is None else f"evaluation-{tuned_digest(tuned)[:16]}"
+        folder = inputs.work_folder / name
         return open_sampler(
-            _target_model(inputs, with_adapter, out_folder=merged, config=config),
+            _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
             engine=SamplingEngine(config.evaluation.engine),
             num_threads=config.num_threads,
             # What is converted from the target as it is serves the next run as well.
-            cache_folder=with_adapter and inputs.work_folder / "evaluation" / "engines",
+            cache_folder=tuned and folder / "engines",
         )
 
     scores = evaluate_target(
