@@ -291,7 +291,25 @@ def test_release_on_another_base_model_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_for_an_unknown_client_are_refused_before_the_run_folder_is_begun(
+def test_weight_of_a_client_that_refused_costs_the_others_nothing(
+    base: Path, config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {"clinic-a": 1.0, "clinic-b": 2.0}
+    synthesis = dataclasses.replace(config.synthesis, client_weights=weights)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(
+            make_releases(base, client_names=("clinic-a",)),
+            config=dataclasses.replace(config, synthesis=synthesis),
+            run_folder=tmp_path,
+            progress=StopAfter("07_queries"),
+        )
+
+    assert len((tmp_path / "07_queries.jsonl").read_text().splitlines()) == 10
+    assert "client_weights names clinic-b" in caplog.text
+
+
+def test_weights_for_absent_clients_alone_are_refused_before_the_run_folder_is_begun(
     base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:
     synthesis = dataclasses.replace(config.synthesis, client_weights={"clinic-z": 1.0})
