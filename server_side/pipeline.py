@@ -100,7 +100,7 @@ def run_pipeline(
         )
         score_first = partial(score, candidates, scales=None)
         scored = store.values("09_scored_r1", ScoredCandidate, score_first)
-        scales = reward_scales(scored, config=config.scoring)
+        scales = reward_scales(scored, config=config.scoring, filtering=config.filtering)
         pair_up = partial(choose_pairs, scored, queries=queries, instructions=job.instructions)
         best = store.values("10_best_r1", CuratedSample, partial(pair_up, config=config.filtering))
         select = partial(select_samples, best, config=config.filtering)

@@ -357,17 +357,38 @@ def test_too_few_clients_are_refused(base: Path, config: ServerConfig, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_reward_proxy_that_gives_a_constant_is_refused(
-    base: Path, config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def constant_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "server_side.proxies.score_chats", lambda model, chats, **kwargs: [0.5] * len(chats)
     )
 
+
+@pytest.mark.usefixtures("constant_rewards")
+def test_reward_proxies_that_all_give_a_constant_are_refused_where_they_choose(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
     with pytest.raises(StageError, match="constant"):
         run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
 
-    assert not (tmp_path / "09_scored_r1.jsonl").exists()
+    assert not (tmp_path / "10_best_r1.jsonl").exists()
+
+
+@pytest.mark.usefixtures("constant_rewards")
+def test_run_that_chooses_without_the_reward_does_not_stop_because_of_it(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    filtering = FilteringConfig(choose_by="consensus", select_by="consensus", k=2.0)
+
+    run_pipeline(
+        make_releases(base),
+        config=dataclasses.replace(config, filtering=filtering),
+        run_folder=tmp_path,
+    )
+
+    metrics = read_metrics(tmp_path / "metrics.json")
+    assert metrics["counts"]["09_scored_r1"]["num_reward_proxies_left_out"] == 2
+    assert "have no say: 2." in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_runs_share_what_does_not_depend_on_their_releases(
