@@ -25,7 +25,6 @@ import numpy as np
 from lm.sampling import Completion, Sampler
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, StageError
-from protocol.prompts import record_chat
 from server_side.config import SynthesisConfig
 from server_side.proxies import GeneratorProxy, sampling_params
 from server_side.samples import (
@@ -160,9 +159,7 @@ def propose_candidates(
         if not own:
             continue
         done = counts["num_sampled"]
-        prefixes = [
-            generator.chat_prefix(record_chat(generator.instruction, query.prompt)) for query in own
-        ]
+        prefixes = [generator.response_prefix(query.prompt) for query in own]
         with generator.sampler(engine=config.engine) as sampler:
             completions = sampler.sample(
                 prefixes,
