@@ -12,13 +12,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lm.errors import LmError
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
-from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
+from protocol.errors import RewardDSError, StageError
+from server_side.config import FinetuningConfig, JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
-from server_side.judges import open_judge
+from server_side.judges import measure_win_rate
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.pass_rates import pass_rate_differences
@@ -37,7 +39,6 @@ from server_side.samples import (
 )
 from server_side.seeds import derive_seed
 from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
-from server_side.win_rate import RowVerdict, WinRate, judge_answers, summarize_verdicts
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
 """Says what a simulation knows about a run, from its final pool."""
@@ -90,8 +91,9 @@ class Examination:
     @property
     def fingerprint(self) -> tuple[object, ...]:
         """All that decides the scores (`server_side/shared_stages.py`)."""
-        # The rows are stated by themselves; the place that they were read from decides nothing.
-        settings: EvaluationConfig = replace(self.config.evaluation, path=None)
+        # The rows are stated by themselves; the place that they were read from decides nothing,
+        # and whoever judges the answers does not write them.
+        settings = replace(self.config.evaluation, path=None, judge=JudgeConfig())
         inputs = self.inputs
         return (
             inputs.target_folder,
@@ -187,7 +189,8 @@ def write_outputs(
         annotate: Says what a simulation knows about the final pool; None in a deployment.
 
     Raises:
-        StageError: The disk is full or refuses, or a judge cannot be asked.
+        StageError: The disk is full or refuses; or a judge cannot be asked, but then all else is
+            written.
     """
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
@@ -195,7 +198,18 @@ def write_outputs(
         untuned, tuned, config=config.evaluation, seed=evaluation_seed(config)
     )
     test_rows = _judged_rows(inputs, store.read("07_queries", Query))[0]
-    win_rate = _measure_win_rate(store, test_rows, untuned=untuned, tuned=tuned, config=config)
+    win_rate, problem = None, None
+    try:
+        win_rate = measure_win_rate(
+            store,
+            test_rows,
+            untuned=untuned,
+            tuned=tuned,
+            config=config.evaluation,
+            seed=evaluation_seed(config),
+        )
+    except (RewardDSError, LmError) as error:  # told below; a tuned target waits for no judge
+        problem = error
     final_pool = pools[rounds[-1]]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
@@ -267,6 +281,12 @@ def write_outputs(
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)
         write_report(report, output_folder / "report.html")
+    if problem is not None:
+        raise StageError(
+            f"{problem} Everything but the win rate is written to {output_folder}. Mend "
+            "evaluation.judge in the settings that this run folder keeps, or set its kind to none, "
+            "and start the same again: nobody but the judge is asked anew."
+        ) from problem
 
 
 def tuning_effort(
@@ -299,38 +319,6 @@ def tuning_effort(
         num_steps=sum(steps),
         batch_size=config.batch_size,
         num_samples_seen=seen,
-    )
-
-
-def _measure_win_rate(
-    store: RunStore,
-    test_rows: Sequence[TextRow],
-    *,
-    untuned: ArmScores,
-    tuned: ArmScores,
-    config: ServerConfig,
-) -> WinRate | None:
-    judge = open_judge(config.evaluation.judge)
-    if judge is None:
-        return None
-    verdicts = store.values(
-        "13_verdicts",
-        RowVerdict,
-        partial(
-            judge_answers,
-            test_rows,
-            incumbent=untuned,
-            challenger=tuned,
-            judge=judge,
-            on_progress=store.advance,
-        ),
-    )
-    return summarize_verdicts(
-        verdicts,
-        judge_name=judge.name,
-        num_resamples=config.evaluation.num_resamples,
-        confidence_level=config.evaluation.confidence_level,
-        seed=evaluation_seed(config),
     )
 
 

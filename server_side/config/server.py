@@ -104,5 +104,6 @@ class ServerConfig:
         # What it said lives in the releases, which are stated by their digests.
         del settings["warm_start"]["path"]
         del settings["synthesis"]["public_prompts_path"]
-        del settings["evaluation"]["judge"]["url"]
+        # Whoever judges does so last, and each verdict says whose it is (`server_side/judges.py`).
+        del settings["evaluation"]["judge"]
         return settings

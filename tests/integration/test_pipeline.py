@@ -16,7 +16,7 @@ import pytest
 
 from lm.adapters import expected_adapter_shapes
 from lm.loading import base_model_digest
-from protocol.errors import ConfigurationError, ExchangeError, StageError
+from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
 from protocol.wire import encode_bytes
 from server_side.admission import AdmissionPolicy, AdmittedRelease, admit
@@ -355,40 +355,6 @@ def test_too_few_clients_are_refused(base: Path, config: ServerConfig, tmp_path:
         run_pipeline(make_releases(base)[:1], config=config, run_folder=tmp_path / "run")
 
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture
-def constant_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "server_side.proxies.score_chats", lambda model, chats, **kwargs: [0.5] * len(chats)
-    )
-
-
-@pytest.mark.usefixtures("constant_rewards")
-def test_reward_proxies_that_all_give_a_constant_are_refused_where_they_choose(
-    base: Path, config: ServerConfig, tmp_path: Path
-) -> None:
-    with pytest.raises(StageError, match="constant"):
-        run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
-
-    assert not (tmp_path / "10_best_r1.jsonl").exists()
-
-
-@pytest.mark.usefixtures("constant_rewards")
-def test_run_that_chooses_without_the_reward_does_not_stop_because_of_it(
-    base: Path, config: ServerConfig, tmp_path: Path
-) -> None:
-    filtering = FilteringConfig(choose_by="consensus", select_by="consensus", k=2.0)
-
-    run_pipeline(
-        make_releases(base),
-        config=dataclasses.replace(config, filtering=filtering),
-        run_folder=tmp_path,
-    )
-
-    metrics = read_metrics(tmp_path / "metrics.json")
-    assert metrics["counts"]["09_scored_r1"]["num_reward_proxies_left_out"] == 2
-    assert "have no say: 2." in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_runs_share_what_does_not_depend_on_their_releases(

@@ -342,6 +342,17 @@ def test_a_win_rate_is_shown_where_a_judge_was_asked() -> None:
     assert "Preferred by the judge" not in without
 
 
+def test_a_judge_that_gave_nothing_is_said_to_have_given_nothing() -> None:
+    nothing = WinRate(
+        judge="judge-1", rate=None, num_wins=0, num_ties=0, num_losses=0, num_contradictions=0,
+        num_unanswered=35,
+    )  # fmt: skip
+
+    page = render_report(make_report_inputs(win_rate=nothing))
+
+    assert "judge-1 gave no usable answer about any of 35 pairs" in page
+
+
 def test_reward_proxies_that_have_no_say_are_counted() -> None:
     inputs = make_report_inputs()
     first = dataclasses.replace(
