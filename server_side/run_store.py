@@ -11,8 +11,7 @@ manifest.json             settings, and for each whole stage: files with digests
 Rules. A file appears only when whole (written beside its place, synced, renamed), and counts only
 when the manifest names it with its digest. So after `kill -9` at any moment, or on a full disk,
 what the manifest names is whole, and the job goes on from there. A stage whose file no longer has
-its digest is done again, with all that came after it. The settings of a run folder never change,
-but for those of the judge, who is asked last.
+its digest is done again, with all that came after it. The settings of a run folder never change.
 Runs that are given the same `SharedStages` do each stage once (`server_side/shared_stages.py`).
 """
 
