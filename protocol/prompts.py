@@ -1,4 +1,6 @@
-"""Chats that both parties must render alike: what a proxy learnt to read, and what it is asked.
+"""Chats that both parties must render alike: what a proxy or the target is asked beyond a record.
+
+A record itself, as proxies learn it and as candidates are sampled, is `lm/encoding.py`'s.
 
 Written for instruct models as small as 135 million parameters: short sentences, one task, the text
 to work on before the task. A chat is a list of messages with the keys `role` and `content`, as
@@ -10,28 +12,6 @@ from __future__ import annotations
 
 Chat = list[dict[str, str]]
 """Messages in order, each with `role` (system, user or assistant) and `content`."""
-
-
-def record_chat(instruction: str, prompt: str, response: str | None = None) -> Chat:
-    """Build the chat in which the proxies see a record, and in which candidates are sampled.
-
-    Args:
-        instruction: Public description of the domain; the system turn, left out where empty.
-        prompt: What the user says.
-        response: What the assistant answers; None to let a model answer.
-
-    Returns:
-        Two or three messages, one fewer without an instruction.
-
-    Example:
-        >>> [message["role"] for message in record_chat("Be kind.", "Hello?", "Hello!")]
-        ['system', 'user', 'assistant']
-    """
-    chat = _opening(instruction)
-    chat.append({"role": "user", "content": prompt})
-    if response is not None:
-        chat.append({"role": "assistant", "content": response})
-    return chat
 
 
 def feedback_chat(instruction: str, prompt: str, *, chosen: str, rejected: str) -> Chat:

@@ -166,8 +166,7 @@ def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparis
         )
     table, left_out = _aligned(by_arm, seeds)
     sample = _Sample.of(next(iter(table.values())), seeds=seeds, config=config)
-    first = [UNTUNED, config.reference]
-    order = [*first, *sorted(set(table) - set(first))]
+    order = dict.fromkeys([UNTUNED, config.reference, *sorted(table)])
     arms = []
     for arm in order:
         figures = {

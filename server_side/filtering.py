@@ -148,8 +148,8 @@ def rank_candidates(
         config: By what they are ordered.
 
     Returns:
-        The candidates. Of equal scores, the one with more reward stands first where ranks are
-        averaged, then the one that was written earlier.
+        The candidates. Of equal scores, the one with more reward stands first where its rank has a
+        weight, then the one that was written earlier.
     """
     scores = choice_scores(candidates, config=config)
     order = sorted(range(len(candidates)), key=_order(scores, candidates, config))
@@ -232,7 +232,7 @@ def _fused_ranks(candidates: Sequence[ScoredCandidate], config: FilteringConfig)
 def _order(
     scores: Sequence[float], candidates: Sequence[ScoredCandidate], config: FilteringConfig
 ) -> Callable[[int], tuple[float, float, int, int]]:
-    asks_reward = config.choose_by == ChooseBy.RANKS
+    asks_reward = config.chooses_by_reward
     return lambda index: (
         -scores[index],
         -candidates[index].reward if asks_reward else 0.0,

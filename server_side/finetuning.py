@@ -21,11 +21,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import datasets
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lm.loading import load_tokenizer
@@ -45,8 +47,10 @@ from server_side.tuning_folder import (
     write_history,
 )
 from server_side.tuning_model import require_method, trainable_target
-from server_side.tuning_processes import TuningJob, is_worker, tune_in_processes
+from server_side.tuning_processes import TuningJob, tune_in_processes
 from server_side.tuning_trainers import prepare_training
+
+_CHECKPOINTS: Final = "checkpoints"
 
 
 def finetune_target(
@@ -100,42 +104,58 @@ def finetune_target(
     claim_folder(output_folder, description)
     if is_finished(output_folder):
         return read_finished(output_folder)
-    if config.num_processes > 1 and not is_worker():
-        job = TuningJob(
-            pool=tuple(pool),
-            target_folder=target_folder,
-            previous=previous,
-            config=config,
-            output_folder=output_folder,
-            seed=seed,
-            round_index=round_index,
-        )
+    job = TuningJob(
+        pool=tuple(pool),
+        target_folder=target_folder,
+        previous=previous,
+        config=config,
+        output_folder=output_folder,
+        # Found once, before there are several processes that could each find and remove something.
+        checkpoint=newest_whole_checkpoint(output_folder / _CHECKPOINTS),
+        seed=seed,
+        round_index=round_index,
+    )
+    if config.num_processes > 1:
         tune_in_processes(job, on_progress=on_progress)
-        return read_finished(output_folder)
-    checkpoints = output_folder / "checkpoints"
-    newest = newest_whole_checkpoint(checkpoints)
+    else:
+        train_target(job, on_progress=on_progress)
+    return read_finished(output_folder)
+
+
+def train_target(job: TuningJob, *, on_progress: OnProgress | None) -> None:
+    """Do this process's share of a tuning; the first process leaves the result.
+
+    Args:
+        job: The tuning; its output folder is claimed already.
+        on_progress: Told how many steps are done, of how many.
+
+    Raises:
+        StageError: The pool prefers nothing, or training diverged.
+    """
+    config, checkpoint, output_folder = job.config, job.checkpoint, job.output_folder
+    checkpoints = output_folder / _CHECKPOINTS
     curves = keep_curves(
         config,
         output_folder / CURVES,
-        name=f"target, round {round_index}",
-        first_step=1 if newest is None else checkpoint_step(newest) + 1,
+        name=f"target, round {job.round_index}",
+        first_step=1 if checkpoint is None else checkpoint_step(checkpoint) + 1,
     )
-    with _contained(seed), curves as callbacks:
-        tokenizer = load_tokenizer(target_folder)
+    with _contained(job.seed), curves as callbacks:
+        tokenizer = load_tokenizer(job.target_folder)
         training = prepare_training(
-            trainable_target(target_folder, previous, config, seed=seed),
-            pool,
+            trainable_target(job.target_folder, job.previous, config, seed=job.seed),
+            job.pool,
             tokenizer,
             config=config,
             checkpoints=checkpoints,
-            seed=seed,
-            round_index=round_index,
+            seed=job.seed,
+            round_index=job.round_index,
             callbacks=[_Watcher(on_progress), *callbacks],
         )
         trainer = training.trainer
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    losses = _finite_losses(trainer, round_index)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    losses = _finite_losses(trainer, job.round_index)
     if trainer.is_world_process_zero():
         write_history(
             output_folder,
@@ -149,7 +169,6 @@ def finetune_target(
             write_adapter(trainer.model, output_folder / TUNED)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    return read_finished(output_folder)
 
 
 class _Watcher(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
@@ -176,7 +195,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
         control: TrainerControl,
         **kwargs: object,
     ) -> None:
-        """Vouch for the checkpoint."""
+        """Vouch for the checkpoint, to which each process adds a file of its own."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 

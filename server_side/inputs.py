@@ -79,13 +79,20 @@ def gather_inputs(
     Raises:
         ExchangeError: Fewer than `min_clients` clients have both proxies here.
         ConfigurationError: No test records are named, a release belongs to another base model, or
-            `client_weights` names a client that is not there.
+            `client_weights` gives nothing to any client that is there.
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
     synthesis = config.synthesis
     names = [generator.client_name for generator, _ in pairs]
     client_quotas(names, synthesis, num_queries=synthesis.num_queries)
+    if absent := sorted((synthesis.client_weights or {}).keys() - set(names)):
+        _LOGGER.warning(
+            "synthesis.client_weights names %s, whose proxies are not here; the prompts are shared "
+            "out among %s by their weights.",
+            ", ".join(absent),
+            ", ".join(names),
+        )
     public_prompts = read_public_prompts(synthesis)
     base_folder = resolve_base_model(config.base_model)
     base_digest = base_model_digest(base_folder)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +26,23 @@ from lm.devices import best_device, fastest_dtype
 from lm.encoding import encode_chat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
-from server_side.config import JudgeConfig
-from server_side.win_rate import Choice, Judge, Question
+from server_side.config import EvaluationConfig, JudgeConfig
+from server_side.evaluation import ArmScores
+from server_side.run_store import RunStore
+from server_side.win_rate import (
+    Choice,
+    Judge,
+    Question,
+    RowVerdict,
+    WinRate,
+    judge_answers,
+    summarize_verdicts,
+)
+
+VERDICTS_STAGE: Final = "13_verdicts"
+"""Under what name the verdicts stand in the run folder."""
 
 INSTRUCTION: Final = (
     "You compare two answers to a message. Judge how correct, helpful and clear they are; length "
@@ -68,6 +83,62 @@ def open_judge(config: JudgeConfig) -> Judge | None:
     return None
 
 
+def measure_win_rate(
+    store: RunStore,
+    rows: Sequence[TextRow],
+    *,
+    untuned: ArmScores,
+    tuned: ArmScores,
+    config: EvaluationConfig,
+    seed: int,
+) -> WinRate | None:
+    """Ask the judge that the settings name, or read what the same judge said before.
+
+    Args:
+        store: The run folder.
+        rows: The test rows that both arms answered.
+        untuned: Scores of the target as it is.
+        tuned: Scores of the tuned target, whose wins are counted.
+        config: Who judges; intervals.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The win rate; None where no judge is named.
+
+    Raises:
+        StageError: The judge cannot be asked.
+        ConfigurationError: Its address is none.
+        ModelFolderError: A local judge's model cannot be found.
+    """
+    judge = open_judge(config.judge)
+    if judge is None:
+        store.forget(VERDICTS_STAGE)
+        return None
+    if VERDICTS_STAGE in store.stages:
+        known = store.read(VERDICTS_STAGE, RowVerdict)
+        if any(verdict.judge != judge.identity for verdict in known):
+            store.forget(VERDICTS_STAGE)
+    verdicts = store.values(
+        VERDICTS_STAGE,
+        RowVerdict,
+        partial(
+            judge_answers,
+            rows,
+            incumbent=untuned,
+            challenger=tuned,
+            judge=judge,
+            on_progress=store.advance,
+        ),
+    )
+    return summarize_verdicts(
+        verdicts,
+        judge_name=judge.name,
+        num_resamples=config.num_resamples,
+        confidence_level=config.confidence_level,
+        seed=seed,
+    )
+
+
 def render_question(question: Question, *, max_words: int) -> str:
     """Write a question as the judge's user turn; each of its texts is cut at `max_words`."""
     prompt, first, second = (
@@ -105,6 +176,11 @@ class LocalJudge:
         self._folder = folder
         self._max_words = max_words
         self._model: torch.nn.Module | None = None
+
+    @property
+    def identity(self) -> str:
+        """All that decides what it says."""
+        return f"local: {self.name}, {self._max_words} words"
 
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better."""
@@ -152,6 +228,11 @@ class EndpointJudge:
     """Pause before the second attempt; it doubles with each further one."""
     max_words: int = 250
     """Words of each text that it reads."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides what it says; the same model may be served elsewhere."""
+        return f"endpoint: {self.name}, {self.max_words} words"
 
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better.
@@ -209,7 +290,7 @@ class EndpointJudge:
                 problem = f"an answer that is not whole ({type(error).__name__})"
         raise StageError(
             f"Expected the judge at {self.url} to answer, got {problem} in {self.num_attempts} "
-            "attempts. Start it, or set evaluation.judge.kind=none; the run goes on from here."
+            "attempts. See that it runs and can be reached from here."
         )
 
 

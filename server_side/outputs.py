@@ -12,13 +12,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lm.errors import LmError
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
-from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
+from protocol.errors import RewardDSError, StageError
+from server_side.config import FinetuningConfig, JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
 from server_side.inputs import JobInputs
-from server_side.judges import open_judge
+from server_side.judges import measure_win_rate
 from server_side.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.pass_rates import pass_rate_differences
@@ -36,8 +38,7 @@ from server_side.samples import (
     StageResult,
 )
 from server_side.seeds import derive_seed
-from server_side.tuned_target import is_adapter, merge_tuned_target
-from server_side.win_rate import RowVerdict, WinRate, judge_answers, summarize_verdicts
+from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
 """Says what a simulation knows about a run, from its final pool."""
@@ -58,9 +59,14 @@ def target_writer(
         round_index: The round.
         config: Number of threads.
     """
-    folder = inputs.work_folder / f"target_r{round_index}"
+    work = inputs.work_folder
+    # By its weights: a round that is tuned again need not end in the very same ones.
+    folder = work / f"target_r{round_index}-{tuned_digest(tuned)[:16]}"
     # A merged target is as large as the target; no stage asks for that of an earlier round.
-    shutil.rmtree(inputs.work_folder / f"target_r{round_index - 1}", ignore_errors=True)
+    unwanted = (f"target_r{round_index - 1}-", f"target_r{round_index}-")
+    for other in work.glob("target_r*"):
+        if other != folder and other.name.startswith(unwanted):
+            shutil.rmtree(other)
     return ModelWriter(
         _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
         num_threads=config.num_threads,
@@ -85,8 +91,9 @@ class Examination:
     @property
     def fingerprint(self) -> tuple[object, ...]:
         """All that decides the scores (`server_side/shared_stages.py`)."""
-        # The rows are stated by themselves; the place that they were read from decides nothing.
-        settings: EvaluationConfig = replace(self.config.evaluation, path=None)
+        # The rows are stated by themselves; the place that they were read from decides nothing,
+        # and whoever judges the answers does not write them.
+        settings = replace(self.config.evaluation, path=None, judge=JudgeConfig())
         inputs = self.inputs
         return (
             inputs.target_folder,
@@ -131,14 +138,15 @@ def judge_arm(
     """
     inputs, config = test.inputs, test.config
 
-    def open_engine(with_adapter: Path | None) -> Sampler:
-        merged = inputs.work_folder / "evaluation" / "merged"
+    def open_engine(tuned: Path | None) -> Sampler:
+        name = "evaluation" if tuned is None else f"evaluation-{tuned_digest(tuned)[:16]}"
+        folder = inputs.work_folder / name
         return open_sampler(
-            _target_model(inputs, with_adapter, out_folder=merged, config=config),
+            _target_model(inputs, tuned, out_folder=folder / "merged", config=config),
             engine=SamplingEngine(config.evaluation.engine),
             num_threads=config.num_threads,
             # What is converted from the target as it is serves the next run as well.
-            cache_folder=with_adapter and inputs.work_folder / "evaluation" / "engines",
+            cache_folder=tuned and folder / "engines",
         )
 
     scores = evaluate_target(
@@ -181,7 +189,8 @@ def write_outputs(
         annotate: Says what a simulation knows about the final pool; None in a deployment.
 
     Raises:
-        StageError: The disk is full or refuses, or a judge cannot be asked.
+        StageError: The disk is full or refuses; or a judge cannot be asked, but then all else is
+            written.
     """
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
@@ -189,7 +198,18 @@ def write_outputs(
         untuned, tuned, config=config.evaluation, seed=evaluation_seed(config)
     )
     test_rows = _judged_rows(inputs, store.read("07_queries", Query))[0]
-    win_rate = _measure_win_rate(store, test_rows, untuned=untuned, tuned=tuned, config=config)
+    win_rate, problem = None, None
+    try:
+        win_rate = measure_win_rate(
+            store,
+            test_rows,
+            untuned=untuned,
+            tuned=tuned,
+            config=config.evaluation,
+            seed=evaluation_seed(config),
+        )
+    except (RewardDSError, LmError) as error:  # told below; a tuned target waits for no judge
+        problem = error
     final_pool = pools[rounds[-1]]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
@@ -261,6 +281,12 @@ def write_outputs(
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)
         write_report(report, output_folder / "report.html")
+    if problem is not None:
+        raise StageError(
+            f"{problem} Everything but the win rate is written to {output_folder}. Mend "
+            "evaluation.judge in the settings that this run folder keeps, or set its kind to none, "
+            "and start the same again: nobody but the judge is asked anew."
+        ) from problem
 
 
 def tuning_effort(
@@ -272,51 +298,27 @@ def tuning_effort(
         folders: What `finetune_target` left, by round.
         pool_sizes: Samples in each round's pool.
         config: Batch size.
+
+    Returns:
+        The effort; samples that an objective left out are not counted as seen.
     """
-    steps = [_read_history(folder)["num_steps"] for folder in folders]
+    histories = [_read_history(folder) for folder in folders]
+    steps = [history["num_steps"] for history in histories]
+    sizes = [
+        size - history["num_pairs_dropped"]
+        for size, history in zip(pool_sizes, histories, strict=True)
+    ]
     seen = 0
-    for num_steps, size in zip(steps, pool_sizes, strict=True):
+    for num_steps, size in zip(steps, sizes, strict=True):
         # A pass ends with a smaller batch where the pool does not divide.
         steps_of_pass = -(-size // config.batch_size)
         passes, rest = divmod(num_steps, steps_of_pass)
         seen += passes * size + rest * config.batch_size
     return TuningEffort(
-        num_samples=pool_sizes[-1],
+        num_samples=sizes[-1],
         num_steps=sum(steps),
         batch_size=config.batch_size,
         num_samples_seen=seen,
-    )
-
-
-def _measure_win_rate(
-    store: RunStore,
-    test_rows: Sequence[TextRow],
-    *,
-    untuned: ArmScores,
-    tuned: ArmScores,
-    config: ServerConfig,
-) -> WinRate | None:
-    judge = open_judge(config.evaluation.judge)
-    if judge is None:
-        return None
-    verdicts = store.values(
-        "13_verdicts",
-        RowVerdict,
-        partial(
-            judge_answers,
-            test_rows,
-            incumbent=untuned,
-            challenger=tuned,
-            judge=judge,
-            on_progress=store.advance,
-        ),
-    )
-    return summarize_verdicts(
-        verdicts,
-        judge_name=judge.name,
-        num_resamples=config.evaluation.num_resamples,
-        confidence_level=config.evaluation.confidence_level,
-        seed=evaluation_seed(config),
     )
 
 

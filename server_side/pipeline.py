@@ -73,8 +73,9 @@ def run_pipeline(
         run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
     )
     with store_of_run as store, torch_threads(config.num_threads):
-        finetuning = config.finetuning.in_each_of(config.refinement.num_rounds)
-        tune = partial(finetune_target, target_folder=job.target_folder, config=finetuning)
+        num_rounds = config.refinement.num_rounds
+        in_round = partial(config.finetuning.in_round, num_rounds=num_rounds)
+        tune = partial(finetune_target, target_folder=job.target_folder)
 
         # The generators write prompts and answer them.
         synthesize = partial(
@@ -99,15 +100,16 @@ def run_pipeline(
         )
         score_first = partial(score, candidates, scales=None)
         scored = store.values("09_scored_r1", ScoredCandidate, score_first)
-        scales = reward_scales(scored, config=config.scoring)
+        scales = reward_scales(scored, config=config.scoring, filtering=config.filtering)
         pair_up = partial(choose_pairs, scored, queries=queries, instructions=job.instructions)
         best = store.values("10_best_r1", CuratedSample, partial(pair_up, config=config.filtering))
         select = partial(select_samples, best, config=config.filtering)
         pool = store.values("10_pool_r1", CuratedSample, select)
-        target = store.subfolder("11_target_r1", partial(tune, pool, previous=None, round_index=1))
+        tune_first = partial(tune, pool, previous=None, config=in_round(1), round_index=1)
+        target = store.subfolder("11_target_r1", tune_first)
 
         # Feedback on the best answers, rewriting by the target, and judging again.
-        for number in range(2, config.refinement.num_rounds + 1):
+        for number in range(2, num_rounds + 1):
             writer = target_writer(job, target / TUNED, round_index=number - 1, config=config)
             samples = samples_to_refine(
                 best,
@@ -134,10 +136,10 @@ def run_pipeline(
             pool = store.values(
                 f"10_pool_r{number}", CuratedSample, partial(grow, config=config.refinement)
             )
-            target = store.subfolder(
-                f"11_target_r{number}",
-                partial(tune, pool, previous=target / TUNED, round_index=number),
+            tune_on = partial(
+                tune, pool, previous=target / TUNED, config=in_round(number), round_index=number
             )
+            target = store.subfolder(f"11_target_r{number}", tune_on)
 
         # How well the scores rank, and the target before and after, on public test records.
         if num_ranked := config.ranking.max_rows:

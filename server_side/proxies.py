@@ -65,6 +65,10 @@ class GeneratorProxy(Writer, Protocol):
         """Return the token ids whose continuation is a prompt."""
         ...
 
+    def response_prefix(self, prompt: str) -> Sequence[int]:
+        """Return the token ids whose continuation is a response; a long prompt is cut."""
+        ...
+
     def perplexities(
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
@@ -159,7 +163,7 @@ class ClientProxies:
             reward: The admitted reward proxy of the same client.
             base_folder: The base model that both were trained on.
             work_folder: Where the merged generator and an engine's form of it are kept.
-            max_prompt_tokens: A longer prompt is cut before it is scored.
+            max_prompt_tokens: A longer prompt is cut before it is answered or scored.
             max_response_tokens: A longer response is cut before it is scored.
             num_threads: CPU threads; None leaves it to the libraries.
             vllm_url: Address of a vLLM server that holds the base model, where one is used.
@@ -200,6 +204,10 @@ class ClientProxies:
     def prompt_prefix(self) -> Sequence[int]:
         """Return the token ids whose continuation is a prompt."""
         return prompt_prefix(self._tokenizer, self.instruction)
+
+    def response_prefix(self, prompt: str) -> Sequence[int]:
+        """Return the token ids whose continuation is a response, the prompt cut as in scoring."""
+        return self._encode(prompt).response_prefix
 
     def chat_prefix(self, chat: Chat) -> Sequence[int]:
         """Return the token ids whose continuation is the assistant's next turn."""
@@ -262,19 +270,19 @@ class ClientProxies:
         question: Callable[[Sequence[EncodedChat]], list[float]],
         pairs: Sequence[PromptAndResponse],
     ) -> list[float]:
-        chats = [
-            encode_chat(
-                self._tokenizer,
-                instruction=self.instruction,
-                prompt=prompt,
-                response=response,
-                max_prompt_tokens=self._max_prompt_tokens,
-                max_response_tokens=self._max_response_tokens,
-            )
-            for prompt, response in pairs
-        ]
+        chats = [self._encode(prompt, response) for prompt, response in pairs]
         with torch_threads(self._num_threads):
             return question(chats)
+
+    def _encode(self, prompt: str, response: str = "") -> EncodedChat:
+        return encode_chat(
+            self._tokenizer,
+            instruction=self.instruction,
+            prompt=prompt,
+            response=response,
+            max_prompt_tokens=self._max_prompt_tokens,
+            max_response_tokens=self._max_response_tokens,
+        )
 
 
 def sampling_params(config: SamplingConfig, *, num_candidates: int = 1) -> SamplingParams:

@@ -29,6 +29,7 @@ from itertools import groupby
 
 import numpy as np
 
+from lm.errors import LmError
 from lm.tables import TextRow
 from protocol.errors import StageError
 from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig
@@ -112,7 +113,8 @@ def judge_ranking(
 
     Args:
         rows: Public test records.
-        generators: One generator a client; they share the prompts as they do in synthesis.
+        generators: One generator a client; they share the prompts as they do in synthesis. Where
+            each client's own proxy alone judges, a client whose rewards have no scale gets none.
         reward_proxies: One reward proxy a client.
         scales: Scale of each client's rewards, from the run's own round 1.
         config: Sampling, scoring and choosing are those of the run.
@@ -120,12 +122,37 @@ def judge_ranking(
         on_progress: Told how far it is.
 
     Returns:
-        One value a prompt that has two usable answers or more; where no prompt has, that is logged
-        and there is none.
-
-    Raises:
-        StageError: A score is not a finite number.
+        One value a prompt that has two usable answers or more; where there is nothing to rank by or
+        nothing to rank, that is logged and there is none.
     """
+    try:
+        return _judge_ranking(
+            rows,
+            # A client's own rewards may have no scale: it had no candidates, or was left out.
+            [g for g in generators if g.client_name in scales or config.scoring.ensemble != "own"],
+            reward_proxies=reward_proxies,
+            scales=scales,
+            config=config,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    except (StageError, LmError) as error:  # a tuned target is not to be lost over a figure
+        _LOGGER.warning("The ranking is not judged: %s", error)
+        return StageResult(values=(), counts={"num_queries": len(rows), "num_prompts": 0})
+
+
+def _judge_ranking(
+    rows: Sequence[TextRow],
+    generators: Sequence[GeneratorProxy],
+    *,
+    reward_proxies: Sequence[RewardProxy],
+    scales: Mapping[str, RewardScale],
+    config: ServerConfig,
+    seed: int,
+    on_progress: OnProgress,
+) -> StageResult[RankedPrompt]:
+    if not scales:
+        raise StageError("Expected a reward to rank by, found that every reward proxy is left out.")
     synthesis = dataclasses.replace(config.synthesis, num_queries=len(rows))
     names = [generator.client_name for generator in generators]
     quotas = client_quotas(names, synthesis, num_queries=len(rows))
@@ -136,17 +163,13 @@ def judge_ranking(
         for number, (row, place) in enumerate(zip(rows, order, strict=True), start=1)
     ]
     half = len(rows) * synthesis.num_candidates
-    try:
-        proposed = propose_candidates(
-            queries,
-            generators,
-            config=synthesis,
-            seed=seed,
-            on_progress=lambda done, _: on_progress(done, 2 * half),
-        )
-    except StageError as error:  # a tuned target is not to be lost over a figure
-        _LOGGER.warning("The ranking is not judged: %s", error)
-        return StageResult(values=(), counts={"num_queries": len(queries), "num_prompts": 0})
+    proposed = propose_candidates(
+        queries,
+        generators,
+        config=synthesis,
+        seed=seed,
+        on_progress=lambda done, _: on_progress(done, 2 * half),
+    )
     judge = partial(
         score_candidates,
         panel=proposed.values,

@@ -173,6 +173,15 @@ class RunStore:
         # Read back even what was just written, so that both ways hand on the very same values.
         return self.read(stage, value_type)
 
+    def forget(self, stage: str) -> None:
+        """Have a stage done again, and what followed, since that was computed from it."""
+        if stage in self._stages:
+            names = list(self._stages)
+            for name in names[names.index(stage) :]:
+                del self._stages[name]
+                self._taken.pop(name, None)
+            self._write_manifest()
+
     def read(self, stage: str, value_type: type[T]) -> tuple[T, ...]:
         """Return the values of a stage that is whole.
 
@@ -237,7 +246,7 @@ class RunStore:
         self._progress.start(stage)
         was_whole = self._is_whole(stage)
         if not was_whole:
-            self._forget_from(stage)
+            self.forget(stage)
             with clear_disk_errors(path):
                 do = partial(self._measured, path, build)
                 if self._shared is None:
@@ -274,15 +283,6 @@ class RunStore:
                 _LOGGER.warning("%s is not what stage %s wrote; doing it again.", name, stage)
                 return False
         return True
-
-    def _forget_from(self, stage: str) -> None:
-        # What followed was computed from what is about to be written anew.
-        if stage in self._stages:
-            names = list(self._stages)
-            for name in names[names.index(stage) :]:
-                del self._stages[name]
-                self._taken.pop(name, None)
-            self._write_manifest()
 
     def _digests(self, path: Path) -> dict[str, str]:
         files = _files_under(path) if path.is_dir() else [path]

@@ -6,6 +6,10 @@ and deviation of the round-1 candidates throughout the run: a reward of round 3 
 one of round 1. Perplexity is that of the response under the generator of the query's own client;
 consensus is its agreement with the candidates of round 1.
 
+A proxy that gives a constant, or a reward that is no number, tells nothing apart. It is left out in
+round 1 and thereafter, said aloud and counted; whether the run can do without any reward is for
+what chooses by it to say (`reward_scales`).
+
 A reward model may have learnt length in the place of quality, and what is selected by it then grows
 longer or shorter round by round. So the correlation of reward and length within a prompt is
 measured each time, said aloud where it is strong, and can be taken out.
@@ -23,8 +27,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from lm.errors import ScoringError
 from protocol.errors import StageError
-from server_side.config import Ensemble, ScoringConfig
+from server_side.config import Ensemble, FilteringConfig, ScoringConfig
 from server_side.consensus import consensus_scores
 from server_side.progress import shifted
 from server_side.proxies import GeneratorProxy, PromptAndResponse, RewardProxy
@@ -77,42 +82,43 @@ def score_candidates(
         queries: The queries that they answer.
         generators: One generator a client.
         reward_proxies: One reward proxy a client.
-        scales: Scale of each client's rewards, from round 1; None takes that of these candidates.
+        scales: Scale of each client's rewards, from round 1; a client without one is not asked.
+            None takes the scales of these candidates and leaves out who tells nothing apart.
         config: How rewards are put together, and the memory bound.
         on_progress: Told how many judgements are made, of how many.
 
     Returns:
-        The candidates with their scores, in the same order. The figures say how reward and length
-        correlate within a prompt.
+        The candidates with their scores, in the same order. A candidate that nobody is left to
+        judge has the reward 0, which is everybody's mean. The figures say how reward and length
+        correlate within a prompt, the counts how many proxies were left out.
 
     Raises:
-        StageError: A reward or perplexity is not a finite number, or a proxy gives a constant.
+        StageError: A perplexity is not a finite number, or the reward of a proxy that has a scale.
     """
     if not candidates:
         return StageResult(values=(), counts={"num_scored": 0})
     by_id = {query.query_id: query for query in queries}
     client_names = [by_id[c.query_id].client_name for c in candidates]
     pairs = [(by_id[c.query_id].prompt, c.response) for c in candidates]
-    asks_own = config.ensemble == Ensemble.OWN
-    num_rewards = len(pairs) * (1 if asks_own else len(reward_proxies))
+    questions = _questions(client_names, reward_proxies, scales=scales, config=config)
+    num_rewards = sum(len(asked) for _, asked in questions)
     total = num_rewards + len(pairs)
     rewards: list[dict[str, float]] = [{} for _ in pairs]
+    useless: dict[str, str] = {}
     done = 0
-    for proxy in reward_proxies:
-        asked = [
-            i for i, name in enumerate(client_names) if not asks_own or name == proxy.client_name
-        ]
-        if not asked:
-            continue
-        values = proxy.rewards(
+    for proxy, asked in questions:
+        values = _rewards(
+            proxy,
             [pairs[i] for i in asked],
-            max_batch_tokens=config.max_batch_tokens,
+            config=config,
             on_progress=shifted(on_progress, offset=done, total=total),
         )
-        _require_finite("reward", proxy.client_name, values)
+        done += len(asked)
+        if values is None:
+            useless[proxy.client_name] = "it gives rewards that are not finite numbers"
+            continue
         for i, value in zip(asked, values, strict=True):
             rewards[i][proxy.client_name] = value
-        done += len(asked)
     perplexities = _perplexities_by_own_generator(
         client_names,
         pairs,
@@ -120,8 +126,17 @@ def score_candidates(
         config=config,
         on_progress=shifted(on_progress, offset=num_rewards, total=total),
     )
+    counts = {"num_scored": len(candidates)}
     if scales is None:
-        scales = _scales(candidates, rewards, config=config)
+        found = _scales(candidates, rewards, config=config)
+        scales = {name: scale for name, scale in found.items() if isinstance(scale, RewardScale)}
+        useless |= {name: why for name, why in found.items() if isinstance(why, str)}
+        rewards = [{name: own[name] for name in own if name in scales} for own in rewards]
+        counts["num_reward_proxies_left_out"] = len(useless)
+        for name, why in useless.items():
+            _LOGGER.warning("The reward proxy of client %s is left out: %s.", name, why)
+    elif useless:
+        raise _broken("reward", *useless)
     scored = tuple(
         ScoredCandidate(
             candidate=candidate,
@@ -150,28 +165,42 @@ def score_candidates(
         )
     return StageResult(
         values=scored,
-        counts={"num_scored": len(scored)},
+        counts=counts,
         figures={"reward_length_correlation": correlation},
     )
 
 
 def reward_scales(
-    scored: Sequence[ScoredCandidate], *, config: ScoringConfig
+    scored: Sequence[ScoredCandidate], *, config: ScoringConfig, filtering: FilteringConfig
 ) -> Mapping[str, RewardScale]:
     """Return each client's scale, from the unstandardised rewards of scored candidates.
 
     Args:
         scored: The candidates of round 1.
         config: Whether length is taken out.
+        filtering: Whether any choice looks at the reward.
+
+    Returns:
+        A scale for each client whose proxy was not left out; none may be left where no choice looks
+        at the reward.
 
     Raises:
-        StageError: A client's rewards are all the same, or follow from length alone.
+        StageError: The reward is needed, and every proxy was left out.
     """
-    return _scales(
+    found = _scales(
         [item.candidate for item in scored],
         [item.rewards_by_client for item in scored],
         config=config,
     )
+    scales = {name: scale for name, scale in found.items() if isinstance(scale, RewardScale)}
+    if not scales and filtering.needs_reward:
+        raise StageError(
+            f"Expected a reward proxy that tells {len(scored)} candidates apart, found none: every "
+            "one gives a constant, what length alone says, or no finite number. Have them trained "
+            "again with more steps or a higher learning rate, or run an arm that chooses without "
+            "the reward, such as similarity_filter."
+        )
+    return scales
 
 
 def length_correlation(scored: Sequence[ScoredCandidate]) -> float:
@@ -193,32 +222,64 @@ def length_correlation(scored: Sequence[ScoredCandidate]) -> float:
     return max(-1.0, min(1.0, _dot(lengths, rewards) / spread)) if spread > 0 else 0.0
 
 
+def _questions(
+    client_names: Sequence[str],
+    reward_proxies: Sequence[RewardProxy],
+    *,
+    scales: Mapping[str, RewardScale] | None,
+    config: ScoringConfig,
+) -> list[tuple[RewardProxy, list[int]]]:
+    """Return who judges which candidates, by their places; `client_names` are those of theirs."""
+    asks_own = config.ensemble == Ensemble.OWN
+    questions = []
+    for proxy in reward_proxies:
+        own = [i for i, name in enumerate(client_names) if name == proxy.client_name]
+        asked = own if asks_own else list(range(len(client_names)))
+        if asked and (scales is None or proxy.client_name in scales):
+            questions.append((proxy, asked))
+    return questions
+
+
+def _rewards(
+    proxy: RewardProxy,
+    pairs: Sequence[PromptAndResponse],
+    *,
+    config: ScoringConfig,
+    on_progress: OnProgress,
+) -> list[float] | None:
+    """Return a proxy's rewards; None where some are not finite."""
+    try:
+        values = proxy.rewards(
+            pairs, max_batch_tokens=config.max_batch_tokens, on_progress=on_progress
+        )
+    except ScoringError:
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
 def _scales(
     candidates: Sequence[Candidate],
     rewards: Sequence[Mapping[str, float]],
     *,
     config: ScoringConfig,
-) -> dict[str, RewardScale]:
+) -> dict[str, RewardScale | str]:
+    """Return each client's scale, or why its rewards have none."""
     judged: dict[str, list[tuple[Candidate, float]]] = {}
     for candidate, own in zip(candidates, rewards, strict=True):
         for name, reward in own.items():
             judged.setdefault(name, []).append((candidate, reward))
-    return {name: _scale(name, own, config=config) for name, own in judged.items()}
+    return {name: _scale(own, config=config) for name, own in judged.items()}
 
 
 def _scale(
-    client_name: str, judged: Sequence[tuple[Candidate, float]], *, config: ScoringConfig
-) -> RewardScale:
+    judged: Sequence[tuple[Candidate, float]], *, config: ScoringConfig
+) -> RewardScale | str:
     rewards = [reward for _, reward in judged]
     mean = statistics.fmean(rewards)
     size = statistics.fmean(map(abs, rewards))
     deviation = statistics.pstdev(rewards, mu=mean)
     if not deviation > _MIN_RELATIVE_DEVIATION * size:
-        raise StageError(
-            f"Expected the reward proxy of client {client_name} to tell {len(rewards)} candidates "
-            f"apart, found a constant reward of {mean:g}. The proxy has learnt nothing; leave the "
-            "client out, or have it trained again with more steps or a higher learning rate."
-        )
+        return f"it gives {len(rewards)} candidates a constant reward of {mean:g}"
     if not config.length_debias:
         return RewardScale(mean=mean, deviation=deviation)
     candidates = [candidate for candidate, _ in judged]
@@ -233,11 +294,7 @@ def _scale(
     ]
     deviation = statistics.pstdev(rest, mu=mean)
     if not deviation > _MIN_RELATIVE_DEVIATION * size:
-        raise StageError(
-            f"Expected the reward proxy of client {client_name} to tell candidates of one length "
-            "apart, found that its rewards follow from length alone. Leave the client out, or have "
-            "it trained again on other pairs."
-        )
+        return "its rewards follow from length alone, which scoring.length_debias takes out"
     return RewardScale(
         mean=mean, deviation=deviation, length_slope=slope, mean_log_length=mean_length
     )
@@ -253,6 +310,8 @@ def _ensemble(
     standardised = [
         scales[name].standardise(reward, response=response) for name, reward in rewards.items()
     ]
+    if not standardised:
+        return 0.0
     match Ensemble(config.ensemble):
         case Ensemble.MIN:
             return min(standardised)
@@ -298,7 +357,8 @@ def _perplexities_by_own_generator(
             max_batch_tokens=config.max_batch_tokens,
             on_progress=shifted(on_progress, offset=done, total=len(pairs)),
         )
-        _require_finite("perplexity", generator.client_name, values)
+        if not all(map(math.isfinite, values)):
+            raise _broken("perplexity", generator.client_name)
         for i, value in zip(own, values, strict=True):
             perplexities[i] = value
         done += len(own)
@@ -306,11 +366,9 @@ def _perplexities_by_own_generator(
     return perplexities
 
 
-def _require_finite(what: str, client_name: str, values: Sequence[float]) -> None:
-    num_bad = sum(not math.isfinite(value) for value in values)
-    if num_bad:
-        raise StageError(
-            f"Expected a finite {what} for every candidate from client {client_name}, found "
-            f"{num_bad} of {len(values)} that are not. Its released weights are broken; leave the "
-            "client out, or ask it for another release."
-        )
+def _broken(what: str, *client_names: str) -> StageError:
+    return StageError(
+        f"Expected a finite {what} for every candidate from client {', '.join(client_names)}, "
+        "found some that are not. The released weights are broken; ask for another release, in "
+        "another run."
+    )

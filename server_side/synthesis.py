@@ -25,7 +25,6 @@ import numpy as np
 from lm.sampling import Completion, Sampler
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, StageError
-from protocol.prompts import record_chat
 from server_side.config import SynthesisConfig
 from server_side.proxies import GeneratorProxy, sampling_params
 from server_side.samples import (
@@ -68,7 +67,7 @@ def synthesize_queries(
         where `max_attempts_factor` ended the asking; that is logged and can be seen in the counts.
 
     Raises:
-        ConfigurationError: `client_weights` does not name these clients.
+        ConfigurationError: `client_weights` gives these clients nothing.
         StageError: Fewer prompts than `min_yield` asks for are usable, or none is.
     """
     counts: Counter[str] = Counter(num_sampled=0)
@@ -160,9 +159,7 @@ def propose_candidates(
         if not own:
             continue
         done = counts["num_sampled"]
-        prefixes = [
-            generator.chat_prefix(record_chat(generator.instruction, query.prompt)) for query in own
-        ]
+        prefixes = [generator.response_prefix(query.prompt) for query in own]
         with generator.sampler(engine=config.engine) as sampler:
             completions = sampler.sample(
                 prefixes,
@@ -255,23 +252,23 @@ def client_quotas(
 
     Args:
         client_names: The clients whose generators were admitted.
-        config: The clients' weights.
+        config: The clients' weights; those of clients that are not there fall to the others.
         num_queries: How many prompts, from 0.
 
     Returns:
         Prompts for each client; they add up to `num_queries`.
 
     Raises:
-        ConfigurationError: The weights name a client that is not there, or give all of it to none.
+        ConfigurationError: No client that is there has a weight.
     """
     weights = dict.fromkeys(client_names, 1.0)
     if config.client_weights is not None:
-        unknown = sorted(config.client_weights.keys() - weights.keys())
         weights = {name: config.client_weights.get(name, 0.0) for name in client_names}
-        if unknown or not sum(weights.values()) > 0:
+        if not sum(weights.values()) > 0:
             raise ConfigurationError(
-                f"Expected synthesis.client_weights to name admitted clients ({', '.join(weights)})"
-                f", found {', '.join(unknown) or 'weights of 0'}. Change the names or the weights."
+                "Expected synthesis.client_weights to give weight to an admitted client "
+                f"({', '.join(weights)}), found {config.client_weights}. Change the names or the "
+                "weights."
             )
     total = sum(weights.values())
     exact = {name: num_queries * weight / total for name, weight in weights.items()}

@@ -31,7 +31,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuningJob:
-    """What `finetune_target` is called with, in each of the processes."""
+    """One tuning, as each of its processes is told it."""
 
     pool: tuple[CuratedSample, ...]
     """Samples to tune on."""
@@ -43,6 +43,8 @@ class TuningJob:
     """Adapter and optimiser."""
     output_folder: Path
     """Where everything goes."""
+    checkpoint: Path | None
+    """Whole checkpoint to go on from; None begins anew."""
     seed: int
     """Seed of weights and order."""
     round_index: int
@@ -106,6 +108,7 @@ def write_job(job: TuningJob, path: Path) -> None:
         "previous": None if job.previous is None else str(job.previous),
         "config": asdict(job.config),
         "output_folder": str(job.output_folder),
+        "checkpoint": None if job.checkpoint is None else str(job.checkpoint),
         "seed": job.seed,
         "round_index": job.round_index,
     }
@@ -115,13 +118,14 @@ def write_job(job: TuningJob, path: Path) -> None:
 def read_job(path: Path) -> TuningJob:
     """Read what `write_job` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    previous = content["previous"]
+    previous, checkpoint = content["previous"], content["checkpoint"]
     return TuningJob(
         pool=tuple(from_json(CuratedSample, sample) for sample in content["pool"]),
         target_folder=Path(content["target_folder"]),
         previous=None if previous is None else Path(previous),
         config=FinetuningConfig(**content["config"]),
         output_folder=Path(content["output_folder"]),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
         seed=content["seed"],
         round_index=content["round_index"],
     )

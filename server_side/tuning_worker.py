@@ -12,19 +12,13 @@ from lm.telemetry import switch_off_telemetry
 def main() -> None:
     """Run this process's share of the job that the first argument names."""
     switch_off_telemetry()
-    from server_side.finetuning import finetune_target
+    from server_side.finetuning import train_target
     from server_side.tuning_processes import note_progress, read_job
 
     job = read_job(Path(sys.argv[1]))
     is_first = os.environ["RANK"] == "0"
-    finetune_target(
-        job.pool,
-        target_folder=job.target_folder,
-        previous=job.previous,
-        config=job.config,
-        output_folder=job.output_folder,
-        seed=job.seed,
-        round_index=job.round_index,
+    train_target(
+        job,
         on_progress=(lambda *found: note_progress(job.output_folder, *found)) if is_first else None,
     )
 

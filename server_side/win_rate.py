@@ -14,6 +14,7 @@ Reference: Zheng et al., "Judging LLM-as-a-Judge" (NeurIPS 2023), section 3.4 (s
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ from typing import Final, Protocol
 import numpy as np
 
 from lm.tables import TextRow
-from protocol.errors import StageError
 from server_side.evaluation import ArmScores
 from server_side.intervals import Interval, bootstrap_interval, ratio_of_sums
 from server_side.samples import OnProgress, StageResult
 
+_LOGGER = logging.getLogger(__name__)
 _AT_ONCE: Final = 64
 """Questions that a judge gets in one call, between two notes of progress."""
 
@@ -67,6 +68,11 @@ class Judge(Protocol):
         """How the judge is called in metrics and report."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """All that decides what it says; where it changes, the judge is asked anew."""
+        ...
+
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better; None where no usable answer came."""
         ...
@@ -78,6 +84,8 @@ class RowVerdict:
 
     row_id: str
     """The row, as in `RowScores`."""
+    judge: str
+    """Identity of the judge."""
     num_wins: int
     """Pairs of which the challenger's answer was better both times."""
     num_ties: int
@@ -96,8 +104,9 @@ class WinRate:
 
     judge: str
     """Who judged."""
-    rate: Interval
-    """Wins and half the ties ÷ answered pairs, with a bootstrap interval over rows."""
+    rate: Interval | None
+    """Wins and half the ties ÷ answered pairs, with a bootstrap interval over rows; None where the
+    judge answered nothing."""
     num_wins: int
     """Pairs that the challenger won."""
     num_ties: int
@@ -147,6 +156,7 @@ def judge_answers(
     verdicts = tuple(
         RowVerdict(
             row_id=scores.row_id,
+            judge=judge.identity,
             num_wins=own["win"],
             num_ties=own["tie"],
             num_losses=own["loss"],
@@ -169,31 +179,30 @@ def summarize_verdicts(
     confidence_level: float,
     seed: int,
 ) -> WinRate:
-    """Turn verdicts into a win rate with its interval.
-
-    Raises:
-        StageError: The judge answered nothing.
-    """
+    """Turn verdicts into a win rate with its interval; there is none where nothing was answered."""
     table = [
         (row.num_wins + row.num_ties / 2, row.num_wins + row.num_ties + row.num_losses)
         for row in verdicts
     ]
     answered = np.array([row for row in table if row[1]], dtype=np.float64)
-    if not len(answered):
-        raise StageError(
-            f"Expected the judge {judge_name} to answer at least one question both ways round, "
-            "found no usable answer. Choose another evaluation.judge.model, or "
-            "evaluation.judge.kind=none."
-        )
-    return WinRate(
-        judge=judge_name,
-        rate=bootstrap_interval(
+    rate = None
+    if len(answered):
+        rate = bootstrap_interval(
             answered,
             ratio_of_sums,
             num_resamples=num_resamples,
             confidence_level=confidence_level,
             seed=seed,
-        ),
+        )
+    else:
+        _LOGGER.warning(
+            "There is no win rate: the judge %s answered no question usably both ways round. "
+            "Choose another evaluation.judge.model.",
+            judge_name,
+        )
+    return WinRate(
+        judge=judge_name,
+        rate=rate,
         num_wins=sum(row.num_wins for row in verdicts),
         num_ties=sum(row.num_ties for row in verdicts),
         num_losses=sum(row.num_losses for row in verdicts),

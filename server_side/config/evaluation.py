@@ -77,7 +77,8 @@ class EvaluationConfig(SamplingConfig):
     max_batch_tokens: int = 4096
     """Tokens, padding included, that go through the model at once."""
     dtype: str = "bfloat16"
-    """In what the target's weights are held: float32 or bfloat16."""
+    """In what the target's weights are held while it reads the references, for perplexity: float32
+    or bfloat16. Answers are sampled in what is fastest on the device."""
     num_resamples: int = 2000
     """Bootstrap resamples behind an interval."""
     confidence_level: float = 0.95

@@ -72,3 +72,13 @@ class FilteringConfig:
             "0 < value <= 1",
             self.max_similarity,
         )
+
+    @property
+    def chooses_by_reward(self) -> bool:
+        """Whether the reward has a say in which response to a query is the best."""
+        return self.choose_by == ChooseBy.RANKS and self.alpha > 0
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether any choice, of responses or of queries, looks at the reward."""
+        return self.chooses_by_reward or self.select_by == SelectBy.REWARD

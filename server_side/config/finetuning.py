@@ -83,8 +83,9 @@ class FinetuningConfig:
     num_epochs_later_rounds: int | None = None
     """Passes over the pool in rounds after the first; None takes `num_epochs`."""
     num_steps: int | None = None
-    """Optimiser steps of all rounds together, shared evenly among them, in the place of passes, so
-    that arms whose pools or rounds differ tune for as long. None goes by passes."""
+    """Optimiser steps of all rounds together, in the place of passes, so that arms whose pools or
+    rounds differ tune for as long. Rounds share them evenly; what is left over goes to the first
+    ones. None goes by passes."""
     batch_size: int = 64
     """Samples in an optimiser step."""
     max_physical_batch_size: int = 8
@@ -150,8 +151,9 @@ class FinetuningConfig:
         later = self.num_epochs_later_rounds
         return self.num_epochs if round_index == 1 or later is None else later
 
-    def in_each_of(self, num_rounds: int) -> FinetuningConfig:
-        """Return what one of so many rounds does: its even share of `num_steps`, at least one."""
+    def in_round(self, round_index: int, *, num_rounds: int) -> FinetuningConfig:
+        """Return what one of so many rounds does: its share of `num_steps`; rounds count from 1."""
         if self.num_steps is None:
             return self
-        return replace(self, num_steps=max(1, self.num_steps // num_rounds))
+        share, rest = divmod(self.num_steps, num_rounds)
+        return replace(self, num_steps=share + (round_index <= rest))

@@ -27,13 +27,15 @@ class ScoringConfig:
     """Stage 9: reward under every client's reward proxy, perplexity under the generator."""
 
     ensemble: str = "mean"
-    """How the clients' standardised rewards become one: mean, min or own."""
+    """How the clients' standardised rewards become one: mean, min or own. A proxy that gives a
+    constant or no finite number is left out; in own, its client's queries then have the reward 0,
+    which is everybody's mean."""
     length_debias: bool = False
     """Whether what a response's length alone explains is taken out of its reward."""
     max_batch_tokens: int = 4096
     """Tokens, padding included, that go through a model at once."""
     max_prompt_tokens: int = 256
-    """A longer prompt is cut before it is scored."""
+    """A longer prompt is cut before it is answered by a generator, and before it is scored."""
     max_response_tokens: int = 256
     """A longer response is cut before it is scored."""
 

@@ -77,6 +77,13 @@ class ServerConfig:
             "lora or qlora, because a vLLM server takes adapters only while it runs",
             self.finetuning.method,
         )
+        num_rounds, num_steps = self.refinement.num_rounds, self.finetuning.num_steps
+        require(
+            num_steps is None or num_steps >= num_rounds,
+            "server_side.finetuning.num_steps",
+            f"at least one in each of refinement.num_rounds={num_rounds} rounds",
+            num_steps,
+        )
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
 
     @property
@@ -94,6 +101,9 @@ class ServerConfig:
         ):
             del settings[name]
         del settings["evaluation"]["path"]
+        # What it said lives in the releases, which are stated by their digests.
+        del settings["warm_start"]["path"]
         del settings["synthesis"]["public_prompts_path"]
-        del settings["evaluation"]["judge"]["url"]
+        # Whoever judges does so last, and each verdict says whose it is (`server_side/judges.py`).
+        del settings["evaluation"]["judge"]
         return settings

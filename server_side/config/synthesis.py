@@ -24,7 +24,8 @@ class SynthesisConfig:
     num_candidates: int = 6
     """Responses to each prompt."""
     client_weights: dict[str, float] | None = None
-    """Share of the prompts that each client's generator writes; None gives all the same."""
+    """Share of the prompts that each client's generator writes; None gives all the same. That of a
+    client that did not deliver falls to the others, by their weights."""
     prompt_sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(max_new_tokens=64)
     )

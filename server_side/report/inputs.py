@@ -80,6 +80,12 @@ class ReportInputs:
     """What a simulation knows about the run; None in a deployment."""
 
     @property
+    def num_reward_proxies_left_out(self) -> int:
+        """Reward proxies that have no say, because they told no candidates apart."""
+        first = self.stages.get("09_scored_r1")
+        return first.counts.get("num_reward_proxies_left_out", 0) if first else 0
+
+    @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """All metrics of both arms, pass@k where tests were run."""
         untuned, tuned = self.untuned, self.tuned

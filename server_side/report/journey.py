@@ -24,6 +24,7 @@ _TITLES: Final = {
     "13_ranking": "Judging the ranking",
     "13_untuned": "Judging the untuned target",
     "13_tuned": "Judging the tuned target",
+    "13_verdicts": "Asking the judge",
 }
 _REASONS: Final = {
     "num_unfinished": "never ended",

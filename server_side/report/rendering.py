@@ -63,6 +63,7 @@ def render_report(inputs: ReportInputs) -> str:
             versions=inputs.versions,
             synthetic=inputs.synthetic,
             ranking=inputs.ranking,
+            num_reward_proxies_left_out=inputs.num_reward_proxies_left_out,
             win_rate=inputs.win_rate,
             notes=inputs.notes,
         )

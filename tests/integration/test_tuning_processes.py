@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from accelerate import PartialState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from protocol.errors import ConfigurationError, StageError
+from server_side import finetuning, tuning_processes
+from server_side.checkpoints import mark_whole
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
 from server_side.target_adapter import read_adapter
 from server_side.tuned_target import TunedTarget
+from server_side.tuning_processes import TuningJob, read_job, write_job
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -48,6 +54,7 @@ def _tune(
     learning_rate: float = 1e-2,
     max_grad_norm: float = 1.0,
     objective: str = "sft",
+    num_epochs: int = 2,
     **changes: Any,
 ) -> TunedTarget:
     config = FinetuningConfig(
@@ -55,7 +62,7 @@ def _tune(
         target_modules=["q_proj", "v_proj"],
         learning_rate=learning_rate,
         max_grad_norm=max_grad_norm,
-        num_epochs=2,
+        num_epochs=num_epochs,
         batch_size=8,
         max_physical_batch_size=2,
         checkpoint_steps=2,
@@ -97,6 +104,72 @@ def test_two_processes_end_where_one_does(target: Path, tmp_path: Path, objectiv
     assert not list((tmp_path / "together").glob("checkpoints/*"))
 
 
+def test_two_processes_that_were_killed_end_where_one_does_undisturbed(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kill -9` to both once a checkpoint of theirs is whole; the next start goes on from it."""
+    monkeypatch.setattr(tuning_processes, "_POLL_SECONDS", 0.02)
+    output = tmp_path / "together"
+    alone = _tune(target, tmp_path / "alone", num_processes=1, num_epochs=10)
+
+    def kill(done: int, of: int) -> None:
+        if any((output / "checkpoints").glob("*/whole.json")):
+            for process in psutil.Process().children(recursive=True):
+                words = process.cmdline()
+                if "server_side.tuning_worker" in words and "--num_processes" not in words:
+                    process.kill()
+
+    with pytest.raises(StageError, match="2 processes"):
+        _tune(target, output, num_processes=2, num_epochs=10, on_progress=kill)
+    again = _tune(target, output, num_processes=2, num_epochs=10)
+
+    assert json.loads((output / "job.json").read_text(encoding="utf-8"))["checkpoint"] is not None
+    assert again.num_steps == alone.num_steps == 20
+    assert again.losses == pytest.approx(alone.losses, rel=1e-2)
+
+
+def test_a_checkpoint_is_looked_for_once_before_there_are_several_processes(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes that clear away the same remains take them from under each other."""
+    jobs: list[TuningJob] = []
+    whole, remains = (tmp_path / "checkpoints" / f"checkpoint-{step}" for step in (2, 4))
+    for folder in (whole, remains):
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text("{}", encoding="utf-8")
+    mark_whole(whole)
+
+    def stop(job: TuningJob, **_: object) -> None:
+        assert not remains.exists()
+        jobs.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuning, "tune_in_processes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        _tune(target, tmp_path, num_processes=2)
+
+    assert [job.checkpoint for job in jobs] == [whole]
+
+
+def test_a_checkpoint_is_vouched_for_once_every_process_has_added_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+
+    def wait(_: PartialState) -> None:
+        (checkpoint / "rng_state_1.pth").write_bytes(b"of the other process")
+
+    monkeypatch.setattr(PartialState, "wait_for_everyone", wait)
+    finetuning._Watcher(None).on_save(
+        TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        TrainerState(global_step=2, is_world_process_zero=True),
+        TrainerControl(),
+    )
+
+    assert "rng_state_1.pth" in (checkpoint / "whole.json").read_text(encoding="utf-8")
+
+
 def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(
     target: Path, tmp_path: Path
 ) -> None:
@@ -113,14 +186,13 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
 
 
 def test_the_job_is_read_as_it_was_written(target: Path, tmp_path: Path) -> None:
-    from server_side.tuning_processes import TuningJob, read_job, write_job
-
     job = TuningJob(
         pool=tuple(_pool()),
         target_folder=target,
         previous=tmp_path / "previous",
         config=FinetuningConfig(num_processes=2, target_modules=["q_proj"]),
         output_folder=tmp_path,
+        checkpoint=tmp_path / "checkpoints" / "checkpoint-2",
         seed=5,
         round_index=2,
     )

@@ -83,6 +83,14 @@ class FakeProxies:
     def prompt_prefix(self) -> Sequence[int]:
         return tuple(map(ord, "prompt:"))
 
+    def response_prefix(self, prompt: str) -> Sequence[int]:
+        return self.chat_prefix(
+            [
+                {"role": "system", "content": self.instruction},
+                {"role": "user", "content": prompt},
+            ]
+        )
+
     def chat_prefix(self, chat: Chat) -> Sequence[int]:
         text = "\n".join(message["content"] for message in chat)
         self.asked.append(text)

@@ -1,29 +1,14 @@
 from __future__ import annotations
 
-from protocol.prompts import feedback_chat, record_chat, rewrite_chat
+from protocol.prompts import feedback_chat, rewrite_chat
 
 
 def roles(chat: list[dict[str, str]]) -> list[str]:
     return [message["role"] for message in chat]
 
 
-def test_record_chat_holds_the_record_word_for_word() -> None:
-    chat = record_chat("Be brief.", "My knee hurts. ", "Rest it.\n")
-
-    assert [message["content"] for message in chat] == [
-        "Be brief.",
-        "My knee hurts. ",
-        "Rest it.\n",
-    ]
-    assert roles(chat) == ["system", "user", "assistant"]
-
-
-def test_record_chat_without_response_ends_with_the_user() -> None:
-    assert roles(record_chat("Be brief.", "My knee hurts.")) == ["system", "user"]
-
-
 def test_empty_instruction_gives_no_system_turn() -> None:
-    assert roles(record_chat("", "My knee hurts.")) == ["user"]
+    assert roles(feedback_chat("", "PROMPT", chosen="CHOSEN", rejected="REJECTED")) == ["user"]
 
 
 def test_feedback_chat_shows_both_responses_with_the_better_first() -> None:

@@ -35,6 +35,14 @@ def test_a_value_is_the_mean_over_rows_and_a_difference_is_that_of_the_means() -
     assert [result.arm for result in found.arms] == [UNTUNED, "base", "other"]
 
 
+def test_the_untuned_target_stands_once_where_it_is_the_reference() -> None:
+    config = replace(CONFIG, reference=UNTUNED)
+
+    found = compare_runs([run_of("base", [0.1, 0.3]), run_of("other", [0.2, 0.6])], config=config)
+
+    assert [result.arm for result in found.arms] == [UNTUNED, "base", "other"]
+
+
 def test_a_p_value_of_few_rows_is_exact() -> None:
     """8 rows, all in favour by unlike amounts: of 2^8 exchanges, 2 are as extreme."""
     better = [value + 0.01 * (i + 1) for i, value in enumerate(VALUES)]

@@ -107,6 +107,13 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: AdmissionConfig(max_delta=1.0), "admission.max_delta"),
         (lambda: ServerConfig(min_clients=0), "server_side.min_clients"),
         (
+            lambda: ServerConfig(
+                finetuning=FinetuningConfig(num_steps=2),
+                refinement=RefinementConfig(num_rounds=3),
+            ),
+            "server_side.finetuning.num_steps",
+        ),
+        (
             lambda: ServerConfig(synthesis=SynthesisConfig(engine="vllm")),
             "server_side.base_model_vllm_url",
         ),

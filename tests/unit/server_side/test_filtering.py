@@ -102,6 +102,30 @@ def test_tie_goes_to_the_greater_reward_then_to_the_earlier() -> None:
     assert ids(ranked) == ["b", "c", "a"]
 
 
+def test_reward_without_weight_does_not_even_break_ties() -> None:
+    """The second has more reward; the first was written earlier."""
+    candidates = [scored("a", 0.0, 2.0), scored("b", 9.0, 2.0)]
+
+    assert ids(rank_candidates(candidates, config=FilteringConfig(alpha=0.0))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (FilteringConfig(), True),
+        (FilteringConfig(alpha=0.0), True),
+        (FilteringConfig(alpha=0.0, select_by="consensus"), False),
+        (FilteringConfig(choose_by="consensus", select_by="consensus"), False),
+        (FilteringConfig(choose_by="first", select_by="all"), False),
+        (FilteringConfig(choose_by="first", select_by="reward"), True),
+    ],
+)
+def test_settings_say_whether_any_choice_looks_at_the_reward(
+    config: FilteringConfig, expected: bool
+) -> None:
+    assert config.needs_reward is expected
+
+
 @given(st.lists(rewards, min_size=1, max_size=8))
 def test_ranks_do_not_depend_on_the_order_of_the_candidates(values: list[float]) -> None:
     order = list(range(len(values)))

@@ -365,16 +365,22 @@ def test_killed_training_ends_as_if_nothing_had_happened_in_every_way_to_tune(
 def test_steps_that_are_named_are_made_whatever_the_size_of_the_pool(
     num_samples: int, target: Path, tmp_path: Path
 ) -> None:
-    config = FinetuningConfig(**CONFIG | {"num_steps": 11})
+    config = FinetuningConfig(**CONFIG | {"num_steps": 11}).in_round(2, num_rounds=2)
 
-    tuned = _tune(
-        target, tmp_path, pool=_pool(num_samples), config=config.in_each_of(2), round_index=2
-    )
+    tuned = _tune(target, tmp_path, pool=_pool(num_samples), config=config, round_index=2)
 
-    # Half of them in each of two rounds, rounded down; by passes it would be 3 or 9.
+    # By passes it would be 3 or 9.
     assert len(tuned.losses) == 5
-    assert FinetuningConfig(num_steps=1).in_each_of(3).num_steps == 1
-    assert FinetuningConfig().in_each_of(3) == FinetuningConfig()
+
+
+@pytest.mark.parametrize(("num_steps", "shares"), [(100, [34, 33, 33]), (11, [4, 4, 3])])
+def test_rounds_share_all_steps_and_the_first_take_what_is_left_over(
+    num_steps: int, shares: list[int]
+) -> None:
+    config = FinetuningConfig(num_steps=num_steps)
+
+    assert [config.in_round(n, num_rounds=3).num_steps for n in (1, 2, 3)] == shares
+    assert FinetuningConfig().in_round(1, num_rounds=3) == FinetuningConfig()
 
 
 def test_description_file_names_what_is_trained(undisturbed: TunedTarget) -> None:

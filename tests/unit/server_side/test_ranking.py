@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from lm.errors import SamplingError
 from lm.tables import TextRow
-from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig, SynthesisConfig
+from server_side.config import (
+    EvaluationConfig,
+    FilteringConfig,
+    ScoringConfig,
+    ServerConfig,
+    SynthesisConfig,
+)
 from server_side.consensus import rouge_l, split_words
 from server_side.ranking import (
     RankedPrompt,
@@ -37,7 +46,9 @@ def knows_the_reference(prompt: str, response: str) -> float:
     return rouge_l(REFERENCES[prompt], split_words(response))
 
 
-def judge(*proxies: FakeProxies, seed: int = 0) -> StageResult[RankedPrompt]:
+def judge(
+    *proxies: FakeProxies, seed: int = 0, without_scale: str = "", ensemble: str = "mean"
+) -> StageResult[RankedPrompt]:
     return judge_ranking(
         ROWS,
         generators=proxies,
@@ -45,8 +56,9 @@ def judge(*proxies: FakeProxies, seed: int = 0) -> StageResult[RankedPrompt]:
         scales={
             proxy.client_name: RewardScale(mean=0.0, deviation=1.0 + index)
             for index, proxy in enumerate(proxies)
+            if proxy.client_name != without_scale
         },
-        config=CONFIG,
+        config=replace(CONFIG, scoring=ScoringConfig(ensemble=ensemble)),
         seed=seed,
         on_progress=no_progress,
     )
@@ -135,16 +147,42 @@ def test_generators_share_the_prompts_as_they_do_in_synthesis() -> None:
     assert "south" in names[:30]
 
 
+@pytest.mark.parametrize(("ensemble", "shares"), [("own", (40, 0)), ("mean", (30, 10))])
+def test_client_whose_rewards_have_no_scale_answers_only_where_others_judge(
+    ensemble: str, shares: tuple[int, int]
+) -> None:
+    """Its generator gave no candidates in round 1, or its proxy told none apart."""
+    result = judge(
+        FakeProxies("north"), FakeProxies("south"), without_scale="south", ensemble=ensemble
+    )
+
+    names = [prompt.client_name for prompt in result.values]
+    assert (names.count("north"), names.count("south")) == shares
+
+
 def test_same_seed_gives_the_same_ranking() -> None:
     assert judge(FakeProxies("north"), FakeProxies("south")) == judge(
         FakeProxies("north"), FakeProxies("south")
     )
 
 
-def test_ranking_that_cannot_be_judged_costs_no_job(caplog: pytest.LogCaptureFixture) -> None:
-    mute = [FakeProxies(name, write=lambda text, rng: None) for name in ("north", "south")]
+def fail(text: str, rng: random.Random) -> str:
+    raise SamplingError
 
-    result = judge(*mute)
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        [FakeProxies(name, write=lambda text, rng: None) for name in ("north", "south")],
+        [FakeProxies(name, write=fail) for name in ("north", "south")],
+        [FakeProxies(name, reward=lambda p, r: math.nan) for name in ("north", "south")],
+    ],
+    ids=["mute", "failing", "no numbers"],
+)
+def test_ranking_that_cannot_be_judged_costs_no_job(
+    proxies: list[FakeProxies], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = judge(*proxies)
 
     assert result.values == ()
     assert result.counts["num_prompts"] == 0

@@ -342,6 +342,31 @@ def test_a_win_rate_is_shown_where_a_judge_was_asked() -> None:
     assert "Preferred by the judge" not in without
 
 
+def test_a_judge_that_gave_nothing_is_said_to_have_given_nothing() -> None:
+    nothing = WinRate(
+        judge="judge-1", rate=None, num_wins=0, num_ties=0, num_losses=0, num_contradictions=0,
+        num_unanswered=35,
+    )  # fmt: skip
+
+    page = render_report(make_report_inputs(win_rate=nothing))
+
+    assert "judge-1 gave no usable answer about any of 35 pairs" in page
+
+
+def test_reward_proxies_that_have_no_say_are_counted() -> None:
+    inputs = make_report_inputs()
+    first = dataclasses.replace(
+        inputs.stages["09_scored_r1"], counts={"num_reward_proxies_left_out": 2}
+    )
+
+    with_some = render_report(
+        dataclasses.replace(inputs, stages={**inputs.stages, "09_scored_r1": first})
+    )
+
+    assert "have no say: 2." in with_some
+    assert "have no say" not in render_report(inputs)
+
+
 def test_the_ranking_is_shown_where_it_was_measured() -> None:
     low, high = Interval(mean=-0.125, low=-0.2, high=0.1), Interval(mean=0.9, low=0.8, high=1.0)
     quality = RankingQuality(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
+from lm.errors import ScoringError
 from protocol.errors import StageError
-from server_side.config import ScoringConfig
-from server_side.samples import Candidate, CandidateOrigin, Query, ScoredCandidate
+from server_side.config import FilteringConfig, ScoringConfig
+from server_side.samples import Candidate, CandidateOrigin, Query, ScoredCandidate, StageResult
 from server_side.scoring import (
     RewardScale,
     length_correlation,
@@ -40,6 +42,15 @@ def score(
     scales: dict[str, RewardScale] | None = None,
     **settings: object,
 ) -> tuple[ScoredCandidate, ...]:
+    return score_result(*proxies, candidates=candidates, scales=scales, **settings).values
+
+
+def score_result(
+    *proxies: FakeProxies,
+    candidates: tuple[Candidate, ...] = CANDIDATES,
+    scales: dict[str, RewardScale] | None = None,
+    **settings: object,
+) -> StageResult[ScoredCandidate]:
     return score_candidates(
         candidates,
         panel=candidates,
@@ -49,7 +60,7 @@ def score(
         scales=scales,
         config=ScoringConfig(**settings),  # type: ignore[arg-type]
         on_progress=no_progress,
-    ).values
+    )
 
 
 def test_rewards_are_standardised_per_client_and_averaged() -> None:
@@ -76,10 +87,13 @@ def test_rewards_are_standardised_per_client_and_averaged() -> None:
     assert [item.reward for item in both] == pytest.approx([0, 0, 0])
     assert [item.reward for item in alone] == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5)])
     assert both[2].rewards_by_client == {"north": 5.0, "south": -500.0}
-    assert reward_scales(alone, config=ScoringConfig())["north"].mean == scales["north"].mean
-    assert reward_scales(alone, config=ScoringConfig())["north"].deviation == pytest.approx(
-        scales["north"].deviation
+    assert (
+        reward_scales(alone, config=ScoringConfig(), filtering=FilteringConfig())["north"].mean
+        == scales["north"].mean
     )
+    assert reward_scales(alone, config=ScoringConfig(), filtering=FilteringConfig())[
+        "north"
+    ].deviation == pytest.approx(scales["north"].deviation)
 
 
 def test_later_round_uses_the_scale_of_the_first() -> None:
@@ -90,7 +104,7 @@ def test_later_round_uses_the_scale_of_the_first() -> None:
         north,
         south,
         candidates=(candidate("q1", "bbb"),),
-        scales=dict(reward_scales(first, config=ScoringConfig())),
+        scales=dict(reward_scales(first, config=ScoringConfig(), filtering=FilteringConfig())),
     )
 
     assert later[0].reward == first[1].reward
@@ -107,12 +121,6 @@ def test_no_candidates_give_no_scores() -> None:
     assert score(FakeProxies("north"), candidates=()) == ()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_reward_that_is_no_number_is_refused(bad: float) -> None:
-    with pytest.raises(StageError, match=r"finite reward.*south"):
-        score(FakeProxies("north"), FakeProxies("south", reward=lambda prompt, response: bad))
-
-
 def test_perplexity_that_is_no_number_is_refused() -> None:
     south = FakeProxies("south", perplexity=lambda prompt, response: math.nan)
 
@@ -120,11 +128,80 @@ def test_perplexity_that_is_no_number_is_refused() -> None:
         score(FakeProxies("north"), south)
 
 
-def test_reward_proxy_that_gives_a_constant_is_refused() -> None:
-    constant = FakeProxies("south", reward=lambda prompt, response: 0.1 + 0.2)
+def raise_scoring_error(prompt: str, response: str) -> float:
+    raise ScoringError
 
-    with pytest.raises(StageError, match=r"south.*constant"):
-        score(FakeProxies("north"), constant)
+
+@pytest.mark.parametrize(
+    ("reward", "why"),
+    [
+        (lambda prompt, response: 0.1 + 0.2, "constant"),
+        (lambda prompt, response: math.nan, "finite"),
+        (lambda prompt, response: math.inf, "finite"),
+        (raise_scoring_error, "finite"),
+    ],
+    ids=["constant", "nan", "infinite", "broken"],
+)
+@pytest.mark.parametrize("ensemble", ["mean", "min"])
+def test_proxy_that_tells_nothing_apart_is_left_out_and_costs_the_others_nothing(
+    ensemble: str,
+    reward: Callable[[str, str], float],
+    why: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    north, south = FakeProxies("north"), FakeProxies("south", reward=reward)
+
+    result = score_result(north, south, ensemble=ensemble)
+
+    assert [item.reward for item in result.values] == [
+        item.reward for item in score(north, FakeProxies("south", reward=lambda p, r: len(r)))
+    ]
+    assert {name for item in result.values for name in item.rewards_by_client} == {"north"}
+    assert result.counts["num_reward_proxies_left_out"] == 1
+    assert "client south is left out" in caplog.text
+    assert why in caplog.text
+
+
+def test_proxy_that_was_left_out_is_not_asked_again() -> None:
+    north, south = FakeProxies("north"), FakeProxies("south", reward=lambda prompt, response: 1.0)
+    first = score(north, south)
+
+    later = score(
+        north,
+        FakeProxies("south", reward=lambda prompt, response: float(len(response))),
+        candidates=(candidate("q1", "bbb"),),
+        scales=dict(reward_scales(first, config=ScoringConfig(), filtering=FilteringConfig())),
+    )
+
+    assert later[0].rewards_by_client == {"north": 3.0}
+    assert later[0].reward == first[1].reward
+
+
+def test_queries_whose_own_proxy_is_left_out_have_the_mean_reward() -> None:
+    """South's only candidate cannot be told from itself; north's differ."""
+    scored = score(FakeProxies("north"), FakeProxies("south"), ensemble="own")
+
+    assert [item.reward for item in scored] == pytest.approx([-1, 1, 0])
+
+
+def test_reward_that_ceases_to_be_a_number_is_refused() -> None:
+    with pytest.raises(StageError, match=r"finite reward.*south"):
+        score(
+            FakeProxies("south", reward=lambda prompt, response: math.nan),
+            FakeProxies("north"),
+            scales={"south": RewardScale(mean=0.0, deviation=1.0)},
+        )
+
+
+def test_a_run_without_any_reward_goes_on_where_no_choice_looks_at_it() -> None:
+    constant = FakeProxies("north", reward=lambda prompt, response: 2.0)
+    scored = score(constant, FakeProxies("south", reward=lambda prompt, response: math.nan))
+    without = FilteringConfig(choose_by="consensus", select_by="consensus")
+
+    assert [item.reward for item in scored] == [0, 0, 0]
+    assert reward_scales(scored, config=ScoringConfig(), filtering=without) == {}
+    with pytest.raises(StageError, match=r"tells 3 candidates apart, found none"):
+        reward_scales(scored, config=ScoringConfig(), filtering=FilteringConfig())
 
 
 def test_progress_counts_every_judgement() -> None:
@@ -271,15 +348,20 @@ def test_debiased_reward_is_what_length_leaves() -> None:
     assert plain[1].reward < plain[3].reward
     assert [item.reward for item in debiased] == pytest.approx([1, -1, 1, -1])
     assert length_correlation(debiased) == pytest.approx(0, abs=1e-9)
-    scale = reward_scales(debiased, config=ScoringConfig(length_debias=True))["north"]
+    scale = reward_scales(
+        debiased, config=ScoringConfig(length_debias=True), filtering=FilteringConfig()
+    )["north"]
     assert scale.length_slope == pytest.approx(10)
 
 
-def test_reward_that_is_length_alone_has_nothing_left_to_judge_by() -> None:
+def test_reward_that_is_length_alone_has_nothing_left_to_judge_by(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     proxies = [
         FakeProxies(name, reward=lambda prompt, response: math.log1p(len(response.split())))
         for name in ("north", "south")
     ]
 
-    with pytest.raises(StageError, match="length alone"):
-        score(*proxies, candidates=(words("q1", 2), words("q1", 9)), length_debias=True)
+    score(*proxies, candidates=(words("q1", 2), words("q1", 9)), length_debias=True)
+
+    assert caplog.text.count("follow from length alone") == 2

@@ -139,7 +139,13 @@ def test_no_usable_prompt_is_one_clear_error() -> None:
         synthesize(FakeProxies(write=lambda text, rng: None))
 
 
-def test_weights_for_an_unknown_client_are_refused() -> None:
+def test_prompts_of_a_client_that_did_not_deliver_fall_to_the_others() -> None:
+    config = SynthesisConfig(client_weights={"a": 3.0, "b": 1.0, "gone": 4.0})
+
+    assert client_quotas(["a", "b"], config, num_queries=8) == {"a": 6, "b": 2}
+
+
+def test_weights_for_clients_that_are_not_there_alone_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="nobody"):
         synthesize(FakeProxies(), client_weights={"nobody": 1.0})
 

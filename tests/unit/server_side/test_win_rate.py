@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from lm.tables import TextRow
-from protocol.errors import StageError
 from server_side.evaluation import ArmScores
 from server_side.win_rate import (
     Choice,
@@ -24,7 +23,7 @@ ROWS = [TextRow(prompt=f"question {i}", response="reference") for i in range(4)]
 
 
 class ScriptedJudge:
-    name = "scripted"
+    name = identity = "scripted"
 
     def __init__(self, choose: Callable[[Question], Choice | None]) -> None:
         self._choose = choose
@@ -77,6 +76,7 @@ def test_a_judge_that_means_what_it_says_decides(
     found = rate(verdicts_of(judge))
 
     assert (found.num_wins, found.num_ties, found.num_losses) == expected
+    assert found.rate is not None
     assert found.rate.mean == (1.0 if prefers == "new" else 0.0)
 
 
@@ -86,6 +86,7 @@ def test_a_judge_that_looks_at_the_place_alone_gives_ties(always: Choice) -> Non
 
     assert (found.num_wins, found.num_ties, found.num_losses) == (0, 8, 0)
     assert found.num_contradictions == 8
+    assert found.rate is not None
     assert found.rate.mean == 0.5
 
 
@@ -111,10 +112,16 @@ def test_what_the_judge_does_not_answer_is_left_out_and_counted() -> None:
     found = rate(verdicts_of(judge))
 
     assert found.num_unanswered == 6
+    assert found.rate is not None
     assert found.rate.mean == 1.0
     assert found.num_wins == 2
 
 
-def test_a_judge_that_never_answers_is_an_error() -> None:
-    with pytest.raises(StageError, match=r"evaluation\.judge\.model"):
-        rate(verdicts_of(ScriptedJudge(lambda _: None)))
+def test_a_judge_that_never_answers_gives_no_rate_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = rate(verdicts_of(ScriptedJudge(lambda _: None)))
+
+    assert found.rate is None
+    assert found.num_unanswered == 8
+    assert "evaluation.judge.model" in caplog.text
