@@ -54,7 +54,7 @@ def render_report(inputs: ReportInputs) -> str:
             tuned=inputs.tuned,
             clients=client_ledgers(inputs),
             journey=journey(inputs),
-            funnel=funnel(inputs.stages),
+            funnel=funnel(inputs.counts),
             timings=timings(inputs.stages),
             plots=draw_plots(inputs),
             query_examples=query_examples(inputs),
