@@ -17,7 +17,13 @@ from server_side.report.examples import answer_examples, query_examples
 from server_side.report.formats import FILTERS
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import funnel, journey, timings
-from server_side.report.results import client_ledgers, headline, metric_results, setting_groups
+from server_side.report.results import (
+    client_ledgers,
+    headline,
+    length_correlations,
+    metric_results,
+    setting_groups,
+)
 from server_side.run_store import write_atomically
 
 
@@ -63,6 +69,7 @@ def render_report(inputs: ReportInputs) -> str:
             versions=inputs.versions,
             synthetic=inputs.synthetic,
             ranking=inputs.ranking,
+            length_correlations=length_correlations(inputs),
             win_rate=inputs.win_rate,
             notes=inputs.notes,
         )

@@ -289,6 +289,18 @@ def test_public_text_that_fell_stands_in_the_funnel(inputs: ReportInputs) -> Non
     assert "Public text for the proxies" in page
 
 
+def test_how_rewards_follow_length_stands_in_the_page(inputs: ReportInputs, page: str) -> None:
+    scoring = dataclasses.replace(
+        inputs.stages["09_scored_r1"], figures={"reward_length_correlation": -0.4567}
+    )
+    stages = {**inputs.stages, "09_scored_r1": scoring}
+
+    told = render_report(dataclasses.replace(inputs, stages=stages))
+
+    assert "Scoring, round 1 <b>−0.457</b>." in told
+    assert "log length" not in page
+
+
 def test_examples_hold_chosen_and_rejected_of_the_best_sample(inputs: ReportInputs) -> None:
     examples = query_examples(inputs)
     best = max(inputs.pools[2], key=lambda sample: sample.chosen_reward)
