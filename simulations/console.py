@@ -148,8 +148,8 @@ class SimulationConsole:
         for stage, figures in metrics.get("figures", {}).items():
             if (correlation := figures.get("reward_length_correlation")) is not None:
                 self.say(
-                    f"Reward and length within a prompt, {describe_stage(stage)}: "
-                    f"correlation {correlation:+.2f}"
+                    f"Correlation of reward and length within a prompt: {correlation:+.2f} "
+                    f"({describe_stage(stage)})."
                 )
         if len(metrics["privacy"]) > 1:
             self.say(

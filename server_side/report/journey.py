@@ -41,6 +41,7 @@ _NOTES: Final = {
     "num_queries_too_few_candidates": "prompts without two usable responses",
     "num_samples_without_rewrite": "samples without a usable rewrite",
     "num_public": "of them public",
+    "num_public_examples": "public prompts to show as examples",
     "num_joined": "newly joined the pool",
     "num_renewed": "renewed in the pool",
 }

@@ -79,8 +79,8 @@ class FakeProxies:
         self._reward = reward
         self._perplexity = perplexity
 
-    def prompt_prefix(self) -> Sequence[int]:
-        return tuple(map(ord, "prompt:"))
+    def prompt_prefix(self, examples: Sequence[str] = ()) -> Sequence[int]:
+        return tuple(map(ord, "\n".join([*examples, "prompt:"])))
 
     def chat_prefix(self, chat: Chat) -> Sequence[int]:
         text = "\n".join(message["content"] for message in chat)

@@ -110,7 +110,7 @@ def test_how_rewards_follow_length_is_told(tmp_path: Path) -> None:
 
     console.show_results(metrics, run_folder=tmp_path)
 
-    assert "round 1, rewards and perplexities: correlation +0.31" in output.getvalue()
+    assert "within a prompt: +0.31 (round 1, rewards and perplexities)." in output.getvalue()
 
 
 def test_a_half_written_status_is_passed_over(tmp_path: Path) -> None:
