@@ -87,6 +87,7 @@ def gather_inputs(
     synthesis = config.synthesis
     names = [generator.client_name for generator, _ in pairs]
     client_quotas(names, synthesis, num_queries=synthesis.num_queries)
+    _warn_of_short_limits([generator for generator, _ in pairs], synthesis)
     public_prompts = read_public_prompts(synthesis)
     base_folder = resolve_base_model(config.base_model)
     base_digest = base_model_digest(base_folder)
@@ -196,6 +197,31 @@ def _pair_up(
             "or were refused, or lower min_clients."
         )
     return pairs
+
+
+def _warn_of_short_limits(generators: Sequence[AdmittedRelease], config: SynthesisConfig) -> None:
+    prompts, responses = config.prompt_sampling, config.response_sampling
+    for generator in generators:
+        learnt = generator.certificate
+        for what, tokens, setting, limit in (
+            ("prompts", learnt.max_prompt_tokens, "prompt_sampling", prompts.max_new_tokens),
+            (
+                "responses",
+                learnt.max_response_tokens,
+                "response_sampling",
+                responses.max_new_tokens,
+            ),
+        ):
+            if limit < tokens:
+                _LOGGER.warning(
+                    "The generator of client %s learnt %s of up to %d tokens; those that do not "
+                    "end within synthesis.%s.max_new_tokens=%d fall.",
+                    generator.client_name,
+                    what,
+                    tokens,
+                    setting,
+                    limit,
+                )
 
 
 def _test_instruction(clients: Sequence[ClientProxies], config: EvaluationConfig) -> str:

@@ -280,6 +280,9 @@ def test_client_with_one_proxy_is_left_out(
     lines = (tmp_path / "07_queries.jsonl").read_text().splitlines()
     assert {json.loads(line)["client_name"] for line in lines} == {"clinic-a"}
     assert "clinic-b is left out" in caplog.text
+    # The releases say 64 and 96 tokens, the settings 48.
+    assert "learnt prompts of up to 64 tokens" in caplog.text
+    assert "synthesis.response_sampling.max_new_tokens=48 fall" in caplog.text
 
 
 def test_release_on_another_base_model_is_refused(
