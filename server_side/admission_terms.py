@@ -9,7 +9,7 @@ from lm.adapters import expected_adapter_shapes
 from lm.loading import base_model_digest, resolve_base_model
 from server_side.admission_checks import AdmissionPolicy, ExpectedShapes
 from server_side.config import ServerConfig
-from server_side.warm_starting import sent_digests
+from server_side.starts import sent_digests
 
 ClientKeys = Mapping[str, frozenset[str]]
 """By client name, the keys that may sign for it."""

@@ -48,7 +48,8 @@ from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
 from server_side.greeting import judge_hello
 from server_side.outcome import ClientOutcome, write_outcome
-from server_side.warm_starting import StartShapes, sent_digests, with_starts
+from server_side.starts import sent_digests
+from server_side.warm_starting import StartShapes, with_starts
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Compare arms: runs that differ in one thing, judged on the same test rows, over several seeds.
 
 Everything starts from the scores of single rows, which each run keeps (`RowScores`), and works for
-every metric that is a formula on sums over rows.
+every measure that is a formula on sums over rows, pass@k among them (`server_side/measures.py`).
 
 - **Pairing.** Runs are paired by seed and rows by name (`row_id`), so what differs between two arms
   is the arm: same records, same split, same test, same decoding. Only rows that all arms judged
@@ -36,15 +36,16 @@ import numpy.typing as npt
 from scipy.stats import permutation_test
 
 from protocol.errors import StageError
-from server_side.evaluation import (
-    LOWER_IS_BETTER,
-    ArmScores,
-    Metric,
-    RowScores,
-    metric_formula,
-    row_statistics,
-)
+from server_side.evaluation import ArmScores
 from server_side.intervals import FloatArray, Interval, percentile_interval
+from server_side.measures import (
+    JudgedRow,
+    common_measures,
+    is_lower_better,
+    judged_rows,
+    measure_formula,
+    measure_statistics,
+)
 
 UNTUNED: Final = "untuned"
 """Name of the target as it is, which every run judges."""
@@ -91,12 +92,12 @@ class ComparingConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmFigure:
-    """How one arm did by one metric."""
+    """How one arm did by one measure."""
 
     value: Interval
-    """The metric over all seeds and rows, with its interval."""
+    """The measure over all seeds and rows, with its interval."""
     by_seed: Mapping[int, float]
-    """The metric of each seed."""
+    """The measure of each seed."""
     difference: Interval | None
     """Arm minus reference, paired; None for the reference itself."""
     p_value: float | None
@@ -117,8 +118,8 @@ class ArmResult:
     """What its target was tuned on, as in `RunNotes`; `nothing` for the untuned target."""
     samples_seen: tuple[int, ...]
     """Samples seen in tuning, by seed; empty where unknown. Compare it before the scores."""
-    figures: Mapping[Metric, ArmFigure]
-    """How it did, by metric."""
+    figures: Mapping[str, ArmFigure]
+    """How it did, by measure: those that all runs have."""
 
     @property
     def uses_private_records(self) -> bool:
@@ -167,11 +168,13 @@ def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparis
     table, left_out = _aligned(by_arm, seeds)
     sample = _Sample.of(next(iter(table.values())), seeds=seeds, config=config)
     order = dict.fromkeys([UNTUNED, config.reference, *sorted(table)])
+    compared = [own[seed] for own in by_arm.values() for seed in seeds]
+    measures = common_measures(part for run in compared for part in (run.untuned, run.tuned))
     arms = []
     for arm in order:
         figures = {
-            metric: _figure(arm, metric, table=table, sample=sample, config=config)
-            for metric in Metric
+            measure: _figure(arm, measure, table=table, sample=sample, config=config)
+            for measure in measures
         }
         own = [by_arm[arm][seed] for seed in seeds] if arm in by_arm else []
         seen = [run.num_samples_seen for run in own]
@@ -212,15 +215,18 @@ def _by_arm(runs: Sequence[ArmRun], config: ComparingConfig) -> dict[str, dict[i
 
 def _aligned(
     by_arm: Mapping[str, Mapping[int, ArmRun]], seeds: Sequence[int]
-) -> tuple[dict[str, list[list[RowScores]]], int]:
+) -> tuple[dict[str, list[list[JudgedRow]]], int]:
     """Return each arm's rows by seed, the same rows in the same order, and how many fell."""
-    table: dict[str, list[list[RowScores]]] = {arm: [] for arm in (*by_arm, UNTUNED)}
+    table: dict[str, list[list[JudgedRow]]] = {arm: [] for arm in (*by_arm, UNTUNED)}
     left_out = 0
     for seed in seeds:
         scores = {arm: own[seed].tuned for arm, own in by_arm.items()}
         # Every run judges the untuned target with the same seed; which run's is taken is all one.
         scores[UNTUNED] = next(iter(by_arm.values()))[seed].untuned
-        named = {arm: {row.row_id: row for row in found.rows} for arm, found in scores.items()}
+        named = {
+            arm: {row.scores.row_id: row for row in judged_rows(found)}
+            for arm, found in scores.items()
+        }
         for arm, found in scores.items():
             if "" in named[arm] or len(named[arm]) < len(found.rows):
                 raise StageError(
@@ -257,12 +263,12 @@ class _Sample:
     @classmethod
     def of(
         cls,
-        rows_by_seed: Sequence[Sequence[RowScores]],
+        rows_by_seed: Sequence[Sequence[JudgedRow]],
         *,
         seeds: Sequence[int],
         config: ComparingConfig,
     ) -> _Sample:
-        names = [row.row_id for rows in rows_by_seed for row in rows]
+        names = [row.scores.row_id for rows in rows_by_seed for row in rows]
         distinct, cluster = np.unique(names, return_inverse=True)
         rng = np.random.default_rng(config.seed)
 
@@ -303,16 +309,16 @@ class _Sample:
 
 def _figure(
     arm: str,
-    metric: Metric,
+    measure: str,
     *,
-    table: Mapping[str, Sequence[Sequence[RowScores]]],
+    table: Mapping[str, Sequence[Sequence[JudgedRow]]],
     sample: _Sample,
     config: ComparingConfig,
 ) -> ArmFigure:
     def statistics(name: str) -> FloatArray:
-        return row_statistics([row for rows in table[name] for row in rows], metric)
+        return measure_statistics([row for rows in table[name] for row in rows], measure)
 
-    formula = metric_formula(metric)
+    formula = measure_formula(measure)
 
     def point(name: str) -> float:
         return float(formula(statistics(name).sum(axis=0)))
@@ -324,7 +330,7 @@ def _figure(
         return percentile_interval(value, values, config.confidence_level)
 
     def by_seed(name: str) -> list[float]:
-        return [float(formula(row_statistics(r, metric).sum(axis=0))) for r in table[name]]
+        return [float(formula(measure_statistics(r, measure).sum(axis=0))) for r in table[name]]
 
     own, reference = point(arm), config.reference
     own_resamples, own_by_seed = resamples(arm), by_seed(arm)
@@ -334,10 +340,10 @@ def _figure(
         p_value = _permutation_p_value(
             sample.by_cluster(statistics(reference)),
             sample.by_cluster(statistics(arm)),
-            metric,
+            measure,
             config=config,
         )
-        sign = -1 if metric in LOWER_IS_BETTER else 1
+        sign = -1 if is_lower_better(measure) else 1
         gains = [sign * (a - b) for a, b in zip(own_by_seed, by_seed(reference), strict=True)]
         ahead = sum(gain > 0 for gain in gains)
     if config.ceiling in table and arm not in (UNTUNED, config.ceiling):
@@ -346,7 +352,7 @@ def _figure(
         wholes = resamples(config.ceiling) - base_resamples
         is_defined = wholes != 0
         # A share of a way that leads nowhere, or down, says nothing.
-        is_ceiling = whole < 0 if metric in LOWER_IS_BETTER else whole > 0
+        is_ceiling = whole < 0 if is_lower_better(measure) else whole > 0
         if is_ceiling and is_defined.any():
             shares = (own_resamples - base_resamples)[is_defined] / wholes[is_defined]
             gap = interval((own - base) / whole, shares)
@@ -361,10 +367,10 @@ def _figure(
 
 
 def _permutation_p_value(
-    first: FloatArray, second: FloatArray, metric: Metric, *, config: ComparingConfig
+    first: FloatArray, second: FloatArray, measure: str, *, config: ComparingConfig
 ) -> float:
     """Return how often exchanging the arms within rows gives as large a difference."""
-    formula = metric_formula(metric)
+    formula = measure_formula(measure)
     stacked = np.concatenate([first, second])  # (2 clusters, k)
 
     def gap(ours: FloatArray, theirs: FloatArray, axis: int = -1) -> FloatArray:

@@ -56,7 +56,8 @@ _COLUMN_NOTES: Final = {
     "chosen_origin": "which model wrote `chosen`: generator, or rewrite by the target",
     "chosen_lineage": "candidates that `chosen` was rewritten from, the generator's own first",
     "joined_round": "round in which the prompt joined the pool",
-    "prompt_origin": "generator: that client's generator wrote the prompt; public: a public file",
+    "prompt_origin": "generator: that client's generator wrote the prompt; few_shot: it was shown "
+    "public prompts first; public: a public file",
 }
 
 

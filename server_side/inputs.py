@@ -78,8 +78,9 @@ def gather_inputs(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients have both proxies here.
-        ConfigurationError: No test records are named, a release belongs to another base model, or
-            `client_weights` gives nothing to any client that is there.
+        ConfigurationError: No test records are named, a release belongs to another base model,
+            `client_weights` gives nothing to any client that is there, or the clients' instructions
+            differ and none is given for the test.
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
@@ -93,6 +94,7 @@ def gather_inputs(
             ", ".join(absent),
             ", ".join(names),
         )
+    _warn_of_short_limits([generator for generator, _ in pairs], synthesis)
     public_prompts = read_public_prompts(synthesis)
     base_folder = resolve_base_model(config.base_model)
     base_digest = base_model_digest(base_folder)
@@ -113,14 +115,13 @@ def gather_inputs(
         )
         for generator, reward in pairs
     )
-    instruction = config.evaluation.instruction
     return JobInputs(
         run_id=pairs[0][0].certificate.run_id,
         clients=clients,
         certificates=tuple(release.certificate for pair in pairs for release in pair),
         target_folder=target_folder,
         test_rows=rows,
-        test_instruction=clients[0].instruction if instruction is None else instruction,
+        test_instruction=_test_instruction(clients, config.evaluation),
         public_prompts=public_prompts,
         work_folder=work_folder,
         settings={
@@ -203,6 +204,45 @@ def _pair_up(
             "or were refused, or lower min_clients."
         )
     return pairs
+
+
+def _warn_of_short_limits(generators: Sequence[AdmittedRelease], config: SynthesisConfig) -> None:
+    prompts, responses = config.prompt_sampling, config.response_sampling
+    for generator in generators:
+        learnt = generator.certificate
+        for what, tokens, setting, limit in (
+            ("prompts", learnt.max_prompt_tokens, "prompt_sampling", prompts.max_new_tokens),
+            (
+                "responses",
+                learnt.max_response_tokens,
+                "response_sampling",
+                responses.max_new_tokens,
+            ),
+        ):
+            if limit < tokens:
+                _LOGGER.warning(
+                    "The generator of client %s learnt %s of up to %d tokens; those that do not "
+                    "end within synthesis.%s.max_new_tokens=%d fall.",
+                    generator.client_name,
+                    what,
+                    tokens,
+                    setting,
+                    limit,
+                )
+
+
+def _test_instruction(clients: Sequence[ClientProxies], config: EvaluationConfig) -> str:
+    if config.instruction is not None:
+        return config.instruction
+    stated = {client.client_name: client.instruction for client in clients}
+    if len(set(stated.values())) > 1:
+        listed = "; ".join(f"{name}: {text!r}" for name, text in stated.items())
+        raise ConfigurationError(
+            "Expected evaluation.instruction to say under which system turn the test is taken, "
+            f"because the clients' instructions differ ({listed}), found none. Give the one that "
+            "fits the test records."
+        )
+    return clients[0].instruction
 
 
 def _require_base_model(releases: Sequence[AdmittedRelease], digest: str) -> None:

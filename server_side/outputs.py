@@ -38,6 +38,7 @@ from server_side.samples import (
     StageResult,
 )
 from server_side.seeds import derive_seed
+from server_side.starts import start_counts
 from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
@@ -221,6 +222,8 @@ def write_outputs(
     )
     ranking = _ranking(store, config)
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
+    counts = {name: stage.counts for name, stage in stages.items()}
+    counts = {**start_counts(store.folder), **counts}
     metrics = build_metrics(
         run_id=inputs.run_id,
         seed=config.seed,
@@ -235,7 +238,7 @@ def write_outputs(
         },
         seconds={name: stage.seconds for name, stage in stages.items()},
         peak_rss_bytes=max(stage.peak_rss_bytes for stage in stages.values()),
-        counts={name: stage.counts for name, stage in stages.items()},
+        counts=counts,
         tuning=tuning_effort(
             [store.folder / f"11_target_r{n}" for n in rounds],
             pool_sizes=[len(pools[n]) for n in rounds],
@@ -251,6 +254,7 @@ def write_outputs(
         run_id=inputs.run_id,
         certificates=inputs.certificates,
         stages=stages,
+        counts=counts,
         queries=store.read("07_queries", Query),
         scored={n: store.read(f"09_scored_r{n}", ScoredCandidate) for n in rounds},
         pools=pools,

@@ -77,7 +77,7 @@ def pass_rates(
     return MappingProxyType(
         {
             k: bootstrap_interval(
-                _statistics(counts, k),
+                pass_statistics(counts, k),
                 ratio_of_sums,
                 num_resamples=config.num_resamples,
                 confidence_level=config.confidence_level,
@@ -112,8 +112,8 @@ def pass_rate_differences(
     return MappingProxyType(
         {
             k: paired_difference(
-                _statistics(untuned, k),
-                _statistics(tuned, k),
+                pass_statistics(untuned, k),
+                pass_statistics(tuned, k),
                 ratio_of_sums,
                 num_resamples=config.num_resamples,
                 confidence_level=config.confidence_level,
@@ -124,5 +124,6 @@ def pass_rate_differences(
     )
 
 
-def _statistics(counts: Sequence[PassCount], k: int) -> FloatArray:
+def pass_statistics(counts: Sequence[PassCount], k: int) -> FloatArray:
+    """Return what each row adds to the sums whose ratio is pass@k, (n, 2)."""
     return np.array([[pass_at_k(row.num_samples, row.num_passed, k), 1.0] for row in counts])

@@ -25,7 +25,7 @@ from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
 from lm.sampling import SampledModel, Sampler, SamplingEngine, SamplingParams, open_sampler
 from lm.threads import torch_threads
-from protocol.prompts import Chat
+from protocol.prompts import Chat, few_shot_instruction
 from server_side.config import SamplingConfig
 from server_side.samples import OnProgress
 
@@ -61,8 +61,8 @@ class GeneratorProxy(Writer, Protocol):
         """The client's public description of its domain."""
         ...
 
-    def prompt_prefix(self) -> Sequence[int]:
-        """Return the token ids whose continuation is a prompt."""
+    def prompt_prefix(self, examples: Sequence[str] = ()) -> Sequence[int]:
+        """Return the token ids whose continuation is a prompt, after examples of prompts if any."""
         ...
 
     def response_prefix(self, prompt: str) -> Sequence[int]:
@@ -201,9 +201,9 @@ class ClientProxies:
             self._max_response_tokens,
         )
 
-    def prompt_prefix(self) -> Sequence[int]:
-        """Return the token ids whose continuation is a prompt."""
-        return prompt_prefix(self._tokenizer, self.instruction)
+    def prompt_prefix(self, examples: Sequence[str] = ()) -> Sequence[int]:
+        """Return the token ids whose continuation is a prompt, after examples of prompts if any."""
+        return prompt_prefix(self._tokenizer, few_shot_instruction(self.instruction, examples))
 
     def response_prefix(self, prompt: str) -> Sequence[int]:
         """Return the token ids whose continuation is a response, the prompt cut as in scoring."""

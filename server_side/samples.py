@@ -35,6 +35,8 @@ class PromptOrigin(StrEnum):
 
     GENERATOR = "generator"
     """Sampled from the generator proxy of the query's client."""
+    FEW_SHOT = "few_shot"
+    """Sampled from that proxy after a few public prompts that it was shown."""
     PUBLIC = "public"
     """Taken from a public file."""
 

@@ -26,6 +26,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 
 from lm.errors import ScoringError
 from protocol.errors import StageError
@@ -36,6 +37,8 @@ from server_side.proxies import GeneratorProxy, PromptAndResponse, RewardProxy
 from server_side.samples import Candidate, OnProgress, Query, ScoredCandidate, StageResult
 
 _LOGGER = logging.getLogger(__name__)
+LENGTH_CORRELATION: Final = "reward_length_correlation"
+"""Under what name that correlation stands among a stage's figures."""
 _MIN_RELATIVE_DEVIATION = 1e-6
 """A deviation below this share of the mean size is rounding: the proxy gives a constant."""
 _STRONG_CORRELATION = 0.5
@@ -166,7 +169,7 @@ def score_candidates(
     return StageResult(
         values=scored,
         counts=counts,
-        figures={"reward_length_correlation": correlation},
+        figures={LENGTH_CORRELATION: correlation},
     )
 
 

@@ -6,8 +6,8 @@ of privacy cost. What falls is counted by reason: text that never ended, too sho
 text, a repetition, a prompt of the public test set (the test set stays whole, so that all arms of a
 comparison are judged on the same records).
 
-The operator may name public prompts, which then come first. What they bring is no merit of the
-generators; every sample says where its prompt comes from.
+The operator may name public prompts, which then come first, or are shown to the generators as
+examples (`server_side/public_prompts.py`).
 
 Reference: RewardDS (arXiv 2502.18517), section 3.2: temperature 1.0, top-p 0.7, six responses a
 query. Beyond it: several clients, whose generators write a configured share of the prompts each.
@@ -20,13 +20,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from lm.sampling import Completion, Sampler
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, StageError
-from server_side.config import SynthesisConfig
+from server_side.config import PublicPromptsUse, SynthesisConfig
 from server_side.proxies import GeneratorProxy, sampling_params
+from server_side.public_prompts import (
+    draw_public,
+    example_sets,
+    unusable_text,
+    usable_examples,
+)
 from server_side.samples import (
     Candidate,
     CandidateOrigin,
@@ -52,7 +56,8 @@ def synthesize_queries(
     """Sample distinct prompts from each client's generator until there are enough.
 
     Public prompts, where there are any, take the place of sampled ones: as many as fit, drawn
-    evenly, shared out among the clients like the rest.
+    evenly, shared out among the clients like the rest. Or each prompt is sampled after a few of
+    them, as `public_prompts_use` says.
 
     Args:
         generators: One generator a client.
@@ -68,16 +73,23 @@ def synthesize_queries(
 
     Raises:
         ConfigurationError: `client_weights` gives these clients nothing.
-        StageError: Fewer prompts than `min_yield` asks for are usable, or none is.
+        StageError: Fewer prompts than `min_yield` asks for are usable, or none is, or there are
+            too few public prompts to show.
     """
     counts: Counter[str] = Counter(num_sampled=0)
     tested = frozenset(map(normalise_prompt, test_prompts))
     seen: set[str] = set()
     queries: list[Query] = []
     names = [generator.client_name for generator in generators]
-    public = _draw_public(
-        public_prompts, config, seed=seed, seen=seen, tested=tested, counts=counts
-    )
+    public: list[str] = []
+    examples: list[str] = []
+    if config.public_prompts_use == PublicPromptsUse.FEW_SHOT:
+        examples = usable_examples(public_prompts, config, seen=seen, tested=tested, counts=counts)
+    else:
+        public = draw_public(
+            public_prompts, config, seed=seed, seen=seen, tested=tested, counts=counts
+        )
+    origin = PromptOrigin.FEW_SHOT if examples else PromptOrigin.GENERATOR
     shares = client_quotas(names, config, num_queries=len(public))
     owners = [name for name, share in shares.items() for _ in range(share)]
     for name, prompt in zip(owners, public, strict=True):
@@ -95,6 +107,7 @@ def synthesize_queries(
                 generator,
                 sampler,
                 config=config,
+                examples=examples,
                 quota=quota,
                 seed=derive_seed(seed, generator.client_name),
                 seen=seen,
@@ -104,8 +117,7 @@ def synthesize_queries(
                 on_progress=on_progress,
             )
             for prompt in prompts:
-                name = generator.client_name
-                queries.append(_query(queries, prompt, name, PromptOrigin.GENERATOR))
+                queries.append(_query(queries, prompt, generator.client_name, origin))
         if len(queries) - done < quota:
             _LOGGER.warning(
                 "Client %s: %d of %d prompts after synthesis.max_attempts_factor=%g.",
@@ -284,35 +296,12 @@ def _query(earlier: Sequence[Query], prompt: str, client_name: str, origin: Prom
     return Query(query_id=query_id, prompt=prompt, client_name=client_name, origin=origin)
 
 
-def _draw_public(
-    prompts: Sequence[str],
-    config: SynthesisConfig,
-    *,
-    seed: int,
-    seen: set[str],
-    tested: frozenset[str],
-    counts: Counter[str],
-) -> list[str]:
-    """Take as many public prompts as are wanted, drawn evenly, by the rules of sampled ones."""
-    drawn: list[str] = []
-    order = np.random.default_rng(derive_seed(seed, "public prompts")).permutation(len(prompts))
-    for place in order.tolist():
-        if len(drawn) == config.num_queries:
-            break
-        counts["num_public"] += 1
-        if reason := _unusable_text(prompts[place], config, seen=seen, tested=tested):
-            counts[reason] += 1
-        else:
-            seen.add(normalise_prompt(prompts[place]))
-            drawn.append(prompts[place])
-    return drawn
-
-
 def _distinct_prompts(
     generator: GeneratorProxy,
     sampler: Sampler,
     *,
     config: SynthesisConfig,
+    examples: Sequence[str],
     quota: int,
     seed: int,
     seen: set[str],
@@ -321,7 +310,6 @@ def _distinct_prompts(
     num_awaited: int,
     on_progress: OnProgress,
 ) -> Iterator[str]:
-    prefix = generator.prompt_prefix()
     max_sampled = math.ceil(config.max_attempts_factor * quota)
     num_kept = num_sampled = num_batches = 0
     while num_kept < quota and num_sampled < max_sampled:
@@ -332,10 +320,12 @@ def _distinct_prompts(
         size = min(wanted, max_sampled - num_sampled, max(quota, num_sampled))
         before = counts["num_sampled"]
         total = before + size + num_awaited
+        batch_seed = derive_seed(seed, f"batch {num_batches}")
+        shown = example_sets(examples, size=config.num_public_examples, count=size, seed=batch_seed)
         completions = sampler.sample(
-            [prefix] * size,
+            [generator.prompt_prefix(own) for own in shown],
             sampling_params(config.prompt_sampling),
-            seed=derive_seed(seed, f"batch {num_batches}"),
+            seed=batch_seed,
             on_progress=lambda n, _, before=before, total=total: on_progress(before + n, total),  # type: ignore[misc]
         )
         num_batches += 1
@@ -357,23 +347,7 @@ def _unusable_prompt(
 ) -> str | None:
     if not completion.is_finished:
         return "num_unfinished"
-    return _unusable_text(completion.text, config, seen=seen, tested=tested)
-
-
-def _unusable_text(
-    text: str, config: SynthesisConfig, *, seen: set[str], tested: frozenset[str]
-) -> str | None:
-    num_words = len(text.split())
-    if num_words < config.min_prompt_words:
-        return "num_too_short"
-    if num_words > config.max_prompt_words:
-        return "num_too_long"
-    normalised = normalise_prompt(text)
-    if normalised in tested:
-        return "num_in_test_set"
-    if normalised in seen:
-        return "num_repeated"
-    return None
+    return unusable_text(completion.text, config, seen=seen, tested=tested)
 
 
 def _spelled_out(counts: Mapping[str, int]) -> str:

@@ -6,18 +6,20 @@ states their digest in its certificate, which admission compares with what was s
 text brings is no merit of the method: compare a warm start with a warm start.
 
 The generator learns prompt and response tokens; the reward proxy that a public response is better
-than one that the base model wrote to the same prompt. Weights are kept in the run folder, one file
-for each client and proxy, so an exchange that starts anew sends what it sent before.
+than one that the base model wrote to the same prompt. Rows that repeat a prompt of the test set
+fall: a proxy that had learnt its answers would hand them on to the target. Weights are kept in the
+run folder (`server_side/starts.py`), so an exchange that starts anew sends what it sent before.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,28 +28,26 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lm.adapters import adapter_tensors, attach_lora, expected_adapter_shapes
+from lm.adapters import adapter_tensors, attach_lora
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
-from lm.loading import load_causal_lm, load_tokenizer
+from lm.loading import base_model_digest, load_causal_lm, load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import build_reward_model, reward_tensors, rewards_of
 from lm.sampling import SamplingEngine, SamplingParams, open_sampler
-from lm.tables import ColumnMap, read_table
+from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
+from lm.threads import torch_threads
 from protocol.artifacts import AdapterWeights, LoraShape
-from protocol.errors import StageError
+from protocol.errors import ConfigurationError, StageError
 from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
-from server_side.admission_checks import start_name
 from server_side.config import ServerConfig, WarmStartConfig
 from server_side.seeds import derive_seed
+from server_side.starts import cached_start
 
 _LOGGER = logging.getLogger(__name__)
 
-STARTS: Final = "starts"
-"""Folder of the starting weights within the server's run folder."""
-_SUFFIX: Final = ".safetensors"
 _ADAPTER_SEED: Final = 0
 _SIGN_OF_LIFE_SECONDS: Final = 5.0
 """Flower fails a ServerApp that it has not heard of for a minute."""
@@ -58,88 +58,129 @@ StartShapes = Mapping[ProxyKind, LoraShape | None]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicText:
+    """Public text that starting weights may be tuned on."""
+
+    rows: tuple[TextRow, ...]
+    """Rows whose prompt does not stand in the test set."""
+    counts: Mapping[str, int]
+    """What became of the file's rows, by reason."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the rows, as hex."""
+        content = [[row.prompt, row.response] for row in self.rows]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def read_public_text(config: ServerConfig) -> PublicText:
+    """Read the public text, and drop whatever repeats a prompt of the test set.
+
+    Args:
+        config: The server's settings: the text, and the whole file of test records.
+
+    Returns:
+        What is left.
+
+    Raises:
+        ConfigurationError: No test records are named.
+        TableError: A file cannot be read.
+        StageError: Nothing is left.
+    """
+    warm, evaluation = config.warm_start, config.evaluation
+    assert warm.path is not None
+    if evaluation.path is None:
+        raise ConfigurationError(
+            "Expected evaluation.path to name the public test records before starting weights are "
+            "tuned (warm_start.path), because text that repeats a test prompt must be left out, "
+            "got nothing. Name the file."
+        )
+    columns = ColumnMap(prompt=warm.prompt_column, response=warm.response_column)
+    rows = read_table(warm.path, columns=columns, split=warm.split, drop_unusable=True).rows
+    columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)
+    test_rows = read_table(evaluation.path, columns=columns, split=evaluation.split).rows
+    tested = {normalise_prompt(row.prompt) for row in test_rows}
+    kept = tuple(row for row in rows if normalise_prompt(row.prompt) not in tested)
+    if num_fallen := len(rows) - len(kept):
+        _LOGGER.warning(
+            "%d of %d rows of %s fall, because their prompt stands in the test set.",
+            num_fallen,
+            len(rows),
+            warm.path,
+        )
+    if not kept:
+        raise StageError(
+            f"Expected public text in {warm.path} (server_side.warm_start.path) besides the test "
+            f"set, found that all {len(rows)} prompts stand in it. Name other text."
+        )
+    num_used = min(len(kept), warm.max_rows)
+    counts = {
+        "num_rows": len(rows),
+        "num_in_test_set": num_fallen,
+        "num_surplus": len(kept) - num_used,
+        "num_kept": num_used,
+    }
+    return PublicText(rows=kept, counts=counts)
+
+
 def train_start(
-    proxy: ProxyKind, lora: LoraShape, *, base_folder: Path, config: WarmStartConfig, seed: int
+    proxy: ProxyKind,
+    lora: LoraShape,
+    *,
+    rows: Sequence[TextRow],
+    base_folder: Path,
+    config: WarmStartConfig,
+    seed: int,
+    num_threads: int | None = None,
 ) -> AdapterWeights:
     """Tune starting weights on public text.
 
     Args:
         proxy: Which proxy they are for.
         lora: Shape of the client's adapter, from its hello.
+        rows: The text; `max_rows` of it are used, drawn evenly.
         base_folder: Folder of the base model.
-        config: The text and the optimiser.
-        seed: Seed of batches and sampled responses.
+        config: Lengths and the optimiser.
+        seed: Seed of rows, batches and sampled responses.
+        num_threads: CPU threads to use; None leaves it to the libraries.
 
     Returns:
         Adapter, and for the reward proxy its head.
 
     Raises:
-        TableError: The text cannot be read.
         StageError: Training did not stay finite.
     """
-    chats = _read_chats(base_folder, config, seed=seed)
+    chats = _draw_chats(rows, base_folder, config, seed=seed)
     _LOGGER.info("Tuning starting weights for the %s proxy on %d rows.", proxy.value, len(chats))
     rng = np.random.default_rng(seed)
     dtype, device = fastest_dtype(best_device()), best_device()
-    if proxy is ProxyKind.GENERATOR:
-        base = load_causal_lm(base_folder, dtype=dtype, device=device)
-        generator = attach_lora(base, lora, seed=_ADAPTER_SEED)
-        _fit(generator, chats, lambda batch: _text_loss(generator, batch), config=config, rng=rng)
-        tensors = adapter_tensors(generator)
-    else:
-        rows = _pairs(base_folder, chats, config, seed=seed)
-        reward = build_reward_model(
-            base_folder, lora, seed=_ADAPTER_SEED, dtype=dtype, device=device
-        )
+    with torch_threads(num_threads):
+        if proxy is ProxyKind.GENERATOR:
+            base = load_causal_lm(base_folder, dtype=dtype, device=device)
+            generator = attach_lora(base, lora, seed=_ADAPTER_SEED)
+            _fit(
+                generator, chats, lambda batch: _text_loss(generator, batch), config=config, rng=rng
+            )
+            tensors = adapter_tensors(generator)
+        else:
+            pairs = _pairs(base_folder, chats, config, seed=seed, num_threads=num_threads)
+            reward = build_reward_model(
+                base_folder, lora, seed=_ADAPTER_SEED, dtype=dtype, device=device
+            )
 
-        def pair_loss(batch: Sequence[PackedRow]) -> torch.Tensor:
-            rewards = rewards_of(reward, batch)  # (B, 2)
-            return functional.softplus(rewards[:, 1] - rewards[:, 0]).mean()
+            def pair_loss(batch: Sequence[PackedRow]) -> torch.Tensor:
+                rewards = rewards_of(reward, batch)  # (B, 2)
+                return functional.softplus(rewards[:, 1] - rewards[:, 0]).mean()
 
-        _fit(reward, rows, pair_loss, config=config, rng=rng)
-        tensors = reward_tensors(reward)
+            _fit(reward, pairs, pair_loss, config=config, rng=rng)
+            tensors = reward_tensors(reward)
     weights = AdapterWeights(tensors=tensors)
     if not weights.is_finite():
         raise StageError(
             "Expected finite starting weights, found some that are not. Lower "
             "server_side.warm_start.learning_rate."
         )
-    return weights
-
-
-def cached_start(
-    client_name: str,
-    proxy: ProxyKind,
-    lora: LoraShape,
-    *,
-    base_folder: Path,
-    run_folder: Path,
-    train: Callable[[ProxyKind, LoraShape], AdapterWeights],
-) -> AdapterWeights:
-    """Return the starting weights for one proxy of one client, and keep them in the run folder.
-
-    Args:
-        client_name: Name of the client.
-        proxy: Which proxy they are for.
-        lora: Shape that the client states.
-        base_folder: Folder of the base model.
-        run_folder: The server's run folder.
-        train: Tunes weights of a shape, where none that fit are kept.
-
-    Returns:
-        The weights.
-    """
-    expected = expected_adapter_shapes(base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD)
-    file = run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
-    if file.is_file():
-        kept = AdapterWeights.from_bytes(file.read_bytes())
-        if {name: tensor.shape for name, tensor in kept.tensors.items()} == expected:
-            return kept
-    weights = train(proxy, lora)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    part.write_bytes(weights.to_bytes())
-    part.replace(file)
     return weights
 
 
@@ -166,11 +207,15 @@ def with_starts(
         One request a client.
 
     Raises:
-        TableError: The public text cannot be read.
-        StageError: Training did not stay finite.
+        ConfigurationError: No test records are named, or weights are kept that other settings,
+            text or base model made.
+        TableError: The public text or the test records cannot be read.
+        StageError: All text stands in the test set, or training did not stay finite.
     """
     if config.warm_start.path is None:
         return dict.fromkeys(clients, request)
+    text = read_public_text(config)
+    origin = _origin(text, config=config, base_folder=base_folder)
     trained: dict[LoraShape, AdapterWeights] = {}
 
     def train(proxy: ProxyKind, lora: LoraShape) -> AdapterWeights:
@@ -179,9 +224,11 @@ def with_starts(
                 lambda: train_start(
                     proxy,
                     lora,
+                    rows=text.rows,
                     base_folder=base_folder,
                     config=config.warm_start,
                     seed=derive_seed(config.seed, f"warm_start_{proxy.value}"),
+                    num_threads=config.num_threads,
                 ),
                 on_waiting,
             )
@@ -200,25 +247,14 @@ def with_starts(
             lora,
             base_folder=base_folder,
             run_folder=run_folder,
+            origin=origin,
+            counts=text.counts,
             train=train,
         )
         requests[client_id] = WarmTrainingRequest(
             request=replace(request, start_digest=start.digest()), start=start
         )
     return requests
-
-
-def sent_digests(run_folder: Path) -> dict[str, str]:
-    """Return the digest of all starting weights of a run, by client and proxy, for admission.
-
-    Args:
-        run_folder: The server's run folder.
-    """
-    return {
-        file.name.removesuffix(_SUFFIX): AdapterWeights.from_bytes(file.read_bytes()).digest()
-        for file in sorted((run_folder / STARTS).glob(f"*{_SUFFIX}"))
-        if not file.name.startswith(".")
-    }
 
 
 def _in_thread(work: Callable[[], T], on_waiting: Callable[[], object]) -> T:
@@ -230,10 +266,21 @@ def _in_thread(work: Callable[[], T], on_waiting: Callable[[], object]) -> T:
         return result.result()
 
 
-def _read_chats(base_folder: Path, config: WarmStartConfig, *, seed: int) -> list[EncodedChat]:
-    assert config.path is not None
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    rows = read_table(config.path, columns=columns, split=config.split, drop_unusable=True).rows
+def _origin(text: PublicText, *, config: ServerConfig, base_folder: Path) -> dict[str, object]:
+    """Return all that decides starting weights of a shape, by the names that a user knows."""
+    settings = {f"warm_start.{name}": value for name, value in asdict(config.warm_start).items()}
+    del settings["warm_start.path"]  # a file that moved is the same text
+    return {
+        **settings,
+        "text": text.digest,
+        "base_model": base_model_digest(base_folder),
+        "seed": config.seed,
+    }
+
+
+def _draw_chats(
+    rows: Sequence[TextRow], base_folder: Path, config: WarmStartConfig, *, seed: int
+) -> list[EncodedChat]:
     order = np.random.default_rng(seed).permutation(len(rows))[: config.max_rows]
     tokenizer = load_tokenizer(base_folder)
     return [
@@ -256,9 +303,15 @@ def _text_loss(model: nn.Module, chats: Sequence[EncodedChat]) -> torch.Tensor:
 
 
 def _pairs(
-    base_folder: Path, chats: Sequence[EncodedChat], config: WarmStartConfig, *, seed: int
+    base_folder: Path,
+    chats: Sequence[EncodedChat],
+    config: WarmStartConfig,
+    *,
+    seed: int,
+    num_threads: int | None,
 ) -> list[PackedRow]:
-    with closing(open_sampler(base_folder, engine=SamplingEngine(config.engine))) as sampler:
+    engine = SamplingEngine(config.engine)
+    with closing(open_sampler(base_folder, engine=engine, num_threads=num_threads)) as sampler:
         completions = sampler.sample(
             [chat.response_prefix for chat in chats],
             SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),

@@ -20,9 +20,10 @@ from typing import Final
 from lm.errors import LmError
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError, RewardDSError, StageError
-from server_side.comparing import ArmRun, ComparingConfig, compare_runs
+from server_side.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
 from server_side.evaluation import ArmScores, Metric
 from server_side.json_values import from_json
+from server_side.measures import is_measure
 from server_side.metrics import read_metrics
 from server_side.run_store import write_atomically
 from simulations.compare_views import as_csv, as_markdown, show_comparison
@@ -30,6 +31,7 @@ from simulations.config import SimulateConfig
 from simulations.run import SETTINGS_FILE
 
 _METRICS_FILE: Final = "metrics.json"
+_SHOWN: Final = ("pass@1", Metric.ROUGEL, Metric.PERPLEXITY)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -126,18 +128,31 @@ def _compare(options: argparse.Namespace) -> None:
         num_resamples=options.resamples,
         num_permutations=options.permutations,
     )
-    # Here, because a default on an option that appends would be appended to.
-    metrics = [Metric(name) for name in options.metric or (Metric.ROUGEL, Metric.PERPLEXITY)]
     comparison = compare_runs([read_run(folder) for folder in folders], config=config)
-    for metric in metrics:
-        show_comparison(comparison, metric)
+    measures = _chosen(options.metric, comparison)
+    for measure in measures:
+        show_comparison(comparison, measure)
     if num_unfinished:
         print(f"Left out because not finished: {num_unfinished}.")
     if options.csv is not None:
         write_atomically(options.csv, as_csv(comparison))
     if options.markdown is not None:
-        text = "\n".join(as_markdown(comparison, metric) for metric in metrics)
+        text = "\n".join(as_markdown(comparison, measure) for measure in measures)
         write_atomically(options.markdown, text)
+
+
+def _chosen(asked: Sequence[str] | None, comparison: Comparison) -> list[str]:
+    """Return what to show: what was asked for, or what says most."""
+    there = list(comparison.arms[0].figures)
+    if asked is None:
+        return [name for name in there if name in _SHOWN]
+    if missing := [name for name in asked if name not in there]:
+        raise StageError(
+            f"Expected all runs to have {', '.join(missing)}, found {', '.join(there)} in all of "
+            "them. Name another --metric; pass@k is there where evaluation.tests_column and "
+            "evaluation.pass_k ask for it in every run."
+        )
+    return list(asked)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,8 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         action="append",
-        choices=[metric.value for metric in Metric],
-        help="what to show; give it several times for more (default: rougeL and perplexity)",
+        type=_measure,
+        help="what to show, such as bleu or pass@5; give it several times for more (default: "
+        "rougeL and perplexity, and pass@1 where tests were run)",
     )
     parser.add_argument("--csv", type=Path, help="write every arm and metric to this file")
     parser.add_argument("--markdown", type=Path, help="write the shown tables to this file")
@@ -175,6 +191,13 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=_count, default=default, help="how many (default: %(default)s)"
         )
     return parser
+
+
+def _measure(text: str) -> str:
+    if not is_measure(text):
+        names = ", ".join(metric.value for metric in Metric)
+        raise argparse.ArgumentTypeError(f"expected one of {names} or pass@K, got {text}")
+    return text
 
 
 def _count(text: str) -> int:

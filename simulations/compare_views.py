@@ -12,35 +12,36 @@ from rich.table import Table
 from rich.text import Text
 
 from server_side.comparing import ArmFigure, ArmResult, Comparison
-from server_side.evaluation import LOWER_IS_BETTER, Metric
+from server_side.evaluation import Metric
 from server_side.intervals import Interval
+from server_side.measures import is_lower_better
 
 _WIDTH: Final = 80
 _MARK: Final = "†"
 _MARK_NOTE: Final = (
     f"{_MARK} Uses the private records themselves. It exists in simulation only, to compare with."
 )
-_DECIMALS: Final = {Metric.BLEU: 2, Metric.PERPLEXITY: 2}
+_DECIMALS: Final[dict[str, int]] = {Metric.BLEU: 2, Metric.PERPLEXITY: 2}
 _TITLES: Final = ("arm", "value", "difference", "p", "ahead", "gap closed")
 
 
 def show_comparison(
-    comparison: Comparison, metric: Metric, *, console: Console | None = None
+    comparison: Comparison, measure: str, *, console: Console | None = None
 ) -> None:
-    """Print how all arms did by one metric.
+    """Print how all arms did by one measure.
 
     Args:
         comparison: The arms.
-        metric: Which metric.
+        measure: Which measure.
         console: Where to print; None takes standard output, 80 columns wide.
     """
     console = console or Console(width=_WIDTH)
-    title = f"{metric.value}, {_direction(metric)}"
+    title = f"{measure}, {_direction(measure)}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in _TITLES:
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for arm in comparison.arms:
-        table.add_row(*(Text(cell) for cell in _cells(arm, metric, comparison, break_by="\n")))
+        table.add_row(*(Text(cell) for cell in _cells(arm, measure, comparison, break_by="\n")))
     console.print(table)
     for line in notes(comparison):
         console.print(Text(line))
@@ -80,29 +81,29 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def as_markdown(comparison: Comparison, metric: Metric) -> str:
-    """Return how all arms did by one metric as a Markdown table with its notes.
+def as_markdown(comparison: Comparison, measure: str) -> str:
+    """Return how all arms did by one measure as a Markdown table with its notes.
 
     Args:
         comparison: The arms.
-        metric: Which metric.
+        measure: Which measure.
 
     Returns:
         Text that ends with a line break.
     """
     lines = [
-        f"**{metric.value}**, {_direction(metric)}",
+        f"**{measure}**, {_direction(measure)}",
         "",
         f"| {' | '.join(_TITLES)} |",
         f"| --- |{' ---: |' * (len(_TITLES) - 1)}",
     ]
     for arm in comparison.arms:
-        lines.append(f"| {' | '.join(_cells(arm, metric, comparison, break_by='<br>'))} |")
+        lines.append(f"| {' | '.join(_cells(arm, measure, comparison, break_by='<br>'))} |")
     return "\n".join([*lines, "", *(f"{line}  " for line in notes(comparison)), ""])
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return every arm and metric as comma-separated values, one line each.
+    """Return every arm and measure as comma-separated values, one line each.
 
     Args:
         comparison: The arms.
@@ -119,7 +120,7 @@ def as_csv(comparison: Comparison) -> str:
          "reference", "by_seed", "samples_seen"]
     )  # fmt: skip
     for arm in comparison.arms:
-        for metric, figure in arm.figures.items():
+        for measure, figure in arm.figures.items():
             numbers: list[float | str] = []
             for interval in (figure.value, figure.difference, figure.gap_closed):
                 if interval is None:
@@ -127,7 +128,7 @@ def as_csv(comparison: Comparison) -> str:
                 else:
                     numbers += [interval.mean, interval.low, interval.high]
             writer.writerow(
-                [arm.arm, arm.tuned_on, metric.value, *numbers, figure.p_value,
+                [arm.arm, arm.tuned_on, measure, *numbers, figure.p_value,
                  figure.num_seeds_ahead, _joined(comparison.seeds), comparison.num_rows,
                  comparison.config.reference, _joined(figure.by_seed.values()),
                  _joined(arm.samples_seen)]
@@ -135,8 +136,8 @@ def as_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _cells(arm: ArmResult, metric: Metric, comparison: Comparison, *, break_by: str) -> list[str]:
-    figure, decimals = arm.figures[metric], _DECIMALS.get(metric, 3)
+def _cells(arm: ArmResult, measure: str, comparison: Comparison, *, break_by: str) -> list[str]:
+    figure, decimals = arm.figures[measure], _DECIMALS.get(measure, 3)
     name = arm.arm + (f" {_MARK}" if arm.uses_private_records else "")
     if arm.samples_seen:
         low, high = min(arm.samples_seen), max(arm.samples_seen)
@@ -169,8 +170,8 @@ def _ahead(figure: ArmFigure, num_seeds: int) -> str:
     return "" if figure.num_seeds_ahead is None else f"{figure.num_seeds_ahead}/{num_seeds}"
 
 
-def _direction(metric: Metric) -> str:
-    return "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+def _direction(measure: str) -> str:
+    return "lower is better" if is_lower_better(measure) else "higher is better"
 
 
 def _joined(values: Iterable[float]) -> str:

@@ -145,6 +145,12 @@ class SimulationConsole:
             epsilon = "∞" if ledger["epsilon"] in (None, "infinite") else f"{ledger['epsilon']:.3f}"
             privacy.add_row(client, epsilon, f"{ledger['delta']:g}")
         self._console.print(privacy)
+        for stage, figures in metrics.get("figures", {}).items():
+            if (correlation := figures.get("reward_length_correlation")) is not None:
+                self.say(
+                    f"Correlation of reward and length within a prompt: {correlation:+.2f} "
+                    f"({describe_stage(stage)})."
+                )
         if len(metrics["privacy"]) > 1:
             self.say(
                 "Each guarantee is one client's own: a person whose records lie with several "

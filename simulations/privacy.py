@@ -102,6 +102,7 @@ def _ledger(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from server_side.admission_terms import admission_terms
     from server_side.config import ServerConfig
+    from server_side.starts import STARTS, sent_digests
     from server_side.verifying import (
         find_releases,
         find_run_id,
@@ -109,7 +110,6 @@ def _verify(options: argparse.Namespace) -> int:
         verify_releases,
         with_limits,
     )
-    from server_side.warm_starting import STARTS, sent_digests
 
     files = find_releases(options.folder)
     config = with_limits(

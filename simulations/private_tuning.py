@@ -31,6 +31,7 @@ from client_side.generator import train_generator
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
 from lm.adapters import write_peft_folder
+from lm.threads import torch_threads
 from protocol.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, PlannedRun, calibrate
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
@@ -107,9 +108,10 @@ def run_private_arm(
             finetune_target, pool, config=replace(server.finetuning, objective="sft"),
             target_folder=job.target_folder, previous=None, round_index=1,
         )  # fmt: skip
-    with RunStore(
+    store_of_run = RunStore(
         world.server_folder, settings=settings, seed=server.seed, progress=progress
-    ) as store:
+    )
+    with store_of_run as store, torch_threads(server.num_threads):
         folder = store.subfolder(STAGE, fill)
         test = set_test(job, (), config=server)
         judge = partial(judge_arm, test, on_progress=store.advance)

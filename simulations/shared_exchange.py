@@ -32,6 +32,7 @@ from server_side.collecting import RELEASES
 from server_side.config import ServerConfig
 from server_side.outcome import OUTCOME_FILE, read_outcome
 from server_side.shared_stages import code_versions, file_digest, locked, remove
+from server_side.warm_starting import read_public_text
 from simulations.config import SimulateConfig
 from simulations.costs import COST_FILE
 from simulations.prepare import WORLD_FILE, World, prepare_world
@@ -124,10 +125,9 @@ def _is_complete(world: World) -> bool:
 def _starting(server: ServerConfig) -> Mapping[str, object]:
     """Return what decides the starting weights that the server sends."""
     settings = dataclasses.asdict(server.warm_start)
-    path = settings.pop("path")
-    if path is None:
+    if settings.pop("path") is None:
         return {}
-    return {**settings, "text": _content(path), "seed": server.seed}
+    return {**settings, "text": read_public_text(server).digest, "seed": server.seed}
 
 
 def _deciding(client: ClientFolder) -> Mapping[str, object]:

@@ -24,7 +24,7 @@ from server_side.config.refinement import (
 from server_side.config.sampling import SamplingConfig
 from server_side.config.scoring import Ensemble, ScoringConfig
 from server_side.config.server import ServerConfig
-from server_side.config.synthesis import SynthesisConfig
+from server_side.config.synthesis import PublicPromptsUse, SynthesisConfig
 from server_side.config.warm_start import WarmStartConfig
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "FinetuningConfig",
     "JudgeConfig",
     "PoolGrowth",
+    "PublicPromptsUse",
     "RankingConfig",
     "RefinementConfig",
     "SamplingConfig",

@@ -63,7 +63,7 @@ class EvaluationConfig(SamplingConfig):
     response_column: str | None = None
     """Column with the reference response; None infers it from known names."""
     instruction: str | None = None
-    """System turn of the test; None takes the first client's instruction."""
+    """System turn of the test; None takes the clients' own, where all have the same."""
     max_rows: int | None = None
     """Rows to judge, the first ones; None takes all."""
     samples_per_prompt: int = 1

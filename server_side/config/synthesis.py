@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from server_side.config.choices import ENGINES
 from server_side.config.sampling import SamplingConfig
@@ -13,6 +14,15 @@ from server_side.setting_checks import (
     require_counts,
     require_fractions,
 )
+
+
+class PublicPromptsUse(StrEnum):
+    """What public prompts are for."""
+
+    REPLACE = "replace"
+    """They are answered in the place of as many that the generators would write."""
+    FEW_SHOT = "few_shot"
+    """A few of them stand before each prompt that a generator writes, as examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +43,14 @@ class SynthesisConfig:
     response_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How responses are drawn."""
     public_prompts_path: str | None = None
-    """Public prompts, answered in the place of as many that the generators would write."""
+    """Public prompts of the domain, for what `public_prompts_use` says."""
     public_prompts_column: str | None = None
     """Their column; None infers it from known names."""
+    public_prompts_use: str = "replace"
+    """What they are for: replace (as many prompts that the generators would write) or few_shot
+    (shown to the generators as examples of what to write)."""
+    num_public_examples: int = 3
+    """How many of them a generator is shown before each prompt, in few_shot."""
     min_prompt_words: int = 4
     """A shorter prompt falls."""
     max_prompt_words: int = 120
@@ -71,6 +86,15 @@ class SynthesisConfig:
         )
         require_fractions("synthesis", self, "min_yield")
         require_choice("synthesis.engine", self.engine, ENGINES)
+        require_choice("synthesis.public_prompts_use", self.public_prompts_use, PublicPromptsUse)
+        require_counts("synthesis", self, "num_public_examples")
+        require(
+            self.public_prompts_use == PublicPromptsUse.REPLACE
+            or self.public_prompts_path is not None,
+            "synthesis.public_prompts_path",
+            "a file of prompts to show, because synthesis.public_prompts_use=few_shot",
+            "nothing",
+        )
         weights = self.client_weights
         if weights is not None:
             are_weights = all(math.isfinite(w) and w >= 0 for w in weights.values())

@@ -44,6 +44,8 @@ class ReportInputs:
     """Certificates of all admitted releases."""
     stages: Mapping[str, StageRecord]
     """What the manifest says about each stage, in the order of the stages."""
+    counts: Mapping[str, Mapping[str, int]]
+    """By stage, what went in, fell and came out; that of public text among them."""
     queries: tuple[Query, ...] = field(repr=False)
     """The synthetic prompts."""
     scored: Mapping[int, tuple[ScoredCandidate, ...]] = field(repr=False)

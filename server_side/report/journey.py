@@ -12,6 +12,7 @@ from server_side.report.inputs import ReportInputs
 from server_side.run_store import StageRecord
 
 _TITLES: Final = {
+    "00_warm_start": "Public text for the proxies' start",
     "06_exchange": "Exchange with the clients",
     "07_queries": "Synthetic prompts",
     "08_candidates": "Candidate responses",
@@ -41,10 +42,11 @@ _NOTES: Final = {
     "num_queries_too_few_candidates": "prompts without two usable responses",
     "num_samples_without_rewrite": "samples without a usable rewrite",
     "num_public": "of them public",
+    "num_public_examples": "public prompts to show as examples",
     "num_joined": "newly joined the pool",
     "num_renewed": "renewed in the pool",
 }
-_ENTRIES: Final = ("num_sampled", "num_pairs")
+_ENTRIES: Final = ("num_sampled", "num_pairs", "num_rows")
 """What says how much went in, the first that is there."""
 
 
@@ -138,18 +140,16 @@ def journey(inputs: ReportInputs) -> list[JourneyStop]:
     ]
 
 
-def funnel(stages: Mapping[str, StageRecord]) -> list[FunnelStep]:
+def funnel(counts: Mapping[str, Mapping[str, int]]) -> list[FunnelStep]:
     """Return the stages at which something could fall, with where it went."""
     steps = []
-    for name, stage in stages.items():
-        entry = next((key for key in _ENTRIES if key in stage.counts), None)
-        if entry is None or "num_kept" not in stage.counts:
+    for name, numbers in counts.items():
+        entry = next((key for key in _ENTRIES if key in numbers), None)
+        if entry is None or "num_kept" not in numbers:
             continue
-        entered = stage.counts[entry] + stage.counts.get("num_public", 0)
-        kept = stage.counts["num_kept"]
-        losses = {
-            text: stage.counts[key] for key, text in _REASONS.items() if stage.counts.get(key)
-        }
+        entered = numbers[entry] + numbers.get("num_public", 0)
+        kept = numbers["num_kept"]
+        losses = {text: numbers[key] for key, text in _REASONS.items() if numbers.get(key)}
         if (unnamed := entered - kept - sum(losses.values())) > 0:
             losses["fell with their prompt"] = unnamed
         steps.append(
@@ -159,9 +159,9 @@ def funnel(stages: Mapping[str, StageRecord]) -> list[FunnelStep]:
                 num_kept=kept,
                 losses=tuple(sorted(losses.items(), key=lambda item: -item[1])),
                 notes=tuple(
-                    f"{text}: {count(stage.counts[key])}"
+                    f"{text}: {count(numbers[key])}"
                     for key, text in _NOTES.items()
-                    if stage.counts.get(key)
+                    if numbers.get(key)
                 ),
             )
         )

@@ -17,7 +17,13 @@ from server_side.report.examples import answer_examples, query_examples
 from server_side.report.formats import FILTERS
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import funnel, journey, timings
-from server_side.report.results import client_ledgers, headline, metric_results, setting_groups
+from server_side.report.results import (
+    client_ledgers,
+    headline,
+    length_correlations,
+    metric_results,
+    setting_groups,
+)
 from server_side.run_store import write_atomically
 
 
@@ -54,7 +60,7 @@ def render_report(inputs: ReportInputs) -> str:
             tuned=inputs.tuned,
             clients=client_ledgers(inputs),
             journey=journey(inputs),
-            funnel=funnel(inputs.stages),
+            funnel=funnel(inputs.counts),
             timings=timings(inputs.stages),
             plots=draw_plots(inputs),
             query_examples=query_examples(inputs),
@@ -64,6 +70,7 @@ def render_report(inputs: ReportInputs) -> str:
             synthetic=inputs.synthetic,
             ranking=inputs.ranking,
             num_reward_proxies_left_out=inputs.num_reward_proxies_left_out,
+            length_correlations=length_correlations(inputs),
             win_rate=inputs.win_rate,
             notes=inputs.notes,
         )

@@ -14,6 +14,8 @@ from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.intervals import Interval
 from server_side.report.formats import metric_change, metric_value
 from server_side.report.inputs import ReportInputs
+from server_side.report.journey import stage_title
+from server_side.scoring import LENGTH_CORRELATION
 
 _VERDICTS: Final = {
     "better": "better",
@@ -158,6 +160,15 @@ def client_ledgers(inputs: ReportInputs) -> list[ClientLedger]:
             is_finite=math.isfinite(certificate.privacy.epsilon),
         )
         for name, certificate in guarantees(inputs.certificates).items()
+    ]
+
+
+def length_correlations(inputs: ReportInputs) -> list[tuple[str, float]]:
+    """Return how reward and length correlate within a prompt, by stage that scored something."""
+    return [
+        (stage_title(name), stage.figures[LENGTH_CORRELATION])
+        for name, stage in inputs.stages.items()
+        if LENGTH_CORRELATION in stage.figures
     ]
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,13 @@ class StopAfter:
 
 
 def make_releases(
-    base: Path, *, client_names: tuple[str, ...] = ("clinic-a", "clinic-b")
+    base: Path,
+    *,
+    client_names: tuple[str, ...] = ("clinic-a", "clinic-b"),
+    instructions: Mapping[str, str] | None = None,
 ) -> list[AdmittedRelease]:
     """Make releases with random weights for a tiny base model."""
+    stated = instructions or dict.fromkeys(client_names, "Answer the message.")
     policy = AdmissionPolicy(run_id=RUN_ID, base_model_digest=base_model_digest(base))
     releases = []
     for seed, client_name in enumerate(client_names):
@@ -77,6 +82,7 @@ def make_releases(
                 tensors=tensors,
                 shapes=shapes,
                 base_model_digest=policy.base_model_digest,
+                instruction=stated[client_name],
             )
             releases.append(
                 admit(
@@ -274,6 +280,9 @@ def test_client_with_one_proxy_is_left_out(
     lines = (tmp_path / "07_queries.jsonl").read_text().splitlines()
     assert {json.loads(line)["client_name"] for line in lines} == {"clinic-a"}
     assert "clinic-b is left out" in caplog.text
+    # The releases say 64 and 96 tokens, the settings 48.
+    assert "learnt prompts of up to 64 tokens" in caplog.text
+    assert "synthesis.response_sampling.max_new_tokens=48 fall" in caplog.text
 
 
 def test_release_on_another_base_model_is_refused(
@@ -307,6 +316,32 @@ def test_weight_of_a_client_that_refused_costs_the_others_nothing(
 
     assert len((tmp_path / "07_queries.jsonl").read_text().splitlines()) == 10
     assert "client_weights names clinic-b" in caplog.text
+
+
+def test_clients_of_different_domains_need_one_instruction_for_the_test(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    """The test has one system turn; which client's that is must not hang on their names."""
+    stated = {"clinic-a": "Answer the patient.", "bank-b": "Answer the customer."}
+    releases = make_releases(base, client_names=("clinic-a", "bank-b"), instructions=stated)
+    often = SamplingConfig(max_new_tokens=128, top_p=1.0)  # a tiny model seldom ends a text
+    given = dataclasses.replace(
+        config,
+        synthesis=dataclasses.replace(config.synthesis, num_candidates=12, response_sampling=often),
+        evaluation=dataclasses.replace(config.evaluation, instruction="Answer."),
+        refinement=dataclasses.replace(config.refinement, num_rounds=1),
+    )
+
+    with pytest.raises(
+        ConfigurationError, match=r"evaluation\.instruction .*bank-b: 'Answer the c"
+    ):
+        run_pipeline(releases, config=config, run_folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run_pipeline(releases, config=given, run_folder=tmp_path / "run")
+
+    lines = (tmp_path / "run" / "10_best_r1.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert {sample["client_name"]: sample["instruction"] for sample in samples} == stated
 
 
 def test_weights_for_absent_clients_alone_are_refused_before_the_run_folder_is_begun(

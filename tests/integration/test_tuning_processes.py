@@ -12,9 +12,11 @@ import pytest
 from accelerate import PartialState
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from lm.threads import torch_threads
 from protocol.errors import ConfigurationError, StageError
 from server_side import finetuning, tuning_processes
 from server_side.checkpoints import mark_whole
+from server_side.children import Child, Children
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
@@ -178,6 +180,26 @@ def test_a_failure_in_a_process_is_told_with_the_end_of_what_it_wrote(
 
     assert "Lower finetuning.learning_rate" in (tmp_path / "tuning.log").read_text()
     assert not (tmp_path / "tuned").exists()
+
+
+def test_processes_share_the_threads_that_the_server_allows(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments: list[dict[str, str]] = []
+
+    def start(
+        children: Children, name: str, command: object, *, environment: dict[str, str], cwd: Path
+    ) -> Child:
+        environments.append(environment)
+        raise StageError("seen enough")
+
+    monkeypatch.setattr(Children, "start", start)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    with torch_threads(6), pytest.raises(StageError, match="seen enough"):
+        _tune(target, tmp_path, num_processes=2)
+
+    assert environments[0]["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:

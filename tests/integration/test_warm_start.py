@@ -14,12 +14,12 @@ from client_side.config import WarmStartConfig as TakingConfig
 from client_side.folder import ClientFolder
 from lm.errors import TableError
 from protocol.artifacts import AdapterWeights
-from protocol.errors import AdmissionCode, AdmissionError
+from protocol.errors import AdmissionCode, AdmissionError, ConfigurationError
 from protocol.ledger import ProxyKind
 from server_side.app import BytesChannel
 from server_side.collecting import Collection, Waiting, collect, load_collected
-from server_side.config import ServerConfig, WarmStartConfig
-from server_side.warm_starting import STARTS, sent_digests
+from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
+from server_side.starts import STARTS, sent_digests, start_counts
 from tests.support.clients import client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration
@@ -33,7 +33,10 @@ def server(tmp_path: Path, tiny_llama: Path) -> ServerConfig:
     warm_start = WarmStartConfig(
         path=str(public), steps=4, batch_size=4, max_response_tokens=16, engine="transformers"
     )
-    return replace(server_config(tiny_llama), warm_start=warm_start)
+    tests = tmp_path / "test.jsonl"
+    tests.write_text(json.dumps({"prompt": "ask 7", "response": "Rest."}) + "\n", encoding="utf-8")
+    evaluation = EvaluationConfig(path=str(tests))
+    return replace(server_config(tiny_llama), warm_start=warm_start, evaluation=evaluation)
 
 
 @pytest.fixture
@@ -74,6 +77,8 @@ def test_those_who_take_a_start_state_it_and_the_rest_start_fresh(
     }
     again = load_collected(server, run_id="run-1", run_folder=folder)
     assert len(again) == 4
+    counts = start_counts(folder)["00_warm_start"]
+    assert (counts["num_rows"], counts["num_in_test_set"], counts["num_kept"]) == (30, 1, 29)
 
     # A release that started elsewhere than the run folder says does not pass a second time.
     file = folder / STARTS / "taker.generator.safetensors"
@@ -95,7 +100,9 @@ def test_an_exchange_that_starts_anew_sends_what_it_sent_before(
     for file in (folder / "releases").glob("taker.*"):
         file.unlink()
 
-    again = run(replace(server, warm_start=replace(server.warm_start, steps=9)), clients, folder)
+    with pytest.raises(ConfigurationError, match=r"found another warm_start\.steps"):
+        run(replace(server, warm_start=replace(server.warm_start, steps=9)), clients, folder)
+    again = run(server, clients, folder)
 
     assert sent_digests(folder) == before
     assert {item.proxy for item in again.admitted if item.client_name == "taker"} == set(ProxyKind)

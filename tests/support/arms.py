@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from server_side.comparing import ArmRun
 from server_side.evaluation import ArmScores, Metric, RowScores
 from server_side.intervals import Interval
+from server_side.pass_rates import PassCount
 
 ROUGE = (Metric.ROUGE1, Metric.ROUGE2, Metric.ROUGEL)
 
 
-def scores(by_row: Mapping[str, float], *, nll: float = 20.0) -> ArmScores:
-    """Return the scores of an arm whose rows have these ROUGE values, 10 tokens a reference."""
+def scores(
+    by_row: Mapping[str, float], *, nll: float = 20.0, passed: Sequence[int] = ()
+) -> ArmScores:
+    """Return the scores of an arm whose rows have these ROUGE values, 10 tokens a reference.
+
+    `passed` says how many of two answers to each row pass its tests; without it none were run.
+    """
     rows = tuple(
         RowScores(
             num_samples=1,
@@ -32,6 +38,8 @@ def scores(by_row: Mapping[str, float], *, nll: float = 20.0) -> ArmScores:
         mean_answer_words=1.0,
         rows=rows,
         answers=tuple(("an answer",) for _ in rows),
+        pass_counts=tuple(PassCount(num_samples=2, num_passed=number) for number in passed),
+        pass_at_k={1: some, 2: some} if passed else {},
     )
 
 
@@ -43,14 +51,15 @@ def run_of(
     untuned: float = 0.1,
     nll: float = 20.0,
     tuned_on: str = "synthetic",
+    passed: Sequence[int] = (),
 ) -> ArmRun:
-    """Return a run of an arm; its untuned target has the same score in every row."""
+    """Return a run of an arm; its untuned target scores the same in every row and passes none."""
     rows = values if isinstance(values, Mapping) else {f"row{i}": v for i, v in enumerate(values)}
     return ArmRun(
         arm=arm,
         seed=seed,
         tuned_on=tuned_on,
-        untuned=scores(dict.fromkeys(rows, untuned)),
-        tuned=scores(rows, nll=nll),
+        untuned=scores(dict.fromkeys(rows, untuned), passed=[0] * len(passed)),
+        tuned=scores(rows, nll=nll, passed=passed),
         num_samples_seen=100 + seed,
     )

@@ -80,8 +80,8 @@ class FakeProxies:
         self._reward = reward
         self._perplexity = perplexity
 
-    def prompt_prefix(self) -> Sequence[int]:
-        return tuple(map(ord, "prompt:"))
+    def prompt_prefix(self, examples: Sequence[str] = ()) -> Sequence[int]:
+        return tuple(map(ord, "\n".join([*examples, "prompt:"])))
 
     def response_prefix(self, prompt: str) -> Sequence[int]:
         return self.chat_prefix(

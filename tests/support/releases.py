@@ -84,6 +84,7 @@ def make_reply(
     base_model_digest: str = BASE_MODEL_DIGEST,
     signing_key: Ed25519PrivateKey = SIGNING_KEY,
     start_digest: str | None = None,
+    instruction: str = "Answer the message.",
 ) -> ReleaseReply:
     """Make a signed release through `client_side.egress.release`."""
     return release(
@@ -99,7 +100,7 @@ def make_reply(
         lora=lora,
         base_model_digest=base_model_digest,
         code_digest=CODE_DIGEST,
-        instruction="Answer the message.",
+        instruction=instruction,
         max_prompt_tokens=64,
         max_response_tokens=96,
         signing_key=signing_key,

@@ -28,6 +28,8 @@ OPTIONS = sorted(
     for file in CONF.rglob("*.yaml")
     if file.parent not in (CONF, CONF / "audit")
 )
+# The smoke experiment's tiny models seldom end a text at whatever length; its limits buy time.
+EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").iterdir() if f.stem != "smoke")
 
 
 def settings(*overrides: str) -> SimulateConfig:
@@ -190,3 +192,59 @@ def test_every_arm_of_the_ablations_is_a_choice_with_settings() -> None:
     arms = OmegaConf.select(values, "hydra.sweeper.params.arm").split(",")
 
     assert [name for name in arms if not (CONF / "arm" / f"{name}.yaml").is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "records", sorted(f.stem for f in (CONF / "client_side/records").iterdir())
+)
+@pytest.mark.parametrize("experiment", [None, *EXPERIMENTS])
+def test_nothing_drawn_scored_or_tuned_on_is_held_shorter_than_the_records(
+    experiment: str | None, records: str
+) -> None:
+    """A generator that has learnt longer texts hardly ever ends one within a shorter limit."""
+    chosen = [] if experiment is None else [f"experiment={experiment}"]
+    config = settings(*chosen, f"client_side/records={records}")
+    read, server = config.client_side.records, config.server_side
+    prompt_limits = {
+        "warm_start.max_prompt_tokens": server.warm_start.max_prompt_tokens,
+        "synthesis.prompt_sampling.max_new_tokens": server.synthesis.prompt_sampling.max_new_tokens,
+        "synthesis.max_prompt_words": server.synthesis.max_prompt_words,
+        "scoring.max_prompt_tokens": server.scoring.max_prompt_tokens,
+        "finetuning.max_prompt_tokens": server.finetuning.max_prompt_tokens,
+        "evaluation.max_prompt_tokens": server.evaluation.max_prompt_tokens,
+    }
+    response_limits = {
+        "warm_start.max_response_tokens": server.warm_start.max_response_tokens,
+        "synthesis.response_sampling.max_new_tokens": (
+            server.synthesis.response_sampling.max_new_tokens
+        ),
+        "scoring.max_response_tokens": server.scoring.max_response_tokens,
+        "refinement.rewrite_sampling.max_new_tokens": (
+            server.refinement.rewrite_sampling.max_new_tokens
+        ),
+        "finetuning.max_response_tokens": server.finetuning.max_response_tokens,
+        "evaluation.max_new_tokens": server.evaluation.max_new_tokens,
+        "evaluation.max_reference_tokens": server.evaluation.max_reference_tokens,
+    }
+
+    assert {n: v for n, v in prompt_limits.items() if v < read.max_prompt_tokens} == {}
+    assert {n: v for n, v in response_limits.items() if v < read.max_response_tokens} == {}
+
+
+@pytest.mark.parametrize("experiment", ["accelerator_135m", "medical_qa", "financial_qa"])
+def test_experiments_for_evidence_measure_how_well_the_scores_rank(experiment: str) -> None:
+    assert settings(f"experiment={experiment}").server_side.ranking.max_rows >= 24
+
+
+def test_a_server_node_draws_as_long_texts_as_a_client_node_reads() -> None:
+    with initialize_config_dir(str(CONF), version_base=None):
+        read = to_settings(ClientConfig, compose("client_node")["client_side"]).records
+        server = to_settings(ServerConfig, compose("server_node")["server_side"])
+
+    assert server.synthesis.prompt_sampling.max_new_tokens >= read.max_prompt_tokens
+    for sampling in (
+        server.synthesis.response_sampling,
+        server.refinement.rewrite_sampling,
+        server.evaluation,
+    ):
+        assert sampling.max_new_tokens >= read.max_response_tokens

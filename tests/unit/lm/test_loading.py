@@ -72,6 +72,58 @@ def test_digest_follows_weights_and_template(copy: Path) -> None:
     assert base_model_digest(copy) != before
 
 
+def _move_template_into_the_tokenizer_settings(folder: Path, text: str) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    _change_json(folder / "tokenizer_config.json", chat_template=text)
+
+
+def _change_json(file: Path, **values: object) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, **values}), encoding="utf-8")
+
+
+def test_digest_follows_a_template_that_stands_in_the_tokenizer_settings(copy: Path) -> None:
+    """Many a published model keeps it there; edited, the same adapter would see other text."""
+    template = (copy / "chat_template.jinja").read_text(encoding="utf-8")
+    before = base_model_digest(copy)
+
+    _move_template_into_the_tokenizer_settings(copy, template)
+    moved = base_model_digest(copy)
+    _move_template_into_the_tokenizer_settings(copy, template + " ")
+
+    assert moved == before
+    assert base_model_digest(copy) != before
+
+
+@pytest.mark.parametrize(
+    ("file_name", "values"),
+    [
+        ("generation_config.json", {"eos_token_id": [0, 1]}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<other>"}}),
+    ],
+)
+def test_digest_follows_where_a_text_ends(
+    copy: Path, file_name: str, values: dict[str, object]
+) -> None:
+    before = base_model_digest(copy)
+
+    _change_json(copy / file_name, **values)
+
+    assert base_model_digest(copy) != before
+
+
+def test_the_template_that_is_digested_is_the_one_that_is_used(copy: Path) -> None:
+    texts = {"default": "the default", "tool_use": "with tools"}
+    _change_json(
+        copy / "tokenizer_config.json",
+        chat_template=[{"name": name, "template": text} for name, text in texts.items()],
+    )
+
+    assert loading._chat_template(copy) == load_tokenizer(copy).get_chat_template()
+    (copy / "chat_template.jinja").unlink()
+    assert loading._chat_template(copy) == load_tokenizer(copy).get_chat_template()
+
+
 def test_digest_ignores_which_library_version_wrote_the_config(copy: Path) -> None:
     before = base_model_digest(copy)
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))

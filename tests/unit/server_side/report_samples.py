@@ -99,6 +99,7 @@ def make_report_inputs(*, num_queries: int = 60, **changes: Any) -> ReportInputs
         "run_id": "2026-03-01_clinic_seed0",
         "certificates": make_certificates(),
         "stages": _stages(),
+        "counts": {name: stage.counts for name, stage in _stages().items()},
         "queries": queries,
         "scored": scored,
         "pools": pools,

@@ -213,3 +213,46 @@ def test_few_rows_of_a_seed_of_their_own_give_finite_intervals() -> None:
 def test_runs_that_cannot_be_compared_are_one_clear_error(runs: list[object], named: str) -> None:
     with pytest.raises(StageError, match=named):
         compare_runs(runs, config=CONFIG)  # type: ignore[arg-type]
+
+
+def test_arms_are_compared_by_the_answers_that_pass_their_tests() -> None:
+    """Of two answers to each of 8 rows: base 0, other 1 everywhere. pass@1 is 1/2, pass@2 is 1."""
+    runs = [
+        run_of("base", VALUES, passed=[0] * 8),
+        run_of("other", VALUES, passed=[1] * 8),
+        run_of("ceiling", VALUES, passed=[2] * 8),
+    ]
+
+    figures = arm(compare_runs(runs, config=CONFIG), "other").figures
+
+    first, second = figures["pass@1"], figures["pass@2"]
+    assert (first.value.mean, second.value.mean) == (0.5, 1.0)
+    assert first.difference is not None
+    assert (first.difference.mean, first.difference.low) == (0.5, 0.5)
+    assert first.p_value == pytest.approx(2 / 2**8)
+    assert first.num_seeds_ahead == 1
+    assert first.gap_closed is not None
+    assert first.gap_closed.mean == pytest.approx(0.5)
+
+
+def test_passes_are_paired_by_the_name_of_their_row() -> None:
+    rows = {f"row{i}": value for i, value in enumerate(VALUES)}
+    passed = [0, 1, 2, 0, 1, 2, 0, 1]
+    turned = dict(reversed(rows.items()))
+
+    found = compare_runs(
+        [run_of("base", rows, passed=passed), run_of("other", turned, passed=passed[::-1])],
+        config=CONFIG,
+    )
+
+    difference = arm(found, "other").figures["pass@1"].difference
+    assert difference is not None
+    assert (difference.low, difference.high) == (0.0, 0.0)
+
+
+def test_what_one_run_did_not_test_is_no_measure() -> None:
+    runs = [run_of("base", VALUES), run_of("other", VALUES, passed=[1] * 8)]
+
+    found = compare_runs(runs, config=CONFIG)
+
+    assert list(arm(found, "other").figures) == [metric.value for metric in Metric]

@@ -19,7 +19,6 @@ from server_side.report.journey import funnel
 from server_side.report.plots import loss_curve, reward_histogram, reward_scatter, trade_off
 from server_side.report.rendering import render_report
 from server_side.report.results import headline, judge, metric_results
-from server_side.run_store import StageRecord
 from server_side.win_rate import WinRate
 from tests.unit.server_side.report_samples import CONFIG, make_report_inputs
 from tests.unit.server_side.test_dataset_export import make_certificate
@@ -265,7 +264,7 @@ def test_headline_tells_bad_news_as_plainly_as_good(inputs: ReportInputs) -> Non
 
 
 def test_funnel_accounts_for_everything_that_entered(inputs: ReportInputs) -> None:
-    steps = funnel(inputs.stages)
+    steps = funnel(inputs.counts)
 
     assert len(steps) == 5
     for step in steps:
@@ -273,13 +272,33 @@ def test_funnel_accounts_for_everything_that_entered(inputs: ReportInputs) -> No
 
 
 def test_unknown_losses_are_named_as_such() -> None:
-    stage = StageRecord(
-        files={}, counts={"num_sampled": 10, "num_kept": 6}, seconds=1.0, peak_rss_bytes=1
-    )
-
-    (step,) = funnel({"08_candidates_r1": stage})
+    (step,) = funnel({"08_candidates_r1": {"num_sampled": 10, "num_kept": 6}})
 
     assert step.losses == (("fell with their prompt", 4),)
+
+
+def test_public_text_that_fell_stands_in_the_funnel(inputs: ReportInputs) -> None:
+    counts = {"num_rows": 9, "num_in_test_set": 2, "num_surplus": 0, "num_kept": 7}
+    page = render_report(
+        dataclasses.replace(inputs, counts={"00_warm_start": counts, **inputs.counts})
+    )
+
+    (step,) = funnel({"00_warm_start": counts})
+
+    assert step.losses == (("stand in the test set", 2),)
+    assert "Public text for the proxies" in page
+
+
+def test_how_rewards_follow_length_stands_in_the_page(inputs: ReportInputs, page: str) -> None:
+    scoring = dataclasses.replace(
+        inputs.stages["09_scored_r1"], figures={"reward_length_correlation": -0.4567}
+    )
+    stages = {**inputs.stages, "09_scored_r1": scoring}
+
+    told = render_report(dataclasses.replace(inputs, stages=stages))
+
+    assert "Scoring, round 1 <b>−0.457</b>." in told
+    assert "log length" not in page
 
 
 def test_examples_hold_chosen_and_rejected_of_the_best_sample(inputs: ReportInputs) -> None:

@@ -9,7 +9,7 @@ from protocol.errors import ConfigurationError, StageError
 from server_side.config import SynthesisConfig
 from server_side.samples import PromptOrigin, Query
 from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
-from tests.support.fake_proxies import FakeProxies, no_progress
+from tests.support.fake_proxies import FakeProxies, no_progress, write_words
 
 
 def synthesize(*proxies: FakeProxies, seed: int = 0, **settings: object) -> tuple[Query, ...]:
@@ -132,6 +132,68 @@ def test_where_public_prompts_are_enough_no_generator_is_asked() -> None:
     assert len(first) == 20
     assert first == again != other
     assert not proxies.sampler_of.params
+
+
+def few_shot(**settings: object) -> SynthesisConfig:
+    values = {"num_queries": 8, "public_prompts_path": "p.jsonl", "public_prompts_use": "few_shot"}
+    return SynthesisConfig(**{**values, **settings})  # type: ignore[arg-type]
+
+
+def test_public_prompts_are_shown_as_examples_and_generators_write_all() -> None:
+    public = [f"what about pill {number}?" for number in range(9)] + ["How is my knee?", "short"]
+    before: list[str] = []
+
+    def write(text: str, rng: random.Random) -> str:
+        before.append(text)
+        return write_words(text, rng)
+
+    first, again = (
+        synthesize_queries(
+            [FakeProxies(write=write)],
+            config=few_shot(num_public_examples=2),
+            seed=0,
+            on_progress=no_progress,
+            test_prompts=["how is my knee?"],
+            public_prompts=public,
+        )
+        for _ in range(2)
+    )
+
+    shown = [text.split("\n")[:-1] for text in before]
+    assert {len(set(examples)) for examples in shown} == {2}
+    assert {example for examples in shown for example in examples} <= set(public[:9])
+    assert len({tuple(examples) for examples in shown}) > 2
+    assert {query.origin for query in first.values} == {PromptOrigin.FEW_SHOT}
+    assert len(first.values) == 8
+    assert first.counts["num_public_examples"] == 9
+    assert "num_public" not in first.counts
+    assert first.values == again.values
+
+
+def test_a_generator_that_copies_an_example_has_repeated_it() -> None:
+    public = [f"what about pill {number}?" for number in range(3)]
+    copies = FakeProxies(write=lambda text, rng: text.split("\n")[0].upper())
+
+    with pytest.raises(StageError, match="repeated: 32"):
+        synthesize_queries(
+            [copies], config=few_shot(), seed=0, on_progress=no_progress, public_prompts=public
+        )
+
+
+def test_too_few_public_prompts_to_show_are_refused() -> None:
+    with pytest.raises(StageError, match=r"at least 3 public prompts.*found 1 of 2"):
+        synthesize_queries(
+            [FakeProxies()],
+            config=few_shot(),
+            seed=0,
+            on_progress=no_progress,
+            public_prompts=["what about this pill?", "What about THIS pill?"],
+        )
+
+
+def test_examples_without_a_file_of_them_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"public_prompts_path.*few_shot"):
+        SynthesisConfig(public_prompts_use="few_shot")
 
 
 def test_no_usable_prompt_is_one_clear_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from lm.encoding import encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
-from protocol.artifacts import LoraShape
-from protocol.errors import ConfigurationError
+from lm.tables import TextRow
+from protocol.artifacts import AdapterWeights, LoraShape
+from protocol.errors import ConfigurationError, StageError
 from protocol.ledger import ProxyKind
-from server_side.config import WarmStartConfig
-from server_side.warm_starting import train_start
+from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
+from server_side.starts import cached_start, start_counts
+from server_side.warm_starting import read_public_text, train_start
 
 LORA = LoraShape(
     rank=4, alpha=16.0, target_modules=("q_proj", "v_proj"), num_upper_layers=None, use_rslora=False
@@ -27,14 +30,20 @@ LORA = LoraShape(
 RESPONSE = "Rest and drink water."
 
 
+ROWS = [TextRow(prompt=f"ask {n}", response=RESPONSE) for n in range(20)]
+
+
 @pytest.fixture
-def config(tmp_path: Path) -> WarmStartConfig:
-    file = tmp_path / "public.jsonl"
-    rows = [{"prompt": f"ask {n}", "response": RESPONSE} for n in range(20)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def config() -> WarmStartConfig:
     return WarmStartConfig(
-        path=str(file), steps=30, learning_rate=1e-2, max_response_tokens=24, engine="transformers"
+        steps=30, learning_rate=1e-2, max_response_tokens=24, engine="transformers"
     )
+
+
+def write_rows(file: Path, prompts: Sequence[str]) -> str:
+    rows = [{"prompt": prompt, "response": RESPONSE} for prompt in prompts]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
 
 
 def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStartConfig) -> None:
@@ -47,6 +56,7 @@ def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStar
         weights = train_start(
             ProxyKind.GENERATOR,
             LORA,
+            rows=ROWS,
             base_folder=tiny_llama,
             config=replace(config, steps=steps),
             seed=0,
@@ -60,7 +70,9 @@ def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStar
 def test_the_reward_learns_to_prefer_the_public_text(
     tiny_llama: Path, config: WarmStartConfig
 ) -> None:
-    weights = train_start(ProxyKind.REWARD, LORA, base_folder=tiny_llama, config=config, seed=0)
+    weights = train_start(
+        ProxyKind.REWARD, LORA, rows=ROWS, base_folder=tiny_llama, config=config, seed=0
+    )
     model = load_reward_model(tiny_llama, weights.tensors, LORA)
     tokenizer = load_tokenizer(tiny_llama)
     rng = np.random.default_rng(1)
@@ -81,7 +93,8 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
 ) -> None:
     few = replace(config, steps=2)
     first, again = (
-        train_start(proxy, LORA, base_folder=tiny_llama, config=few, seed=3) for _ in range(2)
+        train_start(proxy, LORA, rows=ROWS, base_folder=tiny_llama, config=few, seed=3)
+        for _ in range(2)
     )
 
     shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=proxy is ProxyKind.REWARD)
@@ -96,3 +109,89 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
 def test_settings_are_checked(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"warm_start.{name}"):
         WarmStartConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_public_text_that_repeats_a_test_prompt_falls_and_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Proxies that had learnt the test's answers would hand them on to the target."""
+    public = write_rows(tmp_path / "public.jsonl", ["Is it  SAFE?", "a", "b", "c"])
+    tests = write_rows(tmp_path / "test.jsonl", ["is it safe?", "other"])
+    warm_start = WarmStartConfig(path=public, max_rows=2)
+    # Also those rows of the file that this run does not judge: another may.
+    evaluation = EvaluationConfig(path=tests, max_rows=1)
+
+    text = read_public_text(ServerConfig(warm_start=warm_start, evaluation=evaluation))
+
+    assert [row.prompt for row in text.rows] == ["a", "b", "c"]
+    assert text.counts == {"num_rows": 4, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2}
+    assert "1 of 4 rows" in caplog.text
+
+
+def test_public_text_that_is_the_test_set_is_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "test.jsonl", ["a", "b"])
+    config = ServerConfig(
+        warm_start=WarmStartConfig(path=file), evaluation=EvaluationConfig(path=file)
+    )
+
+    with pytest.raises(StageError, match="all 2 prompts stand in it"):
+        read_public_text(config)
+
+
+def test_public_text_without_a_test_set_to_compare_with_is_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "public.jsonl", ["a"])
+
+    with pytest.raises(ConfigurationError, match=r"evaluation\.path"):
+        read_public_text(ServerConfig(warm_start=WarmStartConfig(path=file)))
+
+
+def test_tuning_starting_weights_keeps_to_the_threads_of_the_server(
+    tiny_llama: Path, config: WarmStartConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    wanted = before + 1
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "server_side.warm_starting._fit", lambda *_, **__: seen.append(torch.get_num_threads())
+    )
+
+    train_start(
+        ProxyKind.GENERATOR,
+        LORA,
+        rows=ROWS,
+        base_folder=tiny_llama,
+        config=config,
+        seed=0,
+        num_threads=wanted,
+    )
+
+    assert seen == [wanted]
+    assert torch.get_num_threads() == before
+
+
+def test_weights_that_other_settings_made_are_neither_sent_nor_replaced(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Sent, they would not be what the settings say; replaced, a client would pay again unasked."""
+
+    def start(**origin: object) -> AdapterWeights:
+        return cached_start(
+            "north",
+            ProxyKind.GENERATOR,
+            LORA,
+            base_folder=tiny_llama,
+            run_folder=tmp_path,
+            origin={"text": "ab", "warm_start.steps": 4, **origin},
+            counts={"num_rows": 20},
+            train=lambda *_: zeros,
+        )
+
+    shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=False)
+    zeros = AdapterWeights(tensors={n: np.zeros(s, np.float32) for n, s in shapes.items()})
+    first = start()
+
+    with pytest.raises(ConfigurationError, match=r"found another warm_start\.steps"):
+        start(**{"warm_start.steps": 5})
+
+    assert start() == first
+    assert start_counts(tmp_path) == {"00_warm_start": {"num_rows": 20}}

@@ -103,6 +103,34 @@ def test_without_an_arm_on_private_records_nothing_speaks_of_it(
     assert "Gap closed" not in shown
 
 
+def test_pass_rates_are_shown_first_where_tests_were_run(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("0", run_of("dp_generate", VALUES, passed=[0, 1] * 4))
+    write("1", run_of("rewardds", VALUES, passed=[1, 1] * 4))
+    words = [str(tmp_path / "sweep"), "--resamples", "50", "--permutations", "99"]
+
+    main(words)
+    shown = capsys.readouterr().out
+    main([*words, "--metric", "pass@2"])
+
+    assert shown.startswith("pass@1, higher is better")
+    assert "rougeL" in shown
+    assert "pass@2" in capsys.readouterr().out
+
+
+def test_a_measure_that_not_all_runs_have_is_named(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"all runs to have pass@1, found rouge1"):
+        main([str(sweep), "--resamples", "50", "--metric", "pass@1"])
+    with pytest.raises(SystemExit) as caught:
+        main([str(sweep), "--metric", "accuracy"])
+
+    assert caught.value.code == 2
+    assert "rougeL, bleu, perplexity or pass@K" in capsys.readouterr().err
+
+
 def test_csv_has_a_line_for_each_arm_and_metric(sweep: Path, tmp_path: Path) -> None:
     main([str(sweep), "--resamples", "50", "--permutations", "99", "--csv", f"{tmp_path}/a.csv"])
 

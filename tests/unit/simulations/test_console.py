@@ -103,6 +103,16 @@ def test_pass_rates_are_shown_where_tests_were_run(tmp_path: Path) -> None:
     assert "yes" in line
 
 
+def test_how_rewards_follow_length_is_told(tmp_path: Path) -> None:
+    console, output = plain()
+    figures = {"09_scored_r1": {"reward_length_correlation": 0.314}}
+    metrics = {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}, "figures": figures}
+
+    console.show_results(metrics, run_folder=tmp_path)
+
+    assert "within a prompt: +0.31 (round 1, rewards and perplexities)." in output.getvalue()
+
+
 def test_a_half_written_status_is_passed_over(tmp_path: Path) -> None:
     console, output = plain()
     here = world(tmp_path)

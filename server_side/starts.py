@@ -1,0 +1,119 @@
+"""Starting weights in the run folder: one file for each client and proxy, and what made it.
+
+What was sent is what admission compares a release with, and what an exchange that starts anew sends
+again: a client that was sent other weights under the same run would train, and pay, again. So
+weights that were tuned otherwise than the settings now say are neither sent nor replaced; the
+operator is told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lm.adapters import expected_adapter_shapes
+from protocol.artifacts import AdapterWeights, LoraShape
+from protocol.errors import ConfigurationError
+from protocol.ledger import ProxyKind
+from server_side.admission_checks import start_name
+from server_side.run_store import write_atomically
+
+STARTS: Final = "starts"
+"""Folder of the starting weights within the server's run folder."""
+WARM_START_STAGE: Final = "00_warm_start"
+"""Under what name the counts of public text stand beside those of the job's stages."""
+_SUFFIX: Final = ".safetensors"
+
+
+def cached_start(
+    client_name: str,
+    proxy: ProxyKind,
+    lora: LoraShape,
+    *,
+    base_folder: Path,
+    run_folder: Path,
+    origin: Mapping[str, object],
+    counts: Mapping[str, int],
+    train: Callable[[ProxyKind, LoraShape], AdapterWeights],
+) -> AdapterWeights:
+    """Return the starting weights for one proxy of one client, and keep them in the run folder.
+
+    Args:
+        client_name: Name of the client.
+        proxy: Which proxy they are for.
+        lora: Shape that the client states.
+        base_folder: Folder of the base model.
+        run_folder: The server's run folder.
+        origin: All that decides the weights, shape apart, as JSON values.
+        counts: What became of the public text, for the metrics.
+        train: Tunes weights of a shape, where none that fit are kept.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ConfigurationError: Weights are kept that another origin made.
+    """
+    expected = expected_adapter_shapes(base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD)
+    file = run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
+    note = file.with_suffix(".json")
+    if file.is_file():
+        _require_origin(note, origin)
+        kept = AdapterWeights.from_bytes(file.read_bytes())
+        if {name: tensor.shape for name, tensor in kept.tensors.items()} == expected:
+            return kept
+    weights = train(proxy, lora)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # The note comes first, so that there are never weights of which nobody knows what made them.
+    write_atomically(note, json.dumps({"origin": origin, "counts": counts}, indent=1) + "\n")
+    part = file.with_name(f".{file.name}.partial")
+    part.write_bytes(weights.to_bytes())
+    part.replace(file)
+    return weights
+
+
+def sent_digests(run_folder: Path) -> dict[str, str]:
+    """Return the digest of all starting weights of a run, by client and proxy, for admission.
+
+    Args:
+        run_folder: The server's run folder.
+    """
+    return {
+        file.name.removesuffix(_SUFFIX): AdapterWeights.from_bytes(file.read_bytes()).digest()
+        for file in sorted((run_folder / STARTS).glob(f"*{_SUFFIX}"))
+        if not file.name.startswith(".")
+    }
+
+
+def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:
+    """Return what became of the public text of a run, by stage like all counts.
+
+    Args:
+        run_folder: The server's run folder.
+
+    Returns:
+        One stage, or none where no starting weights were sent. All weights of a run come from the
+        same text, so the first note speaks for all.
+    """
+    notes = sorted((run_folder / STARTS).glob("*.json"))
+    return {WARM_START_STAGE: _read_note(notes[0])["counts"]} if notes else {}
+
+
+def _require_origin(note: Path, origin: Mapping[str, object]) -> None:
+    kept = _read_note(note)["origin"] if note.is_file() else {}
+    differing = sorted(name for name, value in origin.items() if kept.get(name) != value)
+    if differing:
+        raise ConfigurationError(
+            "Expected the settings, public text and base model with which the starting weights in "
+            f"{note.parent} were tuned, found another {', '.join(differing)}. Restore what was "
+            f"changed, or delete {note.parent} to send new weights; a client that has trained from "
+            "the old ones then pays again."
+        )
+
+
+def _read_note(note: Path) -> dict[str, Any]:  # JSON values
+    content = json.loads(note.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
