@@ -167,6 +167,8 @@ class Children:
             for process in alive:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+            # What was killed shows no mark any more before it is gone, so it is waited for by number.
+            psutil.wait_procs(alive, timeout=seconds)
             if not self._living():
                 return
         _LOGGER.warning("Some processes of the exchange could not be ended.")
