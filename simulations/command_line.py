@@ -26,6 +26,9 @@ CONF: Final = Path(__file__).resolve().parent.parent / "conf"
 RUNS: Final = Path("runs")
 """Folder of all runs, where the command is called."""
 
+LOCK_FILE: Final = ".lock"
+"""Held in a run's folder by the command that is at work there."""
+
 _LATEST: Final = "latest"
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 
@@ -119,7 +122,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: Another one is at work there.
     """
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -34,21 +34,27 @@ _LIBRARIES: Final = (
 )  # fmt: skip
 
 
-def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) -> None:
-    """Note command and versions.
+def begin_provenance(
+    folder: Path,
+    *,
+    overrides: Sequence[str] | None = None,
+    program: str = "rewardds-simulate",
+) -> None:
+    """Note command and versions, of the first start and of every later one.
 
     Args:
         folder: The run's folder.
         overrides: Settings that make this point of a sweep; None for a run of its own.
+        program: Name of the command.
     """
     from server_side.shared_stages import library_versions
 
-    command = ["rewardds-simulate", *sys.argv[1:]]
+    command = [program, *sys.argv[1:]]
     if overrides is not None:
         # What the same run takes by itself; a sweep's own file would make it a sweep again.
         is_chosen = any(word.startswith("sweep=") for word in overrides)
-        command = ["rewardds-simulate", *overrides, *(["hydra.mode=RUN"] if is_chosen else [])]
-    facts = {
+        command = [program, *overrides, *(["hydra.mode=RUN"] if is_chosen else [])]
+    start: dict[str, object] = {
         "command": command,
         "begun": _now(),
         "software_version": SOFTWARE_VERSION,
@@ -57,7 +63,10 @@ def begin_provenance(folder: Path, *, overrides: Sequence[str] | None = None) ->
         "platform": platform.platform(),
         "libraries": library_versions(_LIBRARIES),
     }
-    _write(folder, facts)
+    before = read_provenance(folder)
+    if before:
+        start = {**before, "resumed": [*before.get("resumed", ()), start]}
+    _write(folder, start)
 
 
 def finish_provenance(

@@ -6,10 +6,10 @@ Hydra composes the settings; below this file nobody knows it. A run lives in a f
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,20 +21,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
-from lm.settings import load_settings, save_settings, schema_of, to_settings
+from lm.settings import load_settings, schema_of, to_settings
 from protocol.errors import ConfigurationError, ExchangeError
 from server_side.config import ServerConfig
 from simulations.command_line import (
     CONF,
     alone_in,
     failures_held,
-    new_run_folder,
     one_line,
     point_latest_at,
     run_command_line,
 )
 from simulations.config import Runtime, SimulateConfig, TunedOn
-from simulations.provenance import PROVENANCE_FILE, begin_provenance
+from simulations.provenance import begin_provenance
+from simulations.run_folder import SETTINGS_FILE, begun_folder
 from simulations.sweeps.points import (
     SHARED_FOLDER,
     SweepFailedError,
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
-SETTINGS_FILE: Final = "simulate.yaml"
-"""The resolved settings of a run, in its folder."""
+# All that a start writes before its parties are laid out, beside settings and provenance.
+_WRITTEN: Final = ("clients", "server", "models", "world.part")
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
@@ -77,18 +77,18 @@ def _compose_and_run(values: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN:
             _do_point(values)
             return
-        config, run_folder = _settle(values)
-        if config.selection.candidates:
-            _select(config, run_folder)
-        elif (point := read_point(run_folder)) is None:
-            simulate(config, run_folder)
-        elif error := run_point(
-            run_folder,
-            point.overrides,
-            partial(simulate, config, run_folder),
-            describe_error=one_line,
-        ):
-            raise SweepFailedError(error)
+        with _settled(values) as (config, run_folder):
+            if config.selection.candidates:
+                _select(config, run_folder)
+            elif (point := read_point(run_folder)) is None:
+                simulate(config, run_folder)
+            elif error := run_point(
+                run_folder,
+                point.overrides,
+                partial(simulate, config, run_folder),
+                describe_error=one_line,
+            ):
+                raise SweepFailedError(error)
 
 
 def _select(config: SimulateConfig, folder: Path) -> None:
@@ -115,13 +115,13 @@ def _do_point(values: DictConfig) -> None:
     print(f"Point {hydra_config.job.num + 1}{total}{time_left}: {' '.join(overrides)}", flush=True)
 
     def do() -> None:
-        config, run_folder = _settle(values)
-        if config.selection.candidates:
-            raise ConfigurationError(
-                "Expected no selection.candidates in a sweep, got some: a sweep shows every point. "
-                "Select without -m."
-            )
-        simulate(config, run_folder)
+        with _settled(values) as (config, run_folder):
+            if config.selection.candidates:
+                raise ConfigurationError(
+                    "Expected no selection.candidates in a sweep, got some: a sweep shows every "
+                    "point. Select without -m."
+                )
+            simulate(config, run_folder)
 
     if error := run_point(folder, overrides, do, describe_error=one_line):
         print(f"Error: {error}", file=sys.stderr, flush=True)
@@ -232,16 +232,9 @@ def _run_both_parties(
 
 
 def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
-    from simulations.prepare import WORLD_FILE, prepare_world
+    from simulations.prepare import prepare_world
 
-    is_new = not (run_folder / WORLD_FILE).exists()
-    try:
-        world = prepare_world(config, run_folder)
-    except BaseException:
-        # Nothing was trained yet: a folder of a run that never began would only be in the way.
-        if is_new and (run_folder / PROVENANCE_FILE).exists():
-            shutil.rmtree(run_folder, ignore_errors=True)
-        raise
+    world = prepare_world(config, run_folder)
     if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
         point_latest_at(run_folder)
     return world
@@ -337,36 +330,36 @@ def _short(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
-    """Return what to run and where, and make the run folder with its settings."""
+@contextlib.contextmanager
+def _settled(values: DictConfig) -> Iterator[tuple[SimulateConfig, Path]]:
+    """Give what to run and where; a run that fails before it has begun leaves nothing there."""
     hydra_config = HydraConfig.get()
     # A launcher hands settings to another process, where the types they were checked by are others.
     plain = OmegaConf.create(OmegaConf.to_container(values, resolve=True, enum_to_str=True))
     assert isinstance(plain, DictConfig)
     config = to_settings(SimulateConfig, plain)
+    is_point = hydra_config.mode is RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    named = None if config.run_folder is None else Path(config.run_folder)
     if config.resume is not None:
-        return _resumed(Path(config.resume), list(hydra_config.overrides.task))
-    if hydra_config.mode is RunMode.MULTIRUN:
-        folder = Path(hydra_config.runtime.output_dir)
-    elif config.run_folder is not None:
-        folder = Path(config.run_folder)
-    else:
-        folder = new_run_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    settings_file = folder / SETTINGS_FILE
-    if settings_file.is_file():
-        if load_settings(SimulateConfig, settings_file) != config:
-            raise ConfigurationError(
-                f"Expected the settings that {folder} was begun with, got others. Continue it "
-                f"with resume={folder}, or name another run_folder."
-            )
-    else:
-        part = settings_file.with_suffix(".part")
-        save_settings(config, part)
-        part.replace(settings_file)
-        is_point = hydra_config.mode is RunMode.MULTIRUN
-        begin_provenance(folder, overrides=list(hydra_config.overrides.task) if is_point else None)
-    return config, folder
+        config, named = _resumed(Path(config.resume), overrides)
+    elif is_point:
+        named = Path(hydra_config.runtime.output_dir)
+    with begun_folder(
+        config,
+        named=named,
+        written=_WRITTEN,
+        is_begun=partial(_is_begun, config),
+        note=partial(begin_provenance, overrides=overrides if is_point else None),
+    ) as folder:
+        yield config, folder
+
+
+def _is_begun(config: SimulateConfig, folder: Path) -> bool:
+    from simulations.prepare import WORLD_FILE
+
+    # A selection that was cut off must go on with the runs that it drew.
+    return bool(config.selection.candidates) or (folder / WORLD_FILE).exists()
 
 
 def _resumed(folder: Path, overrides: list[str]) -> tuple[SimulateConfig, Path]:

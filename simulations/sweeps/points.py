@@ -178,7 +178,6 @@ def run_point(
             ended=time.time(),
             seconds=point.seconds + time.monotonic() - started,
         )
-        folder.mkdir(parents=True, exist_ok=True)  # a run that never began takes its folder along
         if error:
             (folder / TRACE_FILE).write_text(trace, encoding="utf-8")
         else:
@@ -238,7 +237,7 @@ def seconds_left(sweep_folder: Path) -> float | None:
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder: a run that never began takes its folder along.
+    # Beside the folder: what is inside belongs to the run.
     with folder.with_name(f".{folder.name}{_LOCK}").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.metrics import read_metrics
 from simulations.config import SimulateConfig, TunedOn
 from simulations.provenance import read_provenance
-from simulations.run import SETTINGS_FILE
+from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.points import (
     Point,
     PointStatus,
