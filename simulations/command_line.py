@@ -47,7 +47,11 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
     # Hydra then hands errors on to us in place of writing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        compose_and_run()
+        try:
+            compose_and_run()
+        except SystemExit:
+            if not _failures:
+                raise
         if _failures:
             raise _failures[0]
     except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:

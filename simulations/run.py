@@ -28,6 +28,7 @@ from simulations.command_line import (
     CONF,
     alone_in,
     failures_held,
+    hold_failure,
     one_line,
     point_latest_at,
     run_command_line,
@@ -123,7 +124,12 @@ def _do_point(values: DictConfig) -> None:
                 )
             simulate(config, run_folder)
 
-    if error := run_point(folder, overrides, do, describe_error=one_line):
+    try:
+        error = run_point(folder, overrides, do, describe_error=one_line)
+    except ConfigurationError as caught:
+        error = str(caught)
+        hold_failure(caught)
+    if error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
 
 

@@ -132,7 +132,8 @@ def _time(results: SweepResults) -> Plot:
         return finished_plot(
             figure,
             title="Time of a point, as it was spent",
-            text=f"In minutes: {_sentence(said)} What a point took over from another is not in it.",
+            text=f"In minutes: {_sentence(said)} What a point took over from another is not in it; "
+            "where points ran side by side, its waiting for the other is.",
             name="sweep-time",
         )
 

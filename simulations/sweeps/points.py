@@ -110,9 +110,21 @@ def begin_sweep(
         overrides: Words of the command that choose the points.
         num_points: Points in all; None where the sweeper does not say beforehand.
         command: The whole command.
+
+    Raises:
+        ConfigurationError: Another sweep was begun in this folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     before = read_sweep(folder)
+    if before and (
+        _choosing(before.overrides) != _choosing(overrides) or before.num_points != num_points
+    ):
+        # Points are numbered: others would be taken for done under the numbers of the old ones.
+        raise ConfigurationError(
+            f"Expected the sweep that {folder} was begun with ({' '.join(before.overrides)}), got "
+            f"{' '.join(overrides)}. Go on with resume={folder}, or name another hydra.sweep.dir; "
+            f"shared_folder={folder / SHARED_FOLDER} takes over what both have in common."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(
         overrides=before.overrides if before else tuple(overrides),
         num_points=num_points,
@@ -156,10 +168,16 @@ def run_point(
         Why it failed; None where it is done.
 
     Raises:
-        ConfigurationError: Another process is at work on this very point.
+        ConfigurationError: Another process is at work on this very point, or the folder holds a
+            point with other settings.
     """
     with _held(folder):
         before = read_point(folder)
+        if before and before.overrides != tuple(overrides):
+            raise ConfigurationError(
+                f"Expected the point {folder} to be that of {' '.join(overrides)}, found it begun "
+                f"with {' '.join(before.overrides)}. Name another hydra.sweep.dir."
+            )
         if before and before.status is PointStatus.DONE:
             return None
         point = Point(
@@ -208,6 +226,13 @@ def require_all_done(sweep_folder: Path) -> None:
             f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on "
             f"with: rewardds-simulate resume={sweep_folder}"
         )
+
+
+def _choosing(overrides: Sequence[str]) -> list[str]:
+    """Leave out who launches the points: that chooses none of them."""
+    return [
+        word for word in overrides if not word.startswith(("hydra/launcher=", "hydra.launcher."))
+    ]
 
 
 def _shortened(reason: str) -> str:
