@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
 from lm.settings import load_settings, schema_of, to_settings
-from protocol.errors import ConfigurationError, ExchangeError
+from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from simulations.command_line import (
     CONF,
@@ -33,7 +33,7 @@ from simulations.command_line import (
     point_latest_at,
     run_command_line,
 )
-from simulations.config import Runtime, SimulateConfig, TunedOn
+from simulations.config import SimulateConfig, TunedOn
 from simulations.provenance import begin_provenance
 from simulations.run_folder import SETTINGS_FILE, begun_folder
 from simulations.sweeps.points import (
@@ -93,7 +93,8 @@ def _compose_and_run(values: DictConfig) -> None:
 
 
 def _select(config: SimulateConfig, folder: Path) -> None:
-    from simulations.sweeps.selection import SELECTION_FILE, select_privately
+    from simulations.sweeps.hidden_run import simulate_in_child
+    from simulations.sweeps.selection import HIDDEN_FOLDER, SELECTION_FILE, select_privately
 
     print(
         f"Selecting among {len(config.selection.candidates)} settings by a random number of runs, "
@@ -102,7 +103,10 @@ def _select(config: SimulateConfig, folder: Path) -> None:
     )
     point_latest_at(folder)
     with alone_in(folder):
-        selected = select_privately(config, folder, simulate=partial(simulate, is_hidden=True))
+        log = folder / HIDDEN_FOLDER / "log"
+        selected = select_privately(
+            config, folder, simulate=partial(simulate_in_child, log_folder=log)
+        )
     print(f"Selected: {_short(selected)}\nPrice:    {_short(folder / SELECTION_FILE)}")
 
 
@@ -187,7 +191,13 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
         )
         if config.tuned_on is TunedOn.SYNTHETIC:
             world, admitted = _run_both_parties(
-                config, world, run_folder=run_folder, shared=shared, console=console
+                config,
+                world,
+                run_folder=run_folder,
+                shared=shared,
+                console=console,
+                # Privacy: the price of a selection covers what is released, not the overlap.
+                reads_records=not is_hidden,
             )
             finish_provenance(run_folder, config, world, admitted)
         else:
@@ -209,6 +219,7 @@ def _run_both_parties(
     run_folder: Path,
     shared: Path | None,
     console: SimulationConsole,
+    reads_records: bool,
 ) -> tuple[World, tuple[AdmittedRelease, ...]]:
     from server_side.collecting import load_collected
     from server_side.outcome import read_outcome
@@ -216,8 +227,11 @@ def _run_both_parties(
     from server_side.shared_stages import SharedStages
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost
+    from simulations.exchanging import make_or_take_exchange
 
-    world = _exchange(config, world, run_folder=run_folder, shared=shared, console=console)
+    world = make_or_take_exchange(
+        config, world, run_folder=run_folder, shared=shared, console=console
+    )
     console.say("The server's job: from releases to the tuned target.")
     outcome = read_outcome(world.server_folder)
     assert outcome is not None, "the exchange is over"
@@ -232,7 +246,7 @@ def _run_both_parties(
         exchange=read_exchange_cost(run_folder),
         progress=console,
         shared=SharedStages(shared / "stages") if shared else None,
-        annotate=partial(annotate_run, config=config, world=world),
+        annotate=partial(annotate_run, config=config, world=world, reads_records=reads_records),
     )
     return world, admitted
 
@@ -244,75 +258,6 @@ def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> W
     if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
         point_latest_at(run_folder)
     return world
-
-
-def _exchange(
-    config: SimulateConfig,
-    world: World,
-    *,
-    run_folder: Path,
-    shared: Path | None,
-    console: SimulationConsole,
-) -> World:
-    """Make the exchange, or take it from a run that made the same one."""
-    from server_side.outcome import read_outcome
-    from simulations.shared_exchange import share_exchange
-
-    outcome = read_outcome(world.server_folder)
-    if outcome is not None and outcome["error"] is None:
-        return world  # An earlier start of this run went through it; its releases are stored.
-
-    def make(run_id: str) -> None:
-        console.say("Exchange: every client trains its two proxies under differential privacy.")
-        look = partial(console.look_at_clients, world)
-        _make_exchange(config, world, run_folder=run_folder, run_id=run_id, on_poll=look)
-
-    if shared is None:
-        make(run_folder.name)
-        return world
-    made_or_taken = share_exchange(
-        config, world, run_folder=run_folder, shared=shared / "exchanges", make=make
-    )
-    if made_or_taken is not world:
-        console.say("Exchange: shared with a run whose clients were asked for the same.")
-    return made_or_taken
-
-
-def _make_exchange(
-    config: SimulateConfig,
-    world: World,
-    *,
-    run_folder: Path,
-    run_id: str,
-    on_poll: Callable[[], None],
-) -> None:
-    from simulations.console import refusals
-    from simulations.costs import measured_exchange
-
-    try:
-        with measured_exchange(run_folder):
-            match config.runtime.kind:
-                case Runtime.IN_PROCESS:
-                    from simulations import in_process
-
-                    in_process.run_exchange(world, run_id=run_id, on_poll=on_poll)
-                case Runtime.PROCESSES:
-                    from simulations import processes
-
-                    processes.run_exchange(
-                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                    )
-                case Runtime.RAY:
-                    from simulations import ray_engine
-
-                    ray_engine.run_exchange(
-                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                    )
-    except ExchangeError as error:
-        # In a deployment each operator reads his own reason; here one person owns them all.
-        reasons = " ".join(refusals(world))
-        raise ExchangeError(f"{error} {reasons}".strip()) from None
-    on_poll()
 
 
 def _shared_folder(config: SimulateConfig, run_folder: Path) -> Path | None:
