@@ -46,7 +46,6 @@ from simulations.sweeps.points import (
 )
 
 if TYPE_CHECKING:
-    from server_side.admission import AdmittedRelease
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
@@ -171,8 +170,8 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     from server_side.metrics import read_metrics
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
-    from simulations.private_tuning import run_private_arm
-    from simulations.provenance import finish_provenance
+    from simulations.private_tuning import price_of_private_arm, run_private_arm
+    from simulations.provenance import finish_provenance, later_sources, note_price
 
     quiet_transformers()
     started = time.monotonic()
@@ -183,14 +182,14 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
         world = _prepared(config, run_folder, is_latest=not is_hidden)
-        for text in delta_warnings(world):
+        for text in [*later_sources(run_folder), *delta_warnings(world)]:
             console.say(f"Warning: {text}")
         console.say(
             f"{len(world.clients)} clients, {world.num_evaluation} test records "
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
         if config.tuned_on is TunedOn.SYNTHETIC:
-            world, admitted = _run_both_parties(
+            _run_both_parties(
                 config,
                 world,
                 run_folder=run_folder,
@@ -199,14 +198,15 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
                 # Privacy: the price of a selection covers what is released, not the overlap.
                 reads_records=not is_hidden,
             )
-            finish_provenance(run_folder, config, world, admitted)
         else:
             console.say(
                 f"Arm {config.arm}: the target is tuned on the private records themselves. It "
                 "exists in simulation only, to compare with; nothing of it may be handed out."
             )
-            ledgers = run_private_arm(config, world, run_folder=run_folder, progress=console)
-            finish_provenance(run_folder, config, world, (), ledgers=ledgers)
+            # Before any record is read, as a client reserves its budget before it trains.
+            note_price(run_folder, config, world, (), ledgers=price_of_private_arm(config, world))
+            run_private_arm(config, world, run_folder=run_folder, progress=console)
+        finish_provenance(run_folder)
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
     console.say(f"Took {seconds / 60:.1f} min in all.")
@@ -220,7 +220,7 @@ def _run_both_parties(
     shared: Path | None,
     console: SimulationConsole,
     reads_records: bool,
-) -> tuple[World, tuple[AdmittedRelease, ...]]:
+) -> None:
     from server_side.collecting import load_collected
     from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
@@ -228,6 +228,7 @@ def _run_both_parties(
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost
     from simulations.exchanging import make_or_take_exchange
+    from simulations.provenance import note_price
 
     world = make_or_take_exchange(
         config, world, run_folder=run_folder, shared=shared, console=console
@@ -238,6 +239,7 @@ def _run_both_parties(
     admitted = load_collected(
         world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
     )
+    note_price(run_folder, config, world, admitted)
     run_pipeline(
         admitted,
         config=world.server,
@@ -248,7 +250,6 @@ def _run_both_parties(
         shared=SharedStages(shared / "stages") if shared else None,
         annotate=partial(annotate_run, config=config, world=world, reads_records=reads_records),
     )
-    return world, admitted
 
 
 def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
