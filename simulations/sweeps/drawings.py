@@ -96,22 +96,18 @@ def _noise(results: SweepResults) -> Plot:
         figure, axes = new_figure(4.6, 3.0)
         said = []
         for number, proxy in enumerate(ProxyKind):
-            colour, mark = COLOURS[number], _MARKS[number]
-            means = {}
-            for place, tick in enumerate(results.ticks):
-                values = [
-                    event.noise_multiplier
-                    for item in _at(results.done, results.axis, tick)
-                    for event in item.envelope
-                    if event.proxy is proxy
-                ]
-                if values:
-                    means[place] = _mean(values)
-            axes.plot(
-                list(means), list(means.values()), color=colour, marker=mark, markersize=6,
-                linewidth=1.6, label=f"{proxy.value} proxy",
-            )  # fmt: skip
-            said.append(f"{proxy.value} proxy {_ends(results, means, '.3f')}")
+            courses = _noise_courses(results, proxy)
+            for place, (course, labels) in enumerate(courses.items()):
+                name = f"{proxy.value} proxy"
+                if len(courses) > 1:
+                    name += f", {labels[0]}" + (f" and {len(labels) - 1} more" * (len(labels) > 1))
+                means = dict(course)
+                axes.plot(
+                    list(means), list(means.values()), color=COLOURS[number],
+                    marker=_MARKS[(number + 2 * place) % len(_MARKS)], markersize=6, linewidth=1.6,
+                    linestyle="-" if place == 0 else (0, (5, place)), label=name,
+                )  # fmt: skip
+                said.append(f"{name} {_ends(results, means, '.3f')}")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("noise multiplier")
         _finish_axis(axes, results)
@@ -121,6 +117,27 @@ def _noise(results: SweepResults) -> Plot:
             text=f"Noise standard deviation ÷ clipping norm: {_sentence(said)}",
             name="sweep-noise",
         )
+
+
+def _noise_courses(
+    results: SweepResults, proxy: ProxyKind
+) -> dict[tuple[tuple[int, float], ...], list[str]]:
+    """Return the courses of one proxy's noise over the axis, each with the series that have it."""
+    courses: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for label, points in results.series.items():
+        course = []
+        for place, tick in enumerate(results.ticks):
+            values = [
+                event.noise_multiplier
+                for item in _at(points, results.axis, tick)
+                for event in item.envelope
+                if event.proxy is proxy
+            ]
+            if values:
+                course.append((place, _mean(values)))
+        if course:
+            courses.setdefault(tuple(course), []).append(label)
+    return courses
 
 
 def _time(results: SweepResults) -> Plot:
@@ -196,26 +213,30 @@ def _acceptance(results: SweepResults) -> Plot:
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(4.6, 3.0)
         said = []
-        for number, colour in zip(rounds, _cycle(COLOURS), strict=False):
+        lines = [(series, number) for series in results.series.items() for number in rounds]
+        for ((label, points), number), colour in zip(lines, _cycle(COLOURS), strict=False):
             means = {}
             for place, tick in enumerate(results.ticks):
-                found = [acceptance(item) for item in _at(results.done, results.axis, tick)]
+                found = [acceptance(item) for item in _at(points, results.axis, tick)]
                 values = [100 * shares[number] for shares in found if number in shares]
                 if values:
                     means[place] = _mean(values)
+            if not means:  # an arm with one round
+                continue
+            name = f"{label}, round {number}" if len(results.series) > 1 else f"round {number}"
             axes.plot(
                 list(means), list(means.values()), color=colour, marker="o", markersize=6,
-                linewidth=1.6, label=f"round {number}",
+                linewidth=1.6, label=name,
             )  # fmt: skip
-            said.append(f"round {number} {_ends(results, means, '.0f')}")
+            said.append(f"{name} {_ends(results, means, '.0f')}")
         axes.set_ylim(0, 105)
         axes.set_ylabel("accepted, %")
         _finish_axis(axes, results)
         return finished_plot(
             figure,
             title="Rewrites that were accepted",
-            text="Share of samples whose best response became a rewrite, in percent, mean of all "
-            f"points: {_sentence(said)}",
+            text="Share of samples whose best response became a rewrite, in percent, mean over "
+            f"seeds: {_sentence(said)}",
             name="sweep-acceptance",
         )
 

@@ -44,6 +44,7 @@ TRACE_FILE: Final = "error.log"
 _MAX_REASONS: Final = 4
 _MAX_CHARS: Final = 300
 _LOCK: Final = ".point.lock"
+_HOLD_SECONDS: Final = 1.0
 
 
 class SweepFailedError(RewardDSError):
@@ -259,19 +260,43 @@ def seconds_left(sweep_folder: Path) -> float | None:
     return (time.time() - sweep.started) / recent * max(0, sweep.num_points - len(ended))
 
 
+def is_at_work(folder: Path) -> bool:
+    """Say whether a process holds a point at this moment."""
+    file = _lock_file(folder)
+    if not file.is_file():
+        return False
+    with file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder: what is inside belongs to the run.
-    with folder.with_name(f".{folder.name}{_LOCK}").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    give_up = time.monotonic() + _HOLD_SECONDS
+    with _lock_file(folder).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Somebody who only asks whether the point is held holds it for a moment.
+                if time.monotonic() < give_up:
+                    time.sleep(_HOLD_SECONDS / 20)
+                    continue
             raise ConfigurationError(
                 f"Expected to be alone at the point {folder}, found another process at work on it. "
                 "Wait until the other sweep ends, or name another hydra.sweep.dir."
-            ) from None
+            )
         yield
+
+
+def _lock_file(folder: Path) -> Path:
+    # Beside the folder: what is inside belongs to the run.
+    return folder.with_name(f".{folder.name}{_LOCK}")
 
 
 def _read(path: Path) -> Any | None:  # a JSON object
