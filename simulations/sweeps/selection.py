@@ -119,7 +119,7 @@ def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate
             continue
         # Privacy: one name for all. It goes into certificates, metrics and paths of the run.
         run = hidden / SELECTED_FOLDER
-        if not (run / "metrics.json").is_file():
+        if "finished" not in read_provenance(run):
             _begin(run, candidates[pick])
             simulate(run)
         run.rename(hidden / str(number))

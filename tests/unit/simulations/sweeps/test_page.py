@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from protocol.errors import ConfigurationError
 from server_side.report.formats import epsilon
@@ -23,6 +24,8 @@ from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
 from tests.support.sweeping import ledger, write_sweep
+
+CONF = Path(__file__).resolve().parents[4] / "conf"
 
 
 class Text(HTMLParser):
@@ -201,6 +204,24 @@ def test_noise_and_acceptance_are_drawn_for_each_arm_and_never_averaged_over_arm
         assert line in noise
     assert "rewardds, round 2 40 at 1" in accepted.svg
     assert "dp_generate, round 2 90 at 1" in accepted.svg
+
+
+def test_every_arm_of_the_table_finds_room_in_the_plots(tmp_path: Path) -> None:
+    """A legend that leaves no room for the axes is a warning, and warnings are errors here."""
+    values = OmegaConf.load(CONF / "sweep" / "arms.yaml")
+    arms = OmegaConf.select(values, "hydra.sweeper.params.arm").split(",")
+    folder = write_sweep(tmp_path / "sweep", arms=tuple(arms))
+    for number, item in enumerate(sorted(folder.glob("[0-9]*/provenance.json"))):
+        facts = json.loads(item.read_text("utf-8"))
+        for client in facts["ledgers"].values():
+            client["events"][0]["noise_multiplier"] += number % len(arms)
+        item.write_text(json.dumps(facts), encoding="utf-8")
+
+    plots = draw_sweep(read_results(folder))
+
+    for plot in (*plots.metrics.values(), plots.mechanisms[0], *plots.refinement):
+        height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', plot.svg)[1])  # type: ignore[index]
+        assert height > 216 + 4 * 14  # points: a plot without a legend, and rows of the legend
 
 
 def test_an_exchange_is_shown_with_its_own_ledgers_price(tmp_path: Path) -> None:
