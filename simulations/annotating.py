@@ -14,7 +14,7 @@ from simulations.prepare import World
 
 
 def annotate_run(
-    pool: Sequence[CuratedSample], *, config: SimulateConfig, world: World
+    pool: Sequence[CuratedSample], *, config: SimulateConfig, world: World, reads_records: bool
 ) -> RunNotes:
     """Say what a run stands for, and hold its final pool against the private records.
 
@@ -22,10 +22,13 @@ def annotate_run(
         pool: The final pool.
         config: The simulation.
         world: The parties, whose records are read.
+        reads_records: Measure the overlap; no ledger pays for it, so not where a price is stated.
 
     Returns:
         Name, source and overlap: lengths and shares, no text of a record.
     """
+    if not reads_records:
+        return RunNotes(arm=config.arm, tuned_on=config.tuned_on.value)
     evaluation = world.server.evaluation
     assert evaluation.path is not None, "a world has a test file"
     columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)

@@ -26,6 +26,9 @@ CONF: Final = Path(__file__).resolve().parent.parent / "conf"
 RUNS: Final = Path("runs")
 """Folder of all runs, where the command is called."""
 
+LOCK_FILE: Final = ".lock"
+"""Held in a run's folder by the command that is at work there."""
+
 _LATEST: Final = "latest"
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 
@@ -44,7 +47,11 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
     # Hydra then hands errors on to us in place of writing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        compose_and_run()
+        try:
+            compose_and_run()
+        except SystemExit:
+            if not _failures:
+                raise
         if _failures:
             raise _failures[0]
     except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -119,7 +126,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: Another one is at work there.
     """
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -28,7 +28,7 @@ from server_side.metrics import read_metrics
 from server_side.run_store import write_atomically
 from simulations.compare_views import as_csv, as_markdown, show_comparison
 from simulations.config import SimulateConfig
-from simulations.run import SETTINGS_FILE
+from simulations.run_folder import SETTINGS_FILE
 
 _METRICS_FILE: Final = "metrics.json"
 _SHOWN: Final = ("pass@1", Metric.ROUGEL, Metric.PERPLEXITY)

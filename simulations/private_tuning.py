@@ -58,9 +58,24 @@ POOLED = "all clients, pooled"
 """Under what name the records' guarantee stands in the metrics."""
 
 
+def price_of_private_arm(config: SimulateConfig, world: World) -> dict[str, PrivacyLedger]:
+    """Return what an arm costs that reads the records, under the name that stands in the metrics.
+
+    Args:
+        config: The simulation; `tuned_on` says which of the two arms.
+        world: The parties.
+
+    Returns:
+        One ledger, for all clients' records together; known from settings alone.
+    """
+    clients = [client.load_config() for client in world.clients]
+    is_private = config.tuned_on is TunedOn.PRIVATE_RECORDS_DP
+    return {POOLED: pooled_ledger(clients, is_private=is_private)}
+
+
 def run_private_arm(
     config: SimulateConfig, world: World, *, run_folder: Path, progress: Progress
-) -> dict[str, PrivacyLedger]:
+) -> None:
     """Tune the target on the private records, judge it, and write `metrics.json`.
 
     Args:
@@ -68,9 +83,6 @@ def run_private_arm(
         world: The parties, whose records are read.
         run_folder: Where the run is kept.
         progress: Told about each stage.
-
-    Returns:
-        What it cost, under the name that stands in the metrics.
 
     Raises:
         RewardDSError: Records or settings do not allow it.
@@ -91,8 +103,7 @@ def run_private_arm(
         "num_private_records": config.num_private_records,
     }
     is_private = config.tuned_on is TunedOn.PRIVATE_RECORDS_DP
-    ledger = pooled_ledger(clients, is_private=is_private)
-    ledgers = {POOLED: ledger}
+    ledgers = price_of_private_arm(config, world)
     pool = records_as_samples(
         records, clients=clients, limit=config.num_private_records, seed=config.seed
     )
@@ -100,7 +111,7 @@ def run_private_arm(
     if is_private:
         fill = partial(
             _tune_with_dp, records, clients=clients, target_folder=job.target_folder,
-            event=ledger.events[0],
+            event=ledgers[POOLED].events[0],
         )  # fmt: skip
     else:
         fill = partial(
@@ -149,7 +160,6 @@ def run_private_arm(
         ),
     )
     shutil.rmtree(job.work_folder, ignore_errors=True)
-    return ledgers
 
 
 def records_as_samples(

@@ -6,10 +6,10 @@ Hydra composes the settings; below this file nobody knows it. A run lives in a f
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,20 +21,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
-from lm.settings import load_settings, save_settings, schema_of, to_settings
-from protocol.errors import ConfigurationError, ExchangeError
+from lm.settings import load_settings, schema_of, to_settings
+from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from simulations.command_line import (
     CONF,
     alone_in,
     failures_held,
-    new_run_folder,
+    hold_failure,
     one_line,
     point_latest_at,
     run_command_line,
 )
-from simulations.config import Runtime, SimulateConfig, TunedOn
-from simulations.provenance import PROVENANCE_FILE, begin_provenance
+from simulations.config import SimulateConfig, TunedOn
+from simulations.provenance import begin_provenance
+from simulations.run_folder import SETTINGS_FILE, begun_folder
 from simulations.sweeps.points import (
     SHARED_FOLDER,
     SweepFailedError,
@@ -45,12 +46,11 @@ from simulations.sweeps.points import (
 )
 
 if TYPE_CHECKING:
-    from server_side.admission import AdmittedRelease
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
-SETTINGS_FILE: Final = "simulate.yaml"
-"""The resolved settings of a run, in its folder."""
+# All that a start writes before its parties are laid out, beside settings and provenance.
+_WRITTEN: Final = ("clients", "server", "models", "world.part")
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
@@ -77,22 +77,23 @@ def _compose_and_run(values: DictConfig) -> None:
         if hydra_config.mode is RunMode.MULTIRUN:
             _do_point(values)
             return
-        config, run_folder = _settle(values)
-        if config.selection.candidates:
-            _select(config, run_folder)
-        elif (point := read_point(run_folder)) is None:
-            simulate(config, run_folder)
-        elif error := run_point(
-            run_folder,
-            point.overrides,
-            partial(simulate, config, run_folder),
-            describe_error=one_line,
-        ):
-            raise SweepFailedError(error)
+        with _settled(values) as (config, run_folder):
+            if config.selection.candidates:
+                _select(config, run_folder)
+            elif (point := read_point(run_folder)) is None:
+                simulate(config, run_folder)
+            elif error := run_point(
+                run_folder,
+                point.overrides,
+                partial(simulate, config, run_folder),
+                describe_error=one_line,
+            ):
+                raise SweepFailedError(error)
 
 
 def _select(config: SimulateConfig, folder: Path) -> None:
-    from simulations.sweeps.selection import SELECTION_FILE, select_privately
+    from simulations.sweeps.hidden_run import simulate_in_child
+    from simulations.sweeps.selection import HIDDEN_FOLDER, SELECTION_FILE, select_privately
 
     print(
         f"Selecting among {len(config.selection.candidates)} settings by a random number of runs, "
@@ -101,7 +102,10 @@ def _select(config: SimulateConfig, folder: Path) -> None:
     )
     point_latest_at(folder)
     with alone_in(folder):
-        selected = select_privately(config, folder, simulate=partial(simulate, is_hidden=True))
+        log = folder / HIDDEN_FOLDER / "log"
+        selected = select_privately(
+            config, folder, simulate=partial(simulate_in_child, log_folder=log)
+        )
     print(f"Selected: {_short(selected)}\nPrice:    {_short(folder / SELECTION_FILE)}")
 
 
@@ -115,15 +119,20 @@ def _do_point(values: DictConfig) -> None:
     print(f"Point {hydra_config.job.num + 1}{total}{time_left}: {' '.join(overrides)}", flush=True)
 
     def do() -> None:
-        config, run_folder = _settle(values)
-        if config.selection.candidates:
-            raise ConfigurationError(
-                "Expected no selection.candidates in a sweep, got some: a sweep shows every point. "
-                "Select without -m."
-            )
-        simulate(config, run_folder)
+        with _settled(values) as (config, run_folder):
+            if config.selection.candidates:
+                raise ConfigurationError(
+                    "Expected no selection.candidates in a sweep, got some: a sweep shows every "
+                    "point. Select without -m."
+                )
+            simulate(config, run_folder)
 
-    if error := run_point(folder, overrides, do, describe_error=one_line):
+    try:
+        error = run_point(folder, overrides, do, describe_error=one_line)
+    except ConfigurationError as caught:
+        error = str(caught)
+        hold_failure(caught)
+    if error:
         print(f"Error: {error}", file=sys.stderr, flush=True)
 
 
@@ -161,8 +170,8 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     from server_side.metrics import read_metrics
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
-    from simulations.private_tuning import run_private_arm
-    from simulations.provenance import finish_provenance
+    from simulations.private_tuning import price_of_private_arm, run_private_arm
+    from simulations.provenance import finish_provenance, later_sources, note_price
 
     quiet_transformers()
     started = time.monotonic()
@@ -173,24 +182,31 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
         world = _prepared(config, run_folder, is_latest=not is_hidden)
-        for text in delta_warnings(world):
+        for text in [*later_sources(run_folder), *delta_warnings(world)]:
             console.say(f"Warning: {text}")
         console.say(
             f"{len(world.clients)} clients, {world.num_evaluation} test records "
             f"({world.num_overlapping} left out, their prompts stand in training)."
         )
         if config.tuned_on is TunedOn.SYNTHETIC:
-            world, admitted = _run_both_parties(
-                config, world, run_folder=run_folder, shared=shared, console=console
+            _run_both_parties(
+                config,
+                world,
+                run_folder=run_folder,
+                shared=shared,
+                console=console,
+                # Privacy: the price of a selection covers what is released, not the overlap.
+                reads_records=not is_hidden,
             )
-            finish_provenance(run_folder, config, world, admitted)
         else:
             console.say(
                 f"Arm {config.arm}: the target is tuned on the private records themselves. It "
                 "exists in simulation only, to compare with; nothing of it may be handed out."
             )
-            ledgers = run_private_arm(config, world, run_folder=run_folder, progress=console)
-            finish_provenance(run_folder, config, world, (), ledgers=ledgers)
+            # Before any record is read, as a client reserves its budget before it trains.
+            note_price(run_folder, config, world, (), ledgers=price_of_private_arm(config, world))
+            run_private_arm(config, world, run_folder=run_folder, progress=console)
+        finish_provenance(run_folder)
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
     console.say(f"Took {seconds / 60:.1f} min in all.")
@@ -203,21 +219,27 @@ def _run_both_parties(
     run_folder: Path,
     shared: Path | None,
     console: SimulationConsole,
-) -> tuple[World, tuple[AdmittedRelease, ...]]:
+    reads_records: bool,
+) -> None:
     from server_side.collecting import load_collected
     from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
     from server_side.shared_stages import SharedStages
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost
+    from simulations.exchanging import make_or_take_exchange
+    from simulations.provenance import note_price
 
-    world = _exchange(config, world, run_folder=run_folder, shared=shared, console=console)
+    world = make_or_take_exchange(
+        config, world, run_folder=run_folder, shared=shared, console=console
+    )
     console.say("The server's job: from releases to the tuned target.")
     outcome = read_outcome(world.server_folder)
     assert outcome is not None, "the exchange is over"
     admitted = load_collected(
         world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
     )
+    note_price(run_folder, config, world, admitted)
     run_pipeline(
         admitted,
         config=world.server,
@@ -226,94 +248,17 @@ def _run_both_parties(
         exchange=read_exchange_cost(run_folder),
         progress=console,
         shared=SharedStages(shared / "stages") if shared else None,
-        annotate=partial(annotate_run, config=config, world=world),
+        annotate=partial(annotate_run, config=config, world=world, reads_records=reads_records),
     )
-    return world, admitted
 
 
 def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
-    from simulations.prepare import WORLD_FILE, prepare_world
+    from simulations.prepare import prepare_world
 
-    is_new = not (run_folder / WORLD_FILE).exists()
-    try:
-        world = prepare_world(config, run_folder)
-    except BaseException:
-        # Nothing was trained yet: a folder of a run that never began would only be in the way.
-        if is_new and (run_folder / PROVENANCE_FILE).exists():
-            shutil.rmtree(run_folder, ignore_errors=True)
-        raise
+    world = prepare_world(config, run_folder)
     if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
         point_latest_at(run_folder)
     return world
-
-
-def _exchange(
-    config: SimulateConfig,
-    world: World,
-    *,
-    run_folder: Path,
-    shared: Path | None,
-    console: SimulationConsole,
-) -> World:
-    """Make the exchange, or take it from a run that made the same one."""
-    from server_side.outcome import read_outcome
-    from simulations.shared_exchange import share_exchange
-
-    outcome = read_outcome(world.server_folder)
-    if outcome is not None and outcome["error"] is None:
-        return world  # An earlier start of this run went through it; its releases are stored.
-
-    def make(run_id: str) -> None:
-        console.say("Exchange: every client trains its two proxies under differential privacy.")
-        look = partial(console.look_at_clients, world)
-        _make_exchange(config, world, run_folder=run_folder, run_id=run_id, on_poll=look)
-
-    if shared is None:
-        make(run_folder.name)
-        return world
-    made_or_taken = share_exchange(
-        config, world, run_folder=run_folder, shared=shared / "exchanges", make=make
-    )
-    if made_or_taken is not world:
-        console.say("Exchange: shared with a run whose clients were asked for the same.")
-    return made_or_taken
-
-
-def _make_exchange(
-    config: SimulateConfig,
-    world: World,
-    *,
-    run_folder: Path,
-    run_id: str,
-    on_poll: Callable[[], None],
-) -> None:
-    from simulations.console import refusals
-    from simulations.costs import measured_exchange
-
-    try:
-        with measured_exchange(run_folder):
-            match config.runtime.kind:
-                case Runtime.IN_PROCESS:
-                    from simulations import in_process
-
-                    in_process.run_exchange(world, run_id=run_id, on_poll=on_poll)
-                case Runtime.PROCESSES:
-                    from simulations import processes
-
-                    processes.run_exchange(
-                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                    )
-                case Runtime.RAY:
-                    from simulations import ray_engine
-
-                    ray_engine.run_exchange(
-                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
-                    )
-    except ExchangeError as error:
-        # In a deployment each operator reads his own reason; here one person owns them all.
-        reasons = " ".join(refusals(world))
-        raise ExchangeError(f"{error} {reasons}".strip()) from None
-    on_poll()
 
 
 def _shared_folder(config: SimulateConfig, run_folder: Path) -> Path | None:
@@ -337,36 +282,36 @@ def _short(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _settle(values: DictConfig) -> tuple[SimulateConfig, Path]:
-    """Return what to run and where, and make the run folder with its settings."""
+@contextlib.contextmanager
+def _settled(values: DictConfig) -> Iterator[tuple[SimulateConfig, Path]]:
+    """Give what to run and where; a run that fails before it has begun leaves nothing there."""
     hydra_config = HydraConfig.get()
     # A launcher hands settings to another process, where the types they were checked by are others.
     plain = OmegaConf.create(OmegaConf.to_container(values, resolve=True, enum_to_str=True))
     assert isinstance(plain, DictConfig)
     config = to_settings(SimulateConfig, plain)
+    is_point = hydra_config.mode is RunMode.MULTIRUN
+    overrides = list(hydra_config.overrides.task)
+    named = None if config.run_folder is None else Path(config.run_folder)
     if config.resume is not None:
-        return _resumed(Path(config.resume), list(hydra_config.overrides.task))
-    if hydra_config.mode is RunMode.MULTIRUN:
-        folder = Path(hydra_config.runtime.output_dir)
-    elif config.run_folder is not None:
-        folder = Path(config.run_folder)
-    else:
-        folder = new_run_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    settings_file = folder / SETTINGS_FILE
-    if settings_file.is_file():
-        if load_settings(SimulateConfig, settings_file) != config:
-            raise ConfigurationError(
-                f"Expected the settings that {folder} was begun with, got others. Continue it "
-                f"with resume={folder}, or name another run_folder."
-            )
-    else:
-        part = settings_file.with_suffix(".part")
-        save_settings(config, part)
-        part.replace(settings_file)
-        is_point = hydra_config.mode is RunMode.MULTIRUN
-        begin_provenance(folder, overrides=list(hydra_config.overrides.task) if is_point else None)
-    return config, folder
+        config, named = _resumed(Path(config.resume), overrides)
+    elif is_point:
+        named = Path(hydra_config.runtime.output_dir)
+    with begun_folder(
+        config,
+        named=named,
+        written=_WRITTEN,
+        is_begun=partial(_is_begun, config),
+        note=partial(begin_provenance, overrides=overrides if is_point else None),
+    ) as folder:
+        yield config, folder
+
+
+def _is_begun(config: SimulateConfig, folder: Path) -> bool:
+    from simulations.prepare import WORLD_FILE
+
+    # A selection that was cut off must go on with the runs that it drew.
+    return bool(config.selection.candidates) or (folder / WORLD_FILE).exists()
 
 
 def _resumed(folder: Path, overrides: list[str]) -> tuple[SimulateConfig, Path]:

@@ -78,13 +78,13 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes, *, num_columns: int = 2) -> None:
     """Put the legend over the axes, where it hides nothing."""
     if not axes.get_legend_handles_labels()[0]:  # nothing was drawn
         return
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=0.9, fontsize=10,
-        handletextpad=0.5, columnspacing=1.4, borderaxespad=0.1, labelcolor=MUTED,
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=num_columns, handlelength=0.9,
+        fontsize=10, handletextpad=0.5, columnspacing=1.4, borderaxespad=0.1, labelcolor=MUTED,
     )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Exit status: 0; 1 for an error, said in one line; 3 where a bound exceeds its cl
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,16 +15,16 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from lm.settings import load_settings, save_settings, schema_of, to_settings
-from protocol.errors import ConfigurationError
+from lm.settings import schema_of, to_settings
 from simulations.audit.config import AuditConfig
 from simulations.command_line import (
     CONF,
     alone_in,
     failures_held,
-    new_run_folder,
     run_command_line,
 )
+from simulations.provenance import begin_provenance
+from simulations.run_folder import begun_folder
 
 if TYPE_CHECKING:
     from server_side.admission import AdmittedRelease
@@ -58,7 +57,16 @@ def _compose_and_run(values: DictConfig) -> None:
     raise_on_signals()
     with failures_held():
         config = to_settings(AuditConfig, values)
-        _found_broken.append(audit(config, _settle(config)))
+        with begun_folder(
+            config,
+            named=None if config.run_folder is None else Path(config.run_folder),
+            prefix="audit_",
+            settings_file=SETTINGS_FILE,
+            written=["models"],
+            is_begun=_is_begun,
+            note=partial(begin_provenance, program="rewardds-audit"),
+        ) as folder:
+            _found_broken.append(audit(config, folder))
 
 
 def audit(config: AuditConfig, folder: Path) -> bool:
@@ -77,7 +85,6 @@ def audit(config: AuditConfig, folder: Path) -> bool:
     """
     from lm.loading import quiet_transformers
     from simulations.audit.auditing import run_audit
-    from simulations.audit.laying_out import RECORDS_FILE
     from simulations.audit.views import PLOT_FILE, RESULT_FILE, show_result, write_result
     from simulations.console import SimulationConsole
 
@@ -89,15 +96,9 @@ def audit(config: AuditConfig, folder: Path) -> bool:
             f"{config.num_canaries} canaries, every one trained on or not by a coin, among "
             f"{config.num_records} records."
         )
-        try:
-            result = run_audit(
-                config, folder, progress=console, run_exchange=partial(_exchange, console)
-            )
-        except BaseException:
-            # Nothing was laid out yet: the folder of an audit that never began is only in the way.
-            if not (folder / RECORDS_FILE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+        result = run_audit(
+            config, folder, progress=console, run_exchange=partial(_exchange, console)
+        )
         write_result(result, folder)
     show_result(result)
     console.say(f"Result: {shown / RESULT_FILE}")
@@ -121,19 +122,10 @@ def _exchange(
     return load_collected(world.server, run_id=folder.name, run_folder=world.server_folder)
 
 
-def _settle(config: AuditConfig) -> Path:
-    """Make the audit's folder, or find that it was begun with the same settings."""
-    folder = new_run_folder("audit_") if config.run_folder is None else Path(config.run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings_file = folder / SETTINGS_FILE
-    if not settings_file.is_file():
-        save_settings(config, settings_file)
-    elif load_settings(AuditConfig, settings_file) != config:
-        raise ConfigurationError(
-            f"Expected the settings that {folder} was begun with, got others. Name another "
-            "run_folder."
-        )
-    return folder
+def _is_begun(folder: Path) -> bool:
+    from simulations.audit.laying_out import RECORDS_FILE
+
+    return (folder / RECORDS_FILE).exists()
 
 
 if __name__ == "__main__":

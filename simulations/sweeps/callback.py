@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -28,12 +29,19 @@ class SweepCallback(Callback):
         overrides = [
             word for word in words if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))
         ]
-        begin_sweep(
-            folder,
-            overrides=overrides,
-            num_points=_num_points(config),
-            command=["rewardds-simulate", *sys.argv[1:]],
-        )
+        try:
+            points = _points(config)
+            _check_composition(config, points or [])
+            begin_sweep(
+                folder,
+                overrides=overrides,
+                num_points=None if points is None else len(points),
+                command=["rewardds-simulate", *sys.argv[1:]],
+            )
+        except Exception as error:
+            # Hydra makes a warning of what a callback raises, and goes on.
+            hold_failure(error)
+            sys.exit(1)
         point_latest_at(folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # Hydra's own signature
@@ -46,19 +54,22 @@ class SweepCallback(Callback):
         print(f"Sweep:  {folder}\nReport: rewardds-report {folder}")
 
 
-def _num_points(config: DictConfig) -> int | None:
+def _points(config: DictConfig) -> list[list[str]] | None:
+    """Return each point's overrides; None where the sweeper does not say beforehand."""
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     assert isinstance(sweeper, dict)
     if sweeper.get("_target_") != _COUNTING_SWEEPER:
         return None
     words = [f"{name}={value}" for name, value in (sweeper.get("params") or {}).items()]
-    chosen = {}
-    for override in OverridesParser.create().parse_overrides(
-        [*words, *config.hydra.overrides.task]
-    ):
-        is_swept = override.is_sweep_override()
-        chosen[override.get_key_element()] = (
-            len(list(override.sweep_string_iterator())) if is_swept else 1
-        )
-    *_, product = itertools.accumulate(chosen.values(), lambda one, two: one * two, initial=1)
-    return product
+    overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
+    points: list[list[str]] = BasicSweeper.split_arguments(overrides, None)[0]
+    return points
+
+
+def _check_composition(config: DictConfig, points: list[list[str]]) -> None:
+    """Compose points until every word was in one; Hydra itself does so with a folder made."""
+    seen: set[str] = set()
+    for overrides in points:
+        if not seen.issuperset(overrides):
+            GlobalHydra.instance().config_loader().load_sweep_config(config, overrides)
+            seen.update(overrides)

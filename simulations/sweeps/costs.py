@@ -35,7 +35,9 @@ class SweepCost:
     """What one record would pay for a whole sweep."""
 
     num_runs: int
-    """Points with results."""
+    """Points that paid, done or not."""
+    num_unknown: int
+    """Points that began and left no ledger: what they spent before they failed is not known."""
     num_exchanges: int
     """Distinct releases among them: points that share theirs pay once."""
     num_non_private: int
@@ -52,14 +54,16 @@ def sweep_cost(points: Sequence[PointResult]) -> SweepCost:
     """Compose the exchanges of a sweep as if all had read the same records.
 
     Args:
-        points: Points with results.
+        points: All points that were begun: one that failed after its exchange has paid for it.
 
     Returns:
         The composition, of each run the dearest client's events.
     """
-    exchanges = {item.releases: item for item in points if item.ledgers}
+    paid = [item for item in points if item.ledgers or item.metrics]
+    # Privacy: every release counts that left a ledger, whatever became of its run.
+    exchanges = {item.releases: item for item in paid if item.ledgers}
     # An arm that reads records without a ledger has no price that anybody could state.
-    num_unpriced = sum(not item.ledgers for item in points)
+    num_unpriced = sum(not item.ledgers for item in paid)
     envelopes = [item.envelope for item in exchanges.values()]
     noisy = [
         events
@@ -71,7 +75,8 @@ def sweep_cost(points: Sequence[PointResult]) -> SweepCost:
         default=1e-5,
     )
     return SweepCost(
-        num_runs=len(points),
+        num_runs=len(paid),
+        num_unknown=sum(item.may_have_paid for item in points if item not in paid),
         num_exchanges=len(exchanges) + num_unpriced,
         num_non_private=len(envelopes) - len(noisy) + num_unpriced,
         epsilon=composed_epsilon([event for events in noisy for event in events], delta=delta),

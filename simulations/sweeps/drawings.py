@@ -9,6 +9,7 @@ from typing import Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from protocol.ledger import ProxyKind
 from server_side.evaluation import Metric
@@ -34,6 +35,13 @@ COLOURS: Final = (AFTER, DROPPED, BOUNDARY, WARN, INK, BEFORE)
 """One a series, again and again from the start."""
 
 _MARKS: Final = "osD^vP"
+_WIDTH: Final = 4.6
+_HEIGHT: Final = 3.0
+"""Size of a plot in inches, with a legend of few rows."""
+_FREE_ROWS: Final = 2
+_ROW_HEIGHT: Final = 0.21
+_MAX_NAME: Final = 26
+"""Characters of a name of which two stand side by side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +76,7 @@ def _metric(results: SweepResults, metric: Metric) -> Plot:
     untuned = [item.score(metric.value, arm="untuned") for item in results.done]
     known = [value for value in untuned if value is not None]
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         axes.axhline(_mean(known), color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)))
         axes.text(
             0.995, _mean(known), "untuned", transform=axes.get_yaxis_transform(), color=MUTED,
@@ -93,25 +101,21 @@ def _metric(results: SweepResults, metric: Metric) -> Plot:
 
 def _noise(results: SweepResults) -> Plot:
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         said = []
         for number, proxy in enumerate(ProxyKind):
-            colour, mark = COLOURS[number], _MARKS[number]
-            means = {}
-            for place, tick in enumerate(results.ticks):
-                values = [
-                    event.noise_multiplier
-                    for item in _at(results.done, results.axis, tick)
-                    for event in item.envelope
-                    if event.proxy is proxy
-                ]
-                if values:
-                    means[place] = _mean(values)
-            axes.plot(
-                list(means), list(means.values()), color=colour, marker=mark, markersize=6,
-                linewidth=1.6, label=f"{proxy.value} proxy",
-            )  # fmt: skip
-            said.append(f"{proxy.value} proxy {_ends(results, means, '.3f')}")
+            courses = _noise_courses(results, proxy)
+            for place, (course, labels) in enumerate(courses.items()):
+                name = f"{proxy.value} proxy"
+                if len(courses) > 1:
+                    name += f", {labels[0]}" + (f" and {len(labels) - 1} more" * (len(labels) > 1))
+                means = dict(course)
+                axes.plot(
+                    list(means), list(means.values()), color=COLOURS[number],
+                    marker=_MARKS[(3 * number + place) % len(_MARKS)], markersize=6, linewidth=1.6,
+                    linestyle="-" if place == 0 else (0, (5, place)), label=name,
+                )  # fmt: skip
+                said.append(f"{name} {_ends(results, means, '.3f')}")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("noise multiplier")
         _finish_axis(axes, results)
@@ -123,16 +127,38 @@ def _noise(results: SweepResults) -> Plot:
         )
 
 
+def _noise_courses(
+    results: SweepResults, proxy: ProxyKind
+) -> dict[tuple[tuple[int, float], ...], list[str]]:
+    """Return the courses of one proxy's noise over the axis, each with the series that have it."""
+    courses: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for label, points in results.series.items():
+        course = []
+        for place, tick in enumerate(results.ticks):
+            values = [
+                event.noise_multiplier
+                for item in _at(points, results.axis, tick)
+                for event in item.envelope
+                if event.proxy is proxy
+            ]
+            if values:
+                course.append((place, _mean(values)))
+        if course:
+            courses.setdefault(tuple(course), []).append(label)
+    return courses
+
+
 def _time(results: SweepResults) -> Plot:
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         said = _draw_series(axes, results, lambda item: item.point.seconds / 60)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("minutes a point")
         return finished_plot(
             figure,
             title="Time of a point, as it was spent",
-            text=f"In minutes: {_sentence(said)} What a point took over from another is not in it.",
+            text=f"In minutes: {_sentence(said)} What a point took over from another is not in it; "
+            "where points ran side by side, its waiting for the other is.",
             name="sweep-time",
         )
 
@@ -183,7 +209,7 @@ def _beside_chance(
     name: str,
 ) -> Plot:
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         axes.axhline(chance, color=MUTED, linewidth=1)
         said = _draw_series(axes, results, value)
         axes.set_ylabel(label)
@@ -193,35 +219,39 @@ def _beside_chance(
 def _acceptance(results: SweepResults) -> Plot:
     rounds = sorted({number for item in results.done for number in acceptance(item)})
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         said = []
-        for number, colour in zip(rounds, _cycle(COLOURS), strict=False):
+        lines = [(series, number) for series in results.series.items() for number in rounds]
+        for ((label, points), number), colour in zip(lines, _cycle(COLOURS), strict=False):
             means = {}
             for place, tick in enumerate(results.ticks):
-                found = [acceptance(item) for item in _at(results.done, results.axis, tick)]
+                found = [acceptance(item) for item in _at(points, results.axis, tick)]
                 values = [100 * shares[number] for shares in found if number in shares]
                 if values:
                     means[place] = _mean(values)
+            if not means:  # an arm with one round
+                continue
+            name = f"{label}, round {number}" if len(results.series) > 1 else f"round {number}"
             axes.plot(
                 list(means), list(means.values()), color=colour, marker="o", markersize=6,
-                linewidth=1.6, label=f"round {number}",
+                linewidth=1.6, label=name,
             )  # fmt: skip
-            said.append(f"round {number} {_ends(results, means, '.0f')}")
+            said.append(f"{name} {_ends(results, means, '.0f')}")
         axes.set_ylim(0, 105)
         axes.set_ylabel("accepted, %")
         _finish_axis(axes, results)
         return finished_plot(
             figure,
             title="Rewrites that were accepted",
-            text="Share of samples whose best response became a rewrite, in percent, mean of all "
-            f"points: {_sentence(said)}",
+            text="Share of samples whose best response became a rewrite, in percent, mean over "
+            f"seeds: {_sentence(said)}",
             name="sweep-acceptance",
         )
 
 
 def _audit(results: SweepResults) -> Plot:
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(4.6, 3.0)
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
         said = []
         for place, audit in enumerate(results.audits):
             bound = max(row["joint_epsilon"] for row in audit["rows"])
@@ -263,7 +293,9 @@ def _draw_series(axes: Axes, results: SweepResults, value: Value) -> list[str]:
             axes.plot([place + shift] * len(values), values, ".", color=colour, markersize=5)
         axes.plot(
             [place + shift for place in means], list(means.values()), color=colour,
-            marker=_MARKS[number % len(_MARKS)], markersize=6, linewidth=1.6, label=label,
+            # Where colours begin again, they come with other marks.
+            marker=_MARKS[(number + number // len(COLOURS)) % len(_MARKS)], markersize=6,
+            linewidth=1.6, label=label,
         )  # fmt: skip
         said.append(f"{label} {_ends(results, means, '.3g')}")
     _finish_axis(axes, results)
@@ -276,7 +308,14 @@ def _finish_axis(axes: Axes, results: SweepResults) -> None:
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     axes.set_xlabel("ε of a run" if results.axis == EPSILON else results.axis)
     axes.grid(visible=False, axis="x")
-    legend_above(axes)
+    names = axes.get_legend_handles_labels()[1]
+    num_columns = 1 if any(len(name) > _MAX_NAME for name in names) else 2
+    num_rows = math.ceil(len(names) / num_columns)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    # The legend takes its room from the axes, which many series would leave none of.
+    figure.set_figheight(_HEIGHT + _ROW_HEIGHT * max(0, num_rows - _FREE_ROWS))
+    legend_above(axes, num_columns=num_columns)
 
 
 def _at(points: Sequence[PointResult], axis: str, tick: str) -> list[PointResult]:

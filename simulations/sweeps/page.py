@@ -7,14 +7,21 @@ import io
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from protocol.accounting import composed_epsilon
 from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.evaluation import Metric
-from server_side.report.formats import METRIC_NAMES, metric_change, metric_value
+from server_side.report.formats import (
+    METRIC_NAMES,
+    epsilon,
+    metric_change,
+    metric_value,
+    probability,
+)
 from server_side.report.rendering import page_environment
 from server_side.report.svg import standalone
 from server_side.run_store import write_atomically
@@ -73,9 +80,11 @@ class Exchange:
     points: str
     """Names of these points."""
     epsilon: float
-    """Composed ε of the dearest client."""
+    """Composed ε of the dearest client, as its ledger states it."""
+    delta: float
+    """Its δ."""
     events: tuple[DpSgdEvent, ...]
-    """Its events."""
+    """Events that cost at least what those of any client do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,8 +126,7 @@ def write_sweep_report(results: SweepResults, *, figures: Path | None = None) ->
 def render_sweep(results: SweepResults, plots: SweepDrawings) -> str:
     """Return the report on a sweep as one HTML document."""
     done = results.done
-    cost = sweep_cost(done)
-    failed = [item for item in results.points if item.metrics is None]
+    cost = sweep_cost(results.points)
     facts = next((item.provenance for item in done if item.provenance), {})
     return (
         page_environment("simulations.sweeps")
@@ -131,15 +139,17 @@ def render_sweep(results: SweepResults, plots: SweepDrawings) -> str:
             total=max(results.sweep.num_points or 0, len(results.points)),
             points=results.points,
             done=done,
-            failed=failed,
+            failed=[item for item in results.points if item.is_failed],
+            at_work=[item for item in results.points if item.is_at_work],
             cost=cost,
             sharing=_sharing(cost),
             seconds=sum(item.point.seconds for item in results.points),
             score_note=_score_note(results),
             metric_names=[METRIC_NAMES[metric] for metric in Metric],
             rows=_rows(results),
-            exchanges=_exchanges(done, cost),
-            selections=_selections(done, cost),
+            exchanges=_exchanges(results.points),
+            selections=_selections(results.points, cost),
+            unfinished_audits=results.unfinished_audits,
             plots=plots,
             commands=[shlex.join(words) for words in dict.fromkeys(results.sweep.commands)],
             point_commands=[
@@ -170,7 +180,7 @@ def sweep_table(results: SweepResults) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
-    names = {releases: f"e{number}" for number, releases in enumerate(_by_releases(results.done))}
+    names = {releases: f"e{number}" for number, releases in enumerate(_by_releases(results.points))}
     for item in results.points:
         ledgers = list(item.ledgers.values())
         events = {event.proxy: event for event in item.envelope}
@@ -189,7 +199,7 @@ def sweep_table(results: SweepResults) -> str:
             for name in metrics
             for end in ends
         ]
-        epsilons = [math.inf if x["epsilon"] is None else x["epsilon"] for x in ledgers]
+        epsilons = [_ledger_epsilon(ledger) for ledger in ledgers]
         writer.writerow(
             [
                 item.name, item.point.status.value, item.arm, item.seed,
@@ -222,16 +232,26 @@ def _warning(cost: SweepCost) -> str:
         if cost.num_non_private
         else ""
     )
+    unknown = (
+        f" What {_points(cost.num_unknown)} without a ledger spent before the end is not known."
+        if cost.num_unknown
+        else ""
+    )
     noisy = cost.num_exchanges - cost.num_non_private
     return (
         f"Whoever chooses a point after seeing all of them has seen {_counted(noisy)}, which "
-        f"on the same records cost, composed, ε = {cost.epsilon:.2f} at δ = {cost.delta:g}, and "
-        f"not the ε of the point.{without} See below for two ways that cost less."
+        f"on the same records cost, composed, ε = {epsilon(cost.epsilon)} at δ = "
+        f"{probability(cost.delta)}, and not the ε of the point.{without}{unknown} See below for "
+        "two ways that cost less."
     )
 
 
 def _counted(number: int) -> str:
     return f"{number} exchange" if number == 1 else f"{number} exchanges"
+
+
+def _points(number: int) -> str:
+    return f"{number} point" if number == 1 else f"{number} points"
 
 
 def _sharing(cost: SweepCost) -> str:
@@ -279,15 +299,20 @@ def _by_releases(points: tuple[PointResult, ...]) -> dict[str, list[PointResult]
     return found
 
 
-def _exchanges(points: tuple[PointResult, ...], cost: SweepCost) -> list[Exchange]:
+def _exchanges(points: tuple[PointResult, ...]) -> list[Exchange]:
     return [
         Exchange(
             points=", ".join(item.name for item in together),
-            epsilon=composed_epsilon(together[0].envelope, delta=cost.delta),
+            epsilon=max(map(_ledger_epsilon, together[0].ledgers.values())),
+            delta=max(ledger["delta"] for ledger in together[0].ledgers.values()),
             events=together[0].envelope,
         )
         for together in _by_releases(points).values()
     ]
+
+
+def _ledger_epsilon(ledger: Mapping[str, Any]) -> float:
+    return math.inf if ledger["epsilon"] is None else float(ledger["epsilon"])
 
 
 def _selections(points: tuple[PointResult, ...], cost: SweepCost) -> list[Selection]:

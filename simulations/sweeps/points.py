@@ -44,6 +44,7 @@ TRACE_FILE: Final = "error.log"
 _MAX_REASONS: Final = 4
 _MAX_CHARS: Final = 300
 _LOCK: Final = ".point.lock"
+_HOLD_SECONDS: Final = 1.0
 
 
 class SweepFailedError(RewardDSError):
@@ -110,9 +111,21 @@ def begin_sweep(
         overrides: Words of the command that choose the points.
         num_points: Points in all; None where the sweeper does not say beforehand.
         command: The whole command.
+
+    Raises:
+        ConfigurationError: Another sweep was begun in this folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     before = read_sweep(folder)
+    if before and (
+        _choosing(before.overrides) != _choosing(overrides) or before.num_points != num_points
+    ):
+        # Points are numbered: others would be taken for done under the numbers of the old ones.
+        raise ConfigurationError(
+            f"Expected the sweep that {folder} was begun with ({' '.join(before.overrides)}), got "
+            f"{' '.join(overrides)}. Go on with resume={folder}, or name another hydra.sweep.dir; "
+            f"shared_folder={folder / SHARED_FOLDER} takes over what both have in common."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(
         overrides=before.overrides if before else tuple(overrides),
         num_points=num_points,
@@ -156,10 +169,16 @@ def run_point(
         Why it failed; None where it is done.
 
     Raises:
-        ConfigurationError: Another process is at work on this very point.
+        ConfigurationError: Another process is at work on this very point, or the folder holds a
+            point with other settings.
     """
     with _held(folder):
         before = read_point(folder)
+        if before and before.overrides != tuple(overrides):
+            raise ConfigurationError(
+                f"Expected the point {folder} to be that of {' '.join(overrides)}, found it begun "
+                f"with {' '.join(before.overrides)}. Name another hydra.sweep.dir."
+            )
         if before and before.status is PointStatus.DONE:
             return None
         point = Point(
@@ -178,7 +197,6 @@ def run_point(
             ended=time.time(),
             seconds=point.seconds + time.monotonic() - started,
         )
-        folder.mkdir(parents=True, exist_ok=True)  # a run that never began takes its folder along
         if error:
             (folder / TRACE_FILE).write_text(trace, encoding="utf-8")
         else:
@@ -211,6 +229,13 @@ def require_all_done(sweep_folder: Path) -> None:
         )
 
 
+def _choosing(overrides: Sequence[str]) -> list[str]:
+    """Leave out who launches the points: that chooses none of them."""
+    return [
+        word for word in overrides if not word.startswith(("hydra/launcher=", "hydra.launcher."))
+    ]
+
+
 def _shortened(reason: str) -> str:
     return reason if len(reason) <= _MAX_CHARS else f"{reason[:_MAX_CHARS]}…"
 
@@ -235,19 +260,43 @@ def seconds_left(sweep_folder: Path) -> float | None:
     return (time.time() - sweep.started) / recent * max(0, sweep.num_points - len(ended))
 
 
+def is_at_work(folder: Path) -> bool:
+    """Say whether a process holds a point at this moment."""
+    file = _lock_file(folder)
+    if not file.is_file():
+        return False
+    with file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    # Beside the folder: a run that never began takes its folder along.
-    with folder.with_name(f".{folder.name}{_LOCK}").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    give_up = time.monotonic() + _HOLD_SECONDS
+    with _lock_file(folder).open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # Somebody who only asks whether the point is held holds it for a moment.
+                if time.monotonic() < give_up:
+                    time.sleep(_HOLD_SECONDS / 20)
+                    continue
             raise ConfigurationError(
                 f"Expected to be alone at the point {folder}, found another process at work on it. "
                 "Wait until the other sweep ends, or name another hydra.sweep.dir."
-            ) from None
+            )
         yield
+
+
+def _lock_file(folder: Path) -> Path:
+    # Beside the folder: what is inside belongs to the run.
+    return folder.with_name(f".{folder.name}{_LOCK}")
 
 
 def _read(path: Path) -> Any | None:  # a JSON object

@@ -16,11 +16,12 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.metrics import read_metrics
 from simulations.config import SimulateConfig, TunedOn
 from simulations.provenance import read_provenance
-from simulations.run import SETTINGS_FILE
+from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.points import (
     Point,
     PointStatus,
     Sweep,
+    is_at_work,
     point_folders,
     read_point,
     read_sweep,
@@ -29,10 +30,11 @@ from simulations.sweeps.points import (
 EPSILON: Final = "ε"
 """Name of the axis on which budgets lie."""
 
+_AUDIT_FILE: Final = "audit.json"
 _SEED: Final = "seed"
 _BUDGETS: Final = ("client_side/budget", "client_side.budget.target_epsilon")
-# Words of every point that choose no point.
-_NO_CHOICE: Final = ("hydra.", "sweep", "experiment", "runtime", "run_folder", "shared_folder")
+# Words that say where and by whom a point is made. All others count where they vary.
+_NO_CHOICE: Final = ("hydra.", "hydra/", "run_folder=", "shared_folder=")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,18 @@ class PointResult:
     """Its `metrics.json`; None where it is not done."""
     provenance: Mapping[str, Any]
     """What is known of how it was run."""
+    is_at_work: bool = False
+    """Whether a process works on it at this moment."""
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether it failed or was cut off."""
+        return self.metrics is None and not self.is_at_work
+
+    @property
+    def may_have_paid(self) -> bool:
+        """Whether it began, and left no ledger that says what of the records it spent."""
+        return not self.ledgers and self.config is not None
 
     @property
     def target_epsilon(self) -> float:
@@ -123,6 +137,8 @@ class SweepResults:
     """The setting that plots are drawn against: `ε`, or one that was swept."""
     audits: tuple[Mapping[str, Any], ...]
     """What `rewardds-audit` found beside it, as JSON values."""
+    unfinished_audits: tuple[str, ...] = ()
+    """Names of audits beside it without a result."""
 
     @property
     def done(self) -> tuple[PointResult, ...]:
@@ -174,6 +190,7 @@ def read_results(folder: Path, *, audits: Sequence[Path] = ()) -> SweepResults:
             if point.status is PointStatus.DONE
             else None,
             provenance=read_provenance(item),
+            is_at_work=point.status is PointStatus.RUNNING and is_at_work(item),
         )
         for item, point in points
     )
@@ -182,12 +199,15 @@ def read_results(folder: Path, *, audits: Sequence[Path] = ()) -> SweepResults:
             f"Expected a point of {folder} that is done, found none of {len(results)}. See each "
             "point.json for why, and go on with rewardds-simulate resume=" + str(folder) + "."
         )
+    beside = [item for item in sorted((folder / "audits").glob("[!.]*")) if item.is_dir()]
+    whole = [item for item in beside if (item / _AUDIT_FILE).is_file()]
     return SweepResults(
         folder=folder,
         sweep=sweep,
         points=results,
         axis=_axis(results),
-        audits=_read_audits([*sorted((folder / "audits").glob("*")), *audits]),
+        audits=_read_audits([*whole, *audits]),
+        unfinished_audits=tuple(item.name for item in beside if item not in whole),
     )
 
 
@@ -228,7 +248,7 @@ def _varying(
         own = {
             name: value
             for name, _, value in words
-            if name != _SEED and name not in _BUDGETS and not name.startswith(_NO_CHOICE)
+            if name not in (_SEED, *_BUDGETS) and not f"{name}=".startswith(_NO_CHOICE)
         }
         # However a budget was chosen, it lies on one axis.
         if config is not None:
@@ -255,11 +275,11 @@ def _axis(points: Sequence[PointResult]) -> str:
 def _read_audits(folders: Sequence[Path]) -> tuple[Mapping[str, Any], ...]:
     found = []
     for folder in folders:
-        file = folder / "audit.json"
+        file = folder / _AUDIT_FILE
         if not file.is_file():
             raise ConfigurationError(
-                f"Expected the folder of a finished audit, found no audit.json in {folder}. Name "
-                "one that `rewardds-audit` made, or remove it."
+                f"Expected the folder of a finished audit, found no {_AUDIT_FILE} in {folder}. "
+                "Name one that `rewardds-audit` made to its end."
             )
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found.append({"name": folder.name, **values})

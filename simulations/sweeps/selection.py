@@ -3,12 +3,17 @@
 Each run draws one of the candidate settings evenly, trains with fresh noise and is scored on public
 test records. How many runs there are is drawn from a truncated negative binomial distribution and
 is as secret as the runs that lost: their folders are removed, their number is not written down,
-and nothing of them is printed. What remains is `selected/`, one whole run, and `selection.json`
-with its price: more than that run's own certificate says, less than all runs composed.
+and nothing of them is printed. What remains is `selected/`, what the best run put out, and
+`selection.json` with its price: more than that run's own certificate says, less than all runs
+composed. Which of the runs was best is secret too, since it bounds their number: every run is made
+under one name, by a process of its own, and what is kept of the best one has no times in it.
 
 Covers: what is in the folder and on the screen once the command has ended.
-Does not cover: how long it took, and the folder of a command that was cut off, which holds the runs
-so far until it is resumed or removed.
+Does not cover: how long it took, for those who see the clock or the disk's own notes; the folder of
+a command that was cut off, which holds the runs so far until it is resumed or removed; test rows
+that are left out because their prompt stands in the records. Give a test file without such rows.
+
+Layout: `.unselected/` holds the draw, the run at work in `selected/` and the whole ones by number.
 
 Reference:
     Papernot and Steinke (2022), arXiv 2110.03620, theorem 2. The score may be any function of what
@@ -19,9 +24,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -38,10 +44,13 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.metrics import read_metrics
+from server_side.run_store import write_atomically
 from simulations.config import SelectionConfig, SimulateConfig
 from simulations.prepare import prepare_world
-from simulations.provenance import begin_provenance
+from simulations.provenance import PROVENANCE_FILE, begin_provenance, read_provenance
+from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.costs import dominating, selection_epsilon
+from simulations.sweeps.hidden_run import require_selectable
 
 SELECTION_FILE: Final = "selection.json"
 """What was selected, among what, and its price."""
@@ -49,14 +58,31 @@ SELECTION_FILE: Final = "selection.json"
 SELECTED_FOLDER: Final = "selected"
 """The run that was selected."""
 
-SETTINGS_FILE: Final = "simulate.yaml"
-_HIDDEN: Final = ".unselected"
+HIDDEN_FOLDER: Final = ".unselected"
 """Folder of the runs until one is selected, with the draw of their number."""
+
+_DECIDED: Final = f".{SELECTION_FILE}.decided"
+"""What was selected, while what lost is being removed."""
+
+# Privacy: what is kept of the best run, by name. Records, keys and ledgers of the clients, logs and
+# files of curves (named after clock and process) are not what a run puts out, and are left behind.
+_KEPT: Final = (
+    SETTINGS_FILE, "metrics.json", "report.html", "dataset", "target_adapter", "target_model",
+    "models", "server/releases", "server/server_node.yaml", "server/evaluation.jsonl",
+    "server/manifest.json",
+)  # fmt: skip
+_KEPT_STAGES: Final = "server/[01]*.jsonl"
+# Privacy: keys of provenance that are the same whichever run was best, and nothing of the records.
+_KEPT_FACTS: Final = (
+    "command", "software_version", "sources_digest", "simulation_digest", "device", "num_cores",
+    "python", "platform", "libraries", "seeds", "run_id", "ledgers",
+)  # fmt: skip
+_TEXTS: Final = (".yaml", ".json")
 
 _LEAST_WEIGHT: Final = 1e-300
 """Where the tail of a distribution is not computed any more; a draw there is drawn again."""
 
-Simulate = Callable[[SimulateConfig, Path], None]
+Simulate = Callable[[Path], None]
 
 
 def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate) -> Path:
@@ -65,34 +91,40 @@ def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate
     Args:
         config: The simulation, and what to select among.
         folder: Where it is kept; holds its settings, and perhaps a start that was cut off.
-        simulate: Makes one run in a folder, and prints nothing.
+        simulate: Makes one run in a folder with its settings or goes on with it; prints nothing.
 
     Returns:
         The folder of the selected run.
 
     Raises:
-        ConfigurationError: A candidate is no valid setting, or candidates release other proxies.
+        ConfigurationError: A candidate is no valid setting, its price would not hold, or candidates
+            release other proxies.
         RewardDSError: A run failed; nothing is shown then, and `resume` goes on.
     """
+    if (folder / _DECIDED).is_file():
+        return _end(folder)
     if (folder / SELECTION_FILE).is_file():
         return folder / SELECTED_FOLDER
     chosen = config.selection
     values = OmegaConf.load(folder / SETTINGS_FILE)
     candidates = [_candidate(values, words) for words in chosen.candidates]
-    hidden = folder / _HIDDEN
+    hidden = folder / HIDDEN_FOLDER
     hidden.mkdir(mode=0o700, exist_ok=True)
     events = _planned_events(candidates, hidden / "plan")
     delta = max(candidate.client_side.budget.target_delta for candidate in candidates)
     price = selection_epsilon(events, mean_runs=chosen.mean_runs, shape=chosen.shape, delta=delta)
     picks = _picks(hidden, chosen)
     for number, pick in enumerate(picks):
-        run = hidden / str(number)
-        if not (run / "metrics.json").is_file():
+        if (hidden / str(number)).is_dir():
+            continue
+        # Privacy: one name for all. It goes into certificates, metrics and paths of the run.
+        run = hidden / SELECTED_FOLDER
+        if "finished" not in read_provenance(run):
             _begin(run, candidates[pick])
-            simulate(candidates[pick], run)
+            simulate(run)
+        run.rename(hidden / str(number))
     best = max(range(len(picks)), key=lambda number: _score(hidden / str(number), chosen.metric))
-    shutil.rmtree(folder / SELECTED_FOLDER, ignore_errors=True)
-    shutil.copytree(hidden / str(best), folder / SELECTED_FOLDER)
+    _keep(hidden / str(best), folder)
     one_run = dominating(events)
     facts = {
         "selected": chosen.candidates[picks[best]],
@@ -116,13 +148,57 @@ def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate
         "note": "The certificates in selected/ state one run alone; epsilon above is what holds "
         "for a run that was selected.",
     }
+    # Privacy: from here on the choice stands, whatever is cut off. Another draw after somebody has
+    # seen selected/ would be a second selection that nobody paid for.
+    write_atomically(folder / _DECIDED, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return _end(folder)
+
+
+def _keep(run: Path, folder: Path) -> None:
+    """Copy what is kept of a run to where it will be moved from, without its times."""
+    final = folder / HIDDEN_FOLDER / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    final.mkdir()
+    names = [*_KEPT, *(str(item.relative_to(run)) for item in sorted(run.glob(_KEPT_STAGES)))]
+    for name in names:
+        source, target = run / name, final / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.is_file():
+            shutil.copyfile(source, target)
+    _write_facts(final, read_provenance(run))
+    # Paths name the place where every run was made, which is about to go.
+    before = str((folder / HIDDEN_FOLDER / SELECTED_FOLDER).resolve())
+    after = str((folder / SELECTED_FOLDER).resolve())
+    for file in final.rglob("*"):
+        if file.suffix in _TEXTS and before in (text := file.read_text(encoding="utf-8")):
+            file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def _end(folder: Path) -> Path:
+    """Remove what lost, then say what was selected; safe to repeat after a kill at any moment."""
+    final = folder / HIDDEN_FOLDER / "final"
+    if final.is_dir():
+        shutil.rmtree(folder / SELECTED_FOLDER, ignore_errors=True)
+        final.rename(folder / SELECTED_FOLDER)
     # Privacy: the runs that lost, and how many there were, must be gone before the price is
     # stated; the theorem pays for the best run and for nothing else.
-    shutil.rmtree(hidden)
-    part = folder / f".{SELECTION_FILE}.part"
-    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / SELECTION_FILE)
+    if (folder / HIDDEN_FOLDER).is_dir():
+        shutil.rmtree(folder / HIDDEN_FOLDER)
+    _write_facts(folder, read_provenance(folder))
+    # Privacy: a file's time, beside that of the start, says how many runs came before.
+    begun = (folder / SETTINGS_FILE).stat().st_mtime
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (begun, begun), follow_symlinks=False)
+    (folder / _DECIDED).rename(folder / SELECTION_FILE)
+    os.utime(folder, (begun, begun))
     return folder / SELECTED_FOLDER
+
+
+def _write_facts(folder: Path, facts: Mapping[str, object]) -> None:
+    kept = {name: facts[name] for name in _KEPT_FACTS if name in facts}
+    write_atomically(folder / PROVENANCE_FILE, json.dumps(kept, indent=1, ensure_ascii=False))
 
 
 def draw_num_runs(*, mean_runs: float, shape: float, uniform: Callable[[], float]) -> int:
@@ -181,6 +257,7 @@ def _candidate(values: DictConfig | ListConfig, words: str) -> SimulateConfig:
         ) from None
     assert isinstance(merged, DictConfig)
     candidate = to_settings(SimulateConfig, merged)
+    require_selectable(candidate)
     return replace(candidate, selection=SelectionConfig(), run_folder=None, shared_folder=None)
 
 

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 STUDY_FILE: Final = "study.log"
 """Journal of the study, in its folder."""
 
-_PRIVATE: Final = ("client_side.records.path=", "client_side/records=")
+# Whatever holds or names the path of records.
+_PRIVATE: Final = (
+    "client_side", "client_side.records", "client_side.records.path", "client_side/records",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,7 +78,8 @@ def _tune(options: argparse.Namespace) -> None:
             "Expected Optuna to be installed, found it missing. Install the project with its "
             "extra: pip install -e '.[sweeping]'."
         ) from None
-    named = [word for word in options.settings if word.startswith(_PRIVATE)]
+    # Privacy: `+` and `++` before a name set it as well.
+    named = [word for word in options.settings if word.partition("=")[0].lstrip("+") in _PRIVATE]
     if named and not options.records_are_public:
         raise ConfigurationError(
             f"Expected public stand-in records, got {' '.join(named)}. Every trial trains on them "
@@ -105,8 +109,9 @@ def _tune(options: argparse.Namespace) -> None:
         study_name="rewardds",
         storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=options.seed),
     )
+    # A sampler begins anew with each process; under the same seed it would repeat its first trials.
+    study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
     finished = [trial for trial in study.trials if trial.state.is_finished()]
     study.optimize(run, n_trials=max(0, options.trials - len(finished)))
     if not any(trial.value is not None for trial in study.trials):

@@ -43,6 +43,9 @@ def test_an_audit_of_the_right_code_ends_well_and_can_be_read_again(tmp_path: Pa
     }
     assert all(row["joint_epsilon"] <= row["claimed_epsilon"] for row in document["rows"])
     assert "No attack contradicts its claim" in done.stdout
+    facts = json.loads((tmp_path / "mine" / "provenance.json").read_text(encoding="utf-8"))
+    assert facts["command"] == ["rewardds-audit", "audit=smoke", "run_folder=mine"]
+    assert facts["libraries"]["torch"]
     releases = sorted((tmp_path / "mine").rglob("*.release"))
     before = [file.read_bytes() for file in releases]
 

@@ -64,3 +64,33 @@ def test_a_killed_sweep_goes_on_shares_and_is_reported(tmp_path: Path) -> None:
     said, _ = reported.communicate(timeout=300)
     assert reported.returncode == 0, said
     assert (tmp_path / "sweep" / "sweep_report.html").is_file()
+
+
+def test_points_that_joblib_runs_side_by_side_share_their_exchange(tmp_path: Path) -> None:
+    words = (*POINTS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+    swept = start(tmp_path, "simulations.run", *words)
+    output, _ = swept.communicate(timeout=600)
+
+    assert swept.returncode == 0, output
+    facts = []
+    for name in "01":
+        point = read_point(tmp_path / "sweep" / name)
+        assert point is not None
+        assert point.status is PointStatus.DONE
+        facts.append(json.loads((tmp_path / "sweep" / name / "provenance.json").read_text("utf-8")))
+    assert facts[0]["digests"]["releases"] == facts[1]["digests"]["releases"]
+    assert {item["shared_exchange"]["made_by"] for item in facts} <= {"0", "1"}
+    # Lines of points that run side by side begin with the point's number.
+    assert {"[1]", "[2]"} <= {line[:3] for line in output.splitlines()}
+
+
+def test_a_point_that_fails_under_joblib_makes_the_command_fail(tmp_path: Path) -> None:
+    words = ("-m", "experiment=smoke", "hydra.sweep.dir=sweep", "hydra/launcher=joblib")
+    absent = "client_side.records.path=absent-1.jsonl,absent-2.jsonl"
+
+    swept = start(tmp_path, "simulations.run", *words, absent)
+    output, _ = swept.communicate(timeout=300)
+
+    assert swept.returncode == 1, output
+    assert "found 2 that are not" in output.splitlines()[-1]

@@ -186,6 +186,31 @@ def test_every_point_of_a_ready_made_sweep_composes_and_validates(file: Path) ->
     assert "# Cost:" in file.read_text(encoding="utf-8")
 
 
+def test_one_ready_made_sweep_runs_every_arm_that_needs_no_public_text() -> None:
+    values = OmegaConf.load(CONF / "sweep" / "arms.yaml")
+    arms = set(OmegaConf.select(values, "hydra.sweeper.params.arm").split(","))
+    files = {file.stem for file in (CONF / "arm").glob("*.yaml")}
+
+    assert arms == files - {"public_prompts", "public_warm_start"}
+
+
+@pytest.mark.parametrize("name", ["privacy_budget", "split", "ablations", "arms"])
+def test_ready_made_sweeps_measure_how_rewards_rank(name: str) -> None:
+    assert settings(f"sweep={name}").server_side.ranking.max_rows > 0
+
+
+def test_candidates_of_private_selection_lie_around_the_defaults() -> None:
+    values = OmegaConf.load(CONF / "sweep" / "private_selection.yaml")
+    default = settings().client_side
+    rates = [
+        [float(word.partition("=")[2]) for word in words.split()]
+        for words in OmegaConf.select(values, "selection.candidates")
+    ]
+
+    assert [default.generator.learning_rate, default.reward_proxy.learning_rate] in rates
+    assert min(rates)[0] < default.generator.learning_rate < max(rates)[0]
+
+
 def test_every_arm_of_the_ablations_is_a_choice_with_settings() -> None:
     """A name without a file would be a mere label on settings that are all the same."""
     values = OmegaConf.load(CONF / "sweep" / "ablations.yaml")

@@ -101,6 +101,22 @@ def test_a_run_keeps_settings_command_and_versions(
     assert "seed: 7" in Path("mine/simulate.yaml").read_text(encoding="utf-8")
 
 
+def test_every_start_of_a_run_is_kept_with_its_command_and_versions(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call("experiment=smoke", "run_folder=mine", monkeypatch=monkeypatch)
+    monkeypatch.setattr("simulations.provenance.sources_digest", lambda: "others")
+
+    call("resume=mine", monkeypatch=monkeypatch)
+
+    provenance = json.loads(Path("mine/provenance.json").read_text(encoding="utf-8"))
+    assert provenance["command"][1:] == ["experiment=smoke", "run_folder=mine"]
+    assert provenance["sources_digest"] != "others"
+    [resumed] = provenance["resumed"]
+    assert resumed["command"][1:] == ["resume=mine"]
+    assert resumed["sources_digest"] == "others"
+
+
 def test_resume_takes_the_settings_of_the_run(
     started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,15 +11,21 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from protocol.errors import ConfigurationError
+from server_side.report.formats import epsilon
 from simulations.config import TunedOn
 from simulations.sweeps.costs import sweep_cost
-from simulations.sweeps.page import PAGE_FILE, TABLE_FILE, write_sweep_report
+from simulations.sweeps.drawings import draw_sweep
+from simulations.sweeps.page import PAGE_FILE, TABLE_FILE, _warning, write_sweep_report
+from simulations.sweeps.points import run_point
 from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
 from tests.support.sweeping import ledger, write_sweep
+
+CONF = Path(__file__).resolve().parents[4] / "conf"
 
 
 class Text(HTMLParser):
@@ -102,13 +108,162 @@ def test_arms_that_release_nothing_have_a_price_each_and_the_one_without_privacy
     assert cost.epsilon_alone < cost.epsilon < math.inf
 
 
+def test_a_point_that_failed_after_its_exchange_has_paid_for_it(results: SweepResults) -> None:
+    alone = sweep_cost(results.points)
+    paid = replace(
+        results.done[0],
+        name="30",
+        metrics=None,
+        provenance={"ledgers": {"client-1": ledger(0.8)}, "digests": {"releases": {"a": "own"}}},
+    )
+    unknown = replace(paid, name="31", provenance={})
+
+    cost = sweep_cost([*results.points, paid, unknown])
+
+    assert cost.num_exchanges == alone.num_exchanges + 1
+    assert cost.epsilon > alone.epsilon
+    assert (alone.num_unknown, cost.num_unknown) == (0, 1)
+
+
+def test_page_counts_a_failed_points_exchange_and_names_points_of_unknown_cost(
+    tmp_path: Path,
+) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    for name in ("4", "11"):
+        (folder / name / "metrics.json").unlink()
+        point = json.loads((folder / name / "point.json").read_text("utf-8"))
+        point |= {"status": "failed", "error": "Expected a disk, got none."}
+        (folder / name / "point.json").write_text(json.dumps(point), encoding="utf-8")
+    (folder / "5" / "metrics.json").unlink()  # the other one that shares the releases of point 4
+    (folder / "5" / "point.json").write_text((folder / "4" / "point.json").read_text("utf-8"))
+    (folder / "11" / "provenance.json").unlink()
+
+    text = said(write_sweep_report(read_results(folder)).read_text("utf-8")).said
+
+    assert "composition of all 4 exchanges with noise" in text
+    assert "What 1 point without a ledger spent before the end is not known." in text
+
+
+def test_a_point_at_work_is_not_called_failed(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    found: list[SweepResults] = []
+
+    run_point(
+        folder / "99",
+        ["client_side/budget=eps_1", "seed=4"],
+        lambda: found.append(read_results(folder)),
+        describe_error=str,
+    )
+
+    working = found[0].points[-1]
+    assert working.is_at_work
+    assert not working.is_failed
+    text = said(write_sweep_report(found[0]).read_text("utf-8")).said
+    assert "Points at work" in text
+    assert "1 failed or cut off, 1 at work" in text
+
+
+def test_points_of_different_experiments_are_series_of_their_own(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", arms=("rewardds",))
+    for item in folder.glob("[0-9]*"):
+        point = json.loads((item / "point.json").read_text("utf-8"))
+        even = int(item.name) % 2 == 0
+        point["overrides"] += [f"experiment={'smoke' if even else 'budget_curve'}"]
+        point["overrides"] += ["sweep=privacy_budget", "runtime=in_process", f"run_folder={item}"]
+        (item / "point.json").write_text(json.dumps(point), encoding="utf-8")
+
+    series = read_results(folder).series
+
+    assert set(series) == {"rewardds, experiment=smoke", "rewardds, experiment=budget_curve"}
+
+
+def test_noise_and_acceptance_are_drawn_for_each_arm_and_never_averaged_over_arms(
+    tmp_path: Path,
+) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    for item in folder.glob("[0-9]*"):
+        if not (item / "metrics.json").is_file() or int(item.name) % 2 == 0:
+            continue
+        facts = json.loads((item / "provenance.json").read_text("utf-8"))
+        for client in facts["ledgers"].values():
+            client["events"][1]["noise_multiplier"] *= 20
+        facts["digests"]["releases"] = {"a": item.name}
+        (item / "provenance.json").write_text(json.dumps(facts), encoding="utf-8")
+        metrics = json.loads((item / "metrics.json").read_text("utf-8"))
+        metrics["counts"] = {"10_best_r2": {"num_pairs": 10, "num_replaced": 9}}
+        (item / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+    plots = draw_sweep(read_results(folder))
+
+    noise, (*_, accepted) = plots.mechanisms[0].svg, plots.refinement
+    for line in (
+        "generator proxy 2.200 at 1",
+        "reward proxy, rewardds 2.200 at 1",
+        "reward proxy, dp_generate 44.000 at 1",
+    ):
+        assert line in noise
+    assert "rewardds, round 2 40 at 1" in accepted.svg
+    assert "dp_generate, round 2 90 at 1" in accepted.svg
+
+
+def test_every_arm_of_the_table_finds_room_in_the_plots(tmp_path: Path) -> None:
+    """A legend that leaves no room for the axes is a warning, and warnings are errors here."""
+    values = OmegaConf.load(CONF / "sweep" / "arms.yaml")
+    arms = OmegaConf.select(values, "hydra.sweeper.params.arm").split(",")
+    folder = write_sweep(tmp_path / "sweep", arms=tuple(arms))
+    for number, item in enumerate(sorted(folder.glob("[0-9]*/provenance.json"))):
+        facts = json.loads(item.read_text("utf-8"))
+        for client in facts["ledgers"].values():
+            client["events"][0]["noise_multiplier"] += number % len(arms)
+        item.write_text(json.dumps(facts), encoding="utf-8")
+
+    plots = draw_sweep(read_results(folder))
+
+    for plot in (*plots.metrics.values(), plots.mechanisms[0], *plots.refinement):
+        height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', plot.svg)[1])  # type: ignore[index]
+        assert height > 216 + 4 * 14  # points: a plot without a legend, and rows of the legend
+
+
+def test_an_exchange_is_shown_with_its_own_ledgers_price(tmp_path: Path) -> None:
+    """The page composes with the sweep's largest δ; a row must say what the ledger says."""
+    folder = write_sweep(tmp_path / "sweep", arms=("rewardds",))
+    facts = json.loads((folder / "0" / "provenance.json").read_text("utf-8"))
+    facts["ledgers"]["client-1"] |= {"delta": 1e-3, "epsilon": 1.23}
+    facts["ledgers"]["client-2"] |= {"delta": 1e-3, "epsilon": 1.1}
+    (folder / "0" / "provenance.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    page = write_sweep_report(read_results(folder)).read_text("utf-8")
+
+    row = page[page.index('<th scope="row" rowspan="2">0</th>') :][:300]
+    assert ">1.230<" in row
+    assert ">0.001<" in row
+
+
+def test_the_warning_never_rounds_a_price_down(results: SweepResults) -> None:
+    cost = replace(sweep_cost(results.points), epsilon=20.00001)
+
+    assert "ε = 20.001" in _warning(cost)
+
+
+def test_an_audit_without_a_result_is_named_and_spoils_nothing(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", arms=("rewardds",))
+    (folder / "audits" / "under_way").mkdir(parents=True)
+    (folder / "audits" / ".DS_Store").touch()
+
+    text = said(write_sweep_report(read_results(folder)).read_text("utf-8")).said
+
+    assert "Without a result so far: under_way." in text
+    with pytest.raises(ConfigurationError, match="under_way"):
+        read_results(folder, audits=[folder / "audits" / "under_way"])
+
+
 def test_page_says_that_the_curve_is_no_guarantee_and_what_it_costs(
     results: SweepResults, page: str
 ) -> None:
     text = said(page).said
 
     assert "no deployable guarantee" in text
-    assert f"ε = {sweep_cost(results.done).epsilon:.2f}" in text
+    assert f"ε = {epsilon(sweep_cost(results.points).epsilon)}" in text
     assert "public stand-in data" in text
     assert "sweep=private_selection" in text
     assert "12 points share them" in text

@@ -215,6 +215,61 @@ def test_a_sweep_with_an_unknown_setting_begins_nothing(
 
     assert begun == []
     assert "got sed" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_sweep_with_a_wrong_value_among_others_begins_nothing(
+    begun: list[SimulateConfig], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        call("-m", "experiment=smoke", "num_clients=1,many", "seed=1,2", monkeypatch=monkeypatch)
+
+    assert begun == []
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("seeds", ["1,2,3", "3,4"])
+def test_another_sweep_in_the_same_folder_is_refused_and_leaves_the_first_one(
+    seeds: str,
+    begun: list[SimulateConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Points are numbered: with one seed more, point 2 would be taken for the old point 2."""
+    call(*SWEEP, "hydra.sweep.dir=mine", monkeypatch=monkeypatch)
+    before = Path("mine/sweep.json").read_bytes()
+    begun.clear()
+
+    with pytest.raises(SystemExit):
+        call(*SWEEP[:-1], f"seed={seeds}", "hydra.sweep.dir=mine", monkeypatch=monkeypatch)
+
+    assert begun == []
+    assert "name another hydra.sweep.dir" in capsys.readouterr().err
+    assert Path("mine/sweep.json").read_bytes() == before
+
+
+def test_the_same_sweep_goes_on_with_another_launcher(here: Path) -> None:
+    words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    begin_sweep(here / "mine", overrides=words[:1], num_points=2, command=["x"])
+
+    begin_sweep(here / "mine", overrides=words, num_points=2, command=["x"])
+
+    sweep = read_sweep(here / "mine")
+    assert sweep is not None
+    assert sweep.overrides == ("seed=1,2",)
+
+
+@pytest.mark.parametrize("work", [lambda: None, fail])
+def test_a_point_with_other_settings_is_never_taken_for_done_or_tried_again(
+    tmp_path: Path, work: Callable[[], None]
+) -> None:
+    do(tmp_path / "0", work)
+    before = read_point(tmp_path / "0")
+
+    with pytest.raises(ConfigurationError, match=r"0 to be that of seed=2, found .* seed=1"):
+        run_point(tmp_path / "0", ["seed=2"], lambda: None, describe_error=str)
+
+    assert read_point(tmp_path / "0") == before
 
 
 def test_resume_of_a_single_run_is_left_to_the_run(tmp_path: Path) -> None:

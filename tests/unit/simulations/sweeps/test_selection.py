@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from lm.settings import load_settings, save_settings
+from lm.settings import load_settings, save_settings, to_settings
 from protocol.accounting import composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from simulations.config import SelectionConfig, SimulateConfig
 from simulations.sweeps import selection
 from simulations.sweeps.costs import dominating, selection_epsilon
+from simulations.sweeps.hidden_run import require_selectable
 from simulations.sweeps.selection import draw_num_runs, select_privately, stopping_parameter
 from tests.support.sweeping import arm, write_point
 
@@ -118,12 +121,12 @@ def no_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "_planned_events", planned)
 
 
-def made_up_run(score: float, folder: Path, config: SimulateConfig) -> None:
-    write_point(folder / "made", budget="eps_8", seed=config.seed)
+def made_up_run(score: float, folder: Path) -> None:
+    write_point(folder / "made", budget="eps_8", seed=1)
     metrics = json.loads((folder / "made" / "metrics.json").read_text("utf-8"))
     metrics["tuned"] = arm(score)
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    (folder / "score").write_text(str(score), encoding="utf-8")
+    (folder / "report.html").write_text(str(score), encoding="utf-8")
 
 
 def test_only_the_best_run_and_the_price_are_left(
@@ -134,14 +137,12 @@ def test_only_the_best_run_and_the_price_are_left(
     monkeypatch.setattr(selection, "draw_num_runs", lambda **_: 7)
     scores = iter([0.01, 0.03, 0.09, 0.02, 0.05, 0.04, 0.0])
 
-    selected = select_privately(
-        config, folder, simulate=lambda own, run: made_up_run(next(scores), run, own)
-    )
+    selected = select_privately(config, folder, simulate=lambda run: made_up_run(next(scores), run))
 
     facts = json.loads((folder / "selection.json").read_text("utf-8"))
-    assert (selected / "score").read_text("utf-8") == "0.09"
+    assert (selected / "report.html").read_text("utf-8") == "0.09"
     assert {item.name for item in folder.iterdir()} == {
-        "simulate.yaml", "selection.json", "selected",
+        "simulate.yaml", "provenance.json", "selection.json", "selected",
     }  # fmt: skip
     assert facts["selected"] in facts["candidates"]
     assert facts["epsilon"] > facts["epsilon_of_one_run"]
@@ -159,11 +160,11 @@ def test_a_selection_that_was_cut_off_goes_on_with_the_same_draw(
     monkeypatch.setattr(selection, "draw_num_runs", lambda **_: next(draws))
     done: list[Path] = []
 
-    def cut_off(own: SimulateConfig, run: Path) -> None:
+    def cut_off(run: Path) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(run)
-        made_up_run(0.01, run, own)
+        made_up_run(0.01, run)
 
     with pytest.raises(KeyboardInterrupt):
         select_privately(config, folder, simulate=cut_off)
@@ -171,18 +172,130 @@ def test_a_selection_that_was_cut_off_goes_on_with_the_same_draw(
     select_privately(
         config,
         folder,
-        simulate=lambda own, run: (again.append(run), made_up_run(0.02, run, own))[1],
+        simulate=lambda run: (again.append(run), made_up_run(0.02, run))[1],
     )
 
     assert next(draws) == 4  # drawn once
     assert len(again) == 1
 
 
+@pytest.mark.parametrize("best", [0, 4])
+def test_nothing_that_is_left_says_which_run_was_best(
+    best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index bounds the number of runs from below, and the price is for a secret number."""
+    folder = tmp_path / "selection"
+    config = begin(folder, ["seed=5"])
+    os.utime(folder / "simulate.yaml", (1e9, 1e9))
+    monkeypatch.setattr(selection, "draw_num_runs", lambda **_: 5)
+    made: list[Path] = []
+
+    def simulate(run: Path) -> None:
+        made_up_run(0.09 if len(made) == best else 0.01, run)
+        made.append(run)
+        for name in ("clients/client-1/records.jsonl", "server/c/events.out.1795671959.11607.4"):
+            (run / name).parent.mkdir(parents=True)
+            (run / name).touch()
+        (run / "server" / "13_tuned.jsonl").touch()
+        (run / "server" / "server_node.yaml").write_text(f"path: {run / 'server'}\n", "utf-8")
+
+    selected = select_privately(config, folder, simulate=simulate)
+
+    left = {str(item.relative_to(folder)): item for item in folder.rglob("*")}
+    assert {
+        name: item.read_text("utf-8").replace(str(selected), "") for name, item in left.items()
+        if item.is_file()
+    } == {
+        "simulate.yaml": (folder / "simulate.yaml").read_text("utf-8"),
+        "selection.json": (folder / "selection.json").read_text("utf-8"),
+        "provenance.json": "{}",
+        "selected/simulate.yaml": (selected / "simulate.yaml").read_text("utf-8"),
+        "selected/provenance.json": (selected / "provenance.json").read_text("utf-8"),
+        "selected/metrics.json": (selected / "metrics.json").read_text("utf-8"),
+        "selected/report.html": "0.09",
+        "selected/server/13_tuned.jsonl": "",
+        "selected/server/server_node.yaml": "path: /server\n",
+    }  # fmt: skip
+    assert len(set(made)) == 1  # one name, so that no path and no run_id differs
+    assert {item.stat().st_mtime for item in (folder, *left.values())} == {1e9}
+    facts = json.loads((selected / "provenance.json").read_text("utf-8"))
+    assert "begun" not in facts
+    assert "finished" not in facts
+
+
+@pytest.mark.parametrize("moment", ["rename", "rmtree", "_write_facts"])
+def test_a_selection_that_is_killed_at_its_end_never_selects_again(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "selection"
+    config = begin(folder, ["seed=5"])
+    monkeypatch.setattr(selection, "draw_num_runs", lambda **_: 2)
+    with monkeypatch.context() as patched:
+        decided = {"rename": Path, "rmtree": selection.shutil, "_write_facts": selection}[moment]
+        before = getattr(decided, moment)
+
+        def killed(*arguments: object, **named: object) -> object:
+            if (folder / ".selection.json.decided").exists():
+                raise KeyboardInterrupt
+            return before(*arguments, **named)
+
+        patched.setattr(decided, moment, killed)
+        scores = iter([0.03, 0.09])
+        with pytest.raises(KeyboardInterrupt):
+            select_privately(config, folder, simulate=lambda run: made_up_run(next(scores), run))
+    monkeypatch.setattr(selection, "draw_num_runs", lambda **_: pytest.fail("drawn again"))
+
+    selected = select_privately(
+        config, folder, simulate=lambda run: pytest.fail("made another run")
+    )
+
+    assert (selected / "report.html").read_text("utf-8") == "0.09"
+    assert not (folder / ".unselected").exists()
+    assert (folder / "selection.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("tuned_on=private_records", "tuned_on=synthetic"),
+        ("tuned_on=private_records_dp", "tuned_on=synthetic"),
+        (
+            "client_side.budget.noise_seed=1 server_side.admission.accept_reproducible_noise=true",
+            "noise_seed=null",
+        ),
+        ("client_side.records.path=mine.jsonl", r"server_side\.evaluation\.path"),
+    ],
+)
+def test_runs_that_the_price_does_not_cover_are_refused(
+    words: str, named: str, tmp_path: Path
+) -> None:
+    config = begin(tmp_path / "selection", ["seed=5", words])
+
+    with pytest.raises(ConfigurationError, match=named):
+        select_privately(config, tmp_path / "selection", simulate=lambda run: None)
+
+    assert not (tmp_path / "selection" / ".unselected").exists()
+
+
+def test_own_records_are_selected_on_with_a_test_file(tmp_path: Path) -> None:
+    require_selectable(
+        to_settings(
+            SimulateConfig,
+            OmegaConf.create(
+                {
+                    "client_side": {"records": {"path": "mine.jsonl"}},
+                    "server_side": {"evaluation": {"path": "test.jsonl"}},
+                }
+            ),
+        )
+    )
+
+
 def test_a_candidate_with_an_unknown_setting_is_an_error(tmp_path: Path) -> None:
     config = begin(tmp_path / "selection", ["sed=5"])
 
     with pytest.raises(Exception, match="sed"):
-        select_privately(config, tmp_path / "selection", simulate=lambda own, run: None)
+        select_privately(config, tmp_path / "selection", simulate=lambda run: None)
 
 
 def test_numbers_out_of_range_are_refused() -> None:
