@@ -167,7 +167,7 @@ class Children:
             for process in alive:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            # What was killed shows no mark any more before it is gone, so it is waited for by number.
+            # A process that is killed loses its mark before it is gone: wait for it by number.
             psutil.wait_procs(alive, timeout=seconds)
             if not self._living():
                 return
