@@ -41,7 +41,8 @@ _HEAD = (
     "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
     "from the server. Name your records (records.path), how many units they have by a round number",
     "(records.declared_size), and one public sentence about the domain (records.instruction).",
-    "An unknown key is an error.",
+    "Trainings are sized for a base of 135M parameters on a CPU core; docs/deploying.md says what",
+    "to raise with an accelerator. An unknown key is an error.",
 )
 
 

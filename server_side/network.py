@@ -193,7 +193,8 @@ def make_server_folder(path: Path, *, host: str, port: int) -> ServerFolder:
         folder.settings_file,
         head=(
             "What this server does with releases. Name your models and your public test records",
-            "(evaluation.path); the rest may stay. An unknown key is an error.",
+            "(evaluation.path). Sizes are for a target of 135M parameters on two CPU cores;",
+            "docs/deploying.md says what to raise with an accelerator. An unknown key is an error.",
         ),
     )
     save_commented_settings(

@@ -64,7 +64,7 @@ class EvaluationConfig(SamplingConfig):
     """Column with the reference response; None infers it from known names."""
     instruction: str | None = None
     """System turn of the test; None takes the first client's instruction."""
-    max_rows: int | None = None
+    max_rows: int | None = 80
     """Rows to judge, the first ones; None takes all."""
     samples_per_prompt: int = 1
     """Answers to each prompt, whose metrics are averaged; the same decoding for every arm."""

@@ -19,7 +19,7 @@ from server_side.setting_checks import (
 class SynthesisConfig:
     """Stages 7 and 8: prompts from the generators, and responses to them."""
 
-    num_queries: int = 2994
+    num_queries: int = 120
     """Prompts to keep in all, over all clients."""
     num_candidates: int = 6
     """Responses to each prompt."""
