@@ -1,8 +1,8 @@
 """`rewardds-client check`: would this node work, before anything is sent.
 
 Each check looks at one thing and says what it found and what to do; none of them stops another.
-The server is reached by a TLS handshake and three requests without content; no key, name or setting
-of this client is sent, and no record is read but on this machine.
+The server is reached by two TLS handshakes with a request without content each; no key, name or
+setting of this client is sent, and no record is read but on this machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ from typing import Final
 import psutil
 
 from client_side.config import ClientConfig, DpTrainingConfig, Precision
-from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder
-from client_side.network import NetworkConfig, NodeFiles, check_authority, load_node_key_pair
+from client_side.network import (
+    NetworkConfig,
+    NodeFiles,
+    check_authority,
+    introduce,
+    load_node_key_pair,
+)
 from client_side.public_prompts import check_public_prompts
 from client_side.records import count_units, load_records
 from client_side.request_checks import refuse_unsafe, refuse_unsafe_past, resolve_base
@@ -36,6 +41,7 @@ from client_side.spending import read_spending
 from lm.errors import LmError
 from protocol.bundle import bundle_digest
 from protocol.errors import RewardDSError
+from protocol.introductions import Introduction, read_introduction
 from protocol.ledger import PrivacyUnit
 
 _MAX_AHEAD_SECONDS: Final = 5.0
@@ -123,6 +129,13 @@ def _found(name: str, check: Callable[[], Finding | tuple[Verdict, str]]) -> Fin
         # Of others' errors the kind alone: their text may quote what they read.
         text = f"{type(error).__name__}: {error.strerror or 'no reason given'}."
         return Finding(name=name, verdict=Verdict.FAILED, text=text)
+    except Exception as error:
+        # A file or an answer of a form that nobody thought of; the other checks go on.
+        text = (
+            f"Expected to come to an end, got {type(error).__name__}. Look at what is read here: "
+            "the base model's config.json, or what answers in the server's place."
+        )
+        return Finding(name=name, verdict=Verdict.FAILED, text=text)
     if isinstance(found, Finding):
         return found
     verdict, text = found
@@ -203,8 +216,14 @@ def _check_keys(folder: ClientFolder) -> tuple[Verdict, str]:
     load_node_key_pair(NodeFiles(folder=folder).node_key)
     if not (folder.path / "signing_key").is_file():
         return Verdict.FAILED, "Expected signing_key, found none. Restore it from your backup."
-    load_signing_key(folder.path)
-    return Verdict.OK, "Node key and signing key can be read."
+    now, file = introduce(folder), NodeFiles(folder=folder).introduction
+    if file.is_file() and read_introduction(Introduction, file) != now:
+        return Verdict.FAILED, (
+            f"Expected {file.name} to state the client's name and keys as they are now, found "
+            "another name or key, which is what the server was told. Set `name` back, or run "
+            "`rewardds-client rotate-key` and give the server's operator the new introduction."
+        )
+    return Verdict.OK, "Node key and signing key can be read; the introduction states them."
 
 
 def _check_bundle(network: NetworkConfig) -> tuple[Verdict, str]:

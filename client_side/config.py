@@ -63,9 +63,9 @@ class RecordsConfig:
     """What one adds or removes in the privacy claim."""
     max_records_per_unit: int = 1
     """Records of one unit that may enter training; more than 1 needs `privacy_unit: group`."""
-    max_prompt_tokens: int = 64
+    max_prompt_tokens: int = 80
     """A longer prompt is cut."""
-    max_response_tokens: int = 96
+    max_response_tokens: int = 100
     """A longer response is cut."""
     max_record_chars: int = 20_000
     """A longer prompt or response is an error: it is seldom what was meant."""
@@ -129,10 +129,10 @@ class LoraConfig:
     """Rank of each update; few trainable weights keep the noise small against the signal."""
     alpha: float = 16.0
     """Scale numerator: the update is multiplied by alpha ÷ rank (or ÷ √rank)."""
-    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: list[str] = field(default_factory=lambda: ["v_proj"])
     """Names of the linear layers that get an update."""
-    num_upper_layers: int | None = None
-    """Adapt only the last so many blocks, which saves their share of the backward pass."""
+    num_upper_layers: int | None = 20
+    """Adapt only the last so many blocks, which saves the others' backward pass; null takes all."""
     use_rslora: bool = False
     """Scale by alpha ÷ √rank (rank-stabilised LoRA) in place of alpha ÷ rank."""
     freeze_a: bool = True
@@ -154,17 +154,17 @@ class DpTrainingConfig:
 
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Shape of the adapter."""
-    steps: int = 10
+    steps: int = 6
     """Optimiser steps; fixed, so that no checkpoint is chosen by looking at records."""
-    expected_batch_size: int = 96
+    expected_batch_size: int = 80
     """Mean number of privacy units that Poisson sampling draws for a step."""
     max_grad_norm: float = 0.1
     """L2 bound on the gradient of one privacy unit; well below the median norm learns best."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 5e-2
     """Peak step size of Adam."""
     warmup_fraction: float = 0.0
     """Share of the steps in which the step size rises linearly from zero."""
-    decay_to_fraction: float = 1.0
+    decay_to_fraction: float = 0.3
     """Step size of the last step ÷ the peak (linear decay); 1 keeps it constant."""
     adam_beta1: float = 0.9
     """Decay of Adam's first moment."""
@@ -172,7 +172,7 @@ class DpTrainingConfig:
     """Decay of Adam's second moment."""
     average_last_fraction: float = 0.0
     """Release the mean of the iterates of this last share of steps; free post-processing."""
-    max_batch_tokens: int = 2048
+    max_batch_tokens: int = 1024
     """Tokens, padding included, that go through the model at once."""
     precision: Precision = Precision.BFLOAT16
     """In what the frozen base weights are held."""
@@ -195,7 +195,7 @@ class DpTrainingConfig:
 class GeneratorConfig(DpTrainingConfig):
     """DP-SGD of the generator proxy: next-token loss on prompt and response tokens."""
 
-    prompt_loss_weight: float = 0.5
+    prompt_loss_weight: float = 0.3
     """Weight of the prompt's mean token loss; the response's is one minus it."""
 
     def __post_init__(self) -> None:
@@ -212,6 +212,10 @@ class GeneratorConfig(DpTrainingConfig):
 class RewardProxyConfig(DpTrainingConfig):
     """DP-SGD of the reward proxy: Bradley–Terry loss on the pairs of a record."""
 
+    # A unit of pairs costs several times one of the generator's, so there are fewer of them.
+    steps: int = 5
+    expected_batch_size: int = 24
+    learning_rate: float = 2e-2
     head_learning_rate_ratio: float = 1.0
     """Step size of the scalar head ÷ that of the adapter."""
 
@@ -230,7 +234,7 @@ class PreferencesConfig:
 
     chosen_over_generator: float = 1.0
     """Weight of: the record's response ≻ a response of the released DP generator."""
-    chosen_over_base: float = 1.0
+    chosen_over_base: float = 0.0
     """Weight of: the record's response ≻ a response of the public base model."""
     generator_over_base: float = 0.0
     """Weight of: a response of the released DP generator ≻ one of the public base model."""

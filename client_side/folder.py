@@ -2,12 +2,16 @@
 
 ```
 client_node.yaml   settings: the client's policy, from this disk alone
+network.yaml       server, pinned bundle and port, beside keys, introduction.json and the server's
+                   certificate: see `client_side/network.py`
 records.jsonl      private records (or elsewhere, by `records.path`)
 signing_key        Ed25519 private key, 32 raw bytes
 ledger/            lifetime ledger and stored releases
 work/              merged models, and in training/ how far an unfinished training is: deleted while
                    one is cut off, that training is paid for and cannot go on
 status.json        how far the client is, for its operator
+node.json          how its node is, beside flower/, bin/, client_process and .running: see
+                   `client_side/supervising.py`
 ```
 The folder is readable by its owner only, and so is every file that this module makes.
 """

@@ -7,7 +7,8 @@ behind is an incomplete last line, which nobody was ever told about; it is cut o
 
 Covers: torn writes, full disks, concurrent processes on one machine, edits without the key.
 Does not cover: somebody who deletes whole lines from the end or restores an old copy, or a network
-file system without working locks. Keep the folder on a local disk and out of rolling backups.
+file system without working locks. Keep the folder on a local disk; back it up after each run, and
+never restore an older copy over a newer one (docs/deploying.md).
 """
 
 from __future__ import annotations

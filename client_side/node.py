@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +39,8 @@ _HEAD = (
     "What this client decides: records, privacy unit, caps, training. Nothing here is ever taken",
     "from the server. Name your records (records.path), how many units they have by a round number",
     "(records.declared_size), and one public sentence about the domain (records.instruction).",
-    "An unknown key is an error.",
+    "Trainings are sized for a base of 135M parameters on a CPU core; docs/deploying.md says what",
+    "to raise with an accelerator. An unknown key is an error.",
 )
 
 
@@ -213,8 +212,10 @@ def _start(folder: ClientFolder) -> None:
         at_work_file,
         keep_running,
         make_shims,
+        running_file,
         stop_on_signals,
     )
+    from lm.locks import held
     from lm.logs import LogLevel, set_up_logs
 
     config, files = folder.load_config(), NodeFiles(folder=folder)
@@ -243,7 +244,10 @@ def _start(folder: ClientFolder) -> None:
     environment[AT_WORK_VARIABLE] = str(at_work_file(folder).resolve())
     if network.log_level is LogLevel.DEBUG:
         environment["FLWR_LOG_LEVEL"] = "DEBUG"
-    with _only_one(folder):
+    busy = ConfigurationError(
+        f"Expected one node for {folder.path}, found another that runs. Stop it first."
+    )
+    with held(running_file(folder), busy=busy):
         _LOGGER.info("Starting the node of %s towards %s.", config.name, network.server)
         try:
             stop_on_signals()
@@ -269,18 +273,6 @@ def _rotate(folder: ClientFolder) -> None:
         "server's operator, who revokes the old one and allows this one, then start the node "
         f"again. Fingerprint:\n  {spoken}"
     )
-
-
-@contextmanager
-def _only_one(folder: ClientFolder) -> Iterator[None]:
-    with (folder.path / ".running").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"Expected one node for {folder.path}, found another that runs. Stop it first."
-            ) from None
-        yield
 
 
 def _parser() -> argparse.ArgumentParser:

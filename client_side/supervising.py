@@ -33,6 +33,7 @@ import psutil
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
 from lm.leaving import raise_on, signals_held
+from lm.locks import is_held
 from lm.logs import relay
 
 NODE_STATUS_FILE: Final = "node.json"
@@ -55,6 +56,12 @@ the one to the message at hand, and would never send the one that is waited for.
 
 _SENDING: Final = "Sending: "
 """What it says before it sends an answer."""
+
+_HANDING_OVER_SECONDS: Final = 10.0
+"""A node looks for an answer twice a second. One that it sends longer than this after its client
+process died is not torn but whole: Flower's own word that the process crashed, which Flower learns
+half a minute after it at the earliest. Sent, it is counted; lost, the client would be asked for
+ever."""
 
 _SENT: Final = ("Sent successfully", _LOST_REPLY, _LATE_REPLY)
 """One of these follows. Where the client process was killed while it handed the answer over, none
@@ -83,6 +90,11 @@ class Stop(BaseException):
 def stop_on_signals() -> None:
     """Turn the signals that end a process into `Stop`, so that the node ends in order."""
     raise_on(dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), Stop))
+
+
+def running_file(folder: ClientFolder) -> Path:
+    """Return the file that the supervisor of the one node holds for as long as it lives."""
+    return folder.path / ".running"
 
 
 def at_work_file(folder: ClientFolder) -> Path:
@@ -114,6 +126,7 @@ def keep_running(
     while num_starts == 0 or may_go_on():
         num_starts += 1
         lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+        died = _Died(at_work_file(folder))
         must_start_afresh, is_sending = threading.Event(), threading.Event()
         with ExitStack() as ending:
             # Whatever was started is ended, also if a signal comes while it starts.
@@ -132,7 +145,7 @@ def keep_running(
             # anew, it is asked again, and answers from its store.
             while node.poll() is None and not must_start_afresh.is_set():
                 time.sleep(_LOOK_SECONDS)
-                if is_sending.is_set() and _was_killed(at_work_file(folder)):
+                if died.while_handing_over(is_sending=is_sending.is_set()):
                     lines.append(_TORN_REPLY)
                     must_start_afresh.set()
         reason = _reason(lines, node.returncode)
@@ -182,9 +195,8 @@ def read_node_status(folder: ClientFolder) -> dict[str, object] | None:
     if not file.is_file():
         return None
     status: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
-    supervisor = status.get("supervisor")
-    if isinstance(supervisor, int) and not Path(f"/proc/{supervisor}").exists():
-        # Killed, it could not note that it stopped.
+    if not is_held(running_file(folder)):
+        # Killed, the supervisor could not note that it stopped.
         status["state"] = "stopped"
     return status
 
@@ -232,16 +244,34 @@ def _relay(
     relay(stream or (), _NODE_LOGGER, on_line=note)
 
 
-def _was_killed(at_work: Path) -> bool:
-    """Say whether a client process began and neither lives nor ended in order."""
+class _Died:
+    """Tells a client process that died handing its answer over from one that died at its work."""
+
+    def __init__(self, at_work: Path) -> None:
+        self._at_work = at_work
+        self._number: int | None = None
+        self._since = 0.0
+
+    def while_handing_over(self, *, is_sending: bool) -> bool:
+        """Look; called again and again, also while nothing is sent."""
+        number = _killed(self._at_work)
+        now = time.monotonic()
+        if number is None or number != self._number:
+            self._number, self._since = number, now
+        return number is not None and is_sending and now - self._since <= _HANDING_OVER_SECONDS
+
+
+def _killed(at_work: Path) -> int | None:
+    """Return the number of a client process that began and neither lives nor ended in order."""
     try:
-        process = psutil.Process(int(at_work.read_text(encoding="ascii")))
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        number = int(at_work.read_text(encoding="ascii"))
+        is_dead = psutil.Process(number).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         # It may have ended in order between the two looks.
-        return at_work.is_file()
+        is_dead = at_work.is_file()
     except (OSError, ValueError):
-        return False  # not there, or just being written
+        return None  # not there, or just being written
+    return number if is_dead else None
 
 
 def _end(node: subprocess.Popen[bytes], pump: threading.Thread) -> None:
@@ -289,7 +319,6 @@ def _note(
     status = {
         "state": state,
         "since": int(time.time()),
-        "supervisor": os.getpid(),
         "pid": pid,
         "num_starts": num_starts,
         "reason": reason,

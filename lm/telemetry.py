@@ -1,7 +1,9 @@
-"""One place that keeps the libraries from phoning home.
+"""The environment variables that keep libraries from phoning home.
 
 Libraries read these variables when they are first imported, so each entry point calls
-`switch_off_telemetry` before it imports anything heavy; child processes inherit the variables.
+`switch_off_telemetry` before it imports anything heavy; child processes inherit the variables. What
+no variable keeps quiet is silenced beside its import: OpenVINO in `lm/sampling_openvino.py`, TRL in
+`server_side/tuning_trainers.py`.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def main(grid: Grid, context: Context) -> None:
         form=network.log_format,
         level=network.log_level,
     )
-    run_id = str(settings["run-id"])
+    run_id, flower_run = str(settings["run-id"]), str(context.run_id)
     try:
         register = read_register(server)
         collect(
@@ -96,6 +96,7 @@ def main(grid: Grid, context: Context) -> None:
             config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),
             client_keys=register.signing_keys if register else None,
             run_id=run_id,
+            flower_run=flower_run,
             run_folder=run_folder,
             waiting=Waiting(
                 num_clients=int(settings["num-clients"]),
@@ -106,8 +107,10 @@ def main(grid: Grid, context: Context) -> None:
         )
     except Exception as error:
         _LOGGER.exception("The exchange failed.")
-        if read_outcome(run_folder) is None:
-            write_outcome(run_folder, run_id=run_id, error=error, outcomes=())
+        if read_outcome(run_folder, flower_run=flower_run) is None:
+            write_outcome(
+                run_folder, run_id=run_id, error=error, outcomes=(), flower_run=flower_run
+            )
         raise
 
 

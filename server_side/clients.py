@@ -2,7 +2,8 @@
 
 A file there lets its node key through the gateway and its signing key through admission, each for
 the one client name that stands beside it. Revoking moves the file into `revoked/`: the gateway sees
-that at once, and admission takes nothing more from that key than what it had admitted before.
+that at once, and admission takes nothing more from that key than what it had admitted before. A
+node key that was revoked is not let in again: Flower's link takes back no key that it unregistered.
 
 Covers: a client that is allowed and speaks under another client's name, by its node or by a release
 that it signed itself.
@@ -11,7 +12,8 @@ Does not cover: a client that has another one's private keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +42,8 @@ class Register:
     names: Mapping[bytes, str]
     """Client name by node key, in the form in which Flower stores it."""
     signing_keys: Mapping[str, frozenset[str]]
-    """By client name, the keys by which its releases may be signed, as hexadecimal text. Two where
-    it released before it was revoked and allowed with another one."""
+    """By client name, the keys by which its releases may be signed, as hexadecimal text. Several
+    where it released before it was revoked and allowed with another one."""
 
 
 def allow_client(folder: Path, introduction: Introduction) -> str:
@@ -55,13 +57,14 @@ def allow_client(folder: Path, introduction: Introduction) -> str:
         The fingerprint, for its operator to confirm.
 
     Raises:
-        ConfigurationError: Its name or one of its keys belongs to another client already.
+        ConfigurationError: Its name or one of its keys belongs to another client already, or its
+            node key was revoked.
     """
     for name, other in load_clients(folder).items():
         if other == introduction:
             return fingerprint(introduction)
         is_same_key = (
-            other.node_key.split()[:2] == introduction.node_key.split()[:2]
+            node_key_bytes(other) == node_key_bytes(introduction)
             or other.signing_key == introduction.signing_key
         )
         if name == introduction.client_name or is_same_key:
@@ -69,6 +72,12 @@ def allow_client(folder: Path, introduction: Introduction) -> str:
                 f"Expected a new client, found {name} with the same name or key. Revoke {name} "
                 "first if it has new keys, or ask for another name."
             )
+    # The link keeps what it unregistered and refuses it for ever, and with it the whole exchange.
+    if node_key_bytes(introduction) in map(node_key_bytes, _read(folder / _REVOKED)):
+        raise ConfigurationError(
+            f"Expected a new node key for {introduction.client_name}, found one that was revoked. "
+            "Ask its operator to run `rewardds-client rotate-key`, and allow the new introduction."
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return write_introduction(introduction, folder / f"{introduction.client_name}{_SUFFIX}")
 
@@ -91,8 +100,11 @@ def revoke_client(folder: Path, name: str) -> None:
             f"Expected the name of an allowed client, got {name}; allowed are: {known}. Check the "
             "spelling."
         )
-    (folder / _REVOKED).mkdir(mode=0o700, exist_ok=True)
-    file.replace(folder / _REVOKED / file.name)
+    revoked = folder / _REVOKED
+    revoked.mkdir(mode=0o700, exist_ok=True)
+    # A name can be revoked again and again, and each of its keys may have signed a release.
+    number = next(n for n in itertools.count(1) if not (revoked / f"{name}.{n}{_SUFFIX}").exists())
+    file.replace(revoked / f"{name}.{number}{_SUFFIX}")
 
 
 def load_clients(folder: Path) -> Mapping[str, Introduction]:
@@ -107,9 +119,12 @@ def load_clients(folder: Path) -> Mapping[str, Introduction]:
     Raises:
         MalformedMessageError: A file in it is no introduction.
     """
+    return {item.client_name: item for item in _read(folder)}
+
+
+def _read(folder: Path) -> Sequence[Introduction]:
     files = sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else []
-    read = [read_introduction(Introduction, file) for file in files]
-    return {item.client_name: item for item in read}
+    return [read_introduction(Introduction, file) for file in files]
 
 
 def node_key_bytes(introduction: Introduction) -> bytes:
@@ -135,7 +150,8 @@ def read_register(folder: ServerFolder) -> Register | None:
         return None
     allowed = load_clients(folder.clients_folder)
     keys = {name: {item.signing_key} for name, item in allowed.items()}
-    for name, item in load_clients(folder.clients_folder / _REVOKED).items():
+    for item in _read(folder.clients_folder / _REVOKED):
+        name = item.client_name
         # By whole names: these may hold dots, and a pattern would find ward.7's release for ward.
         # A second release of the same client and proxy is refused as a replay.
         stored = (folder.path / "releases" / f"{name}.{proxy.value}.release" for proxy in ProxyKind)

@@ -129,6 +129,7 @@ def collect(
     run_folder: Path,
     waiting: Waiting,
     client_keys: ClientKeys | None = None,
+    flower_run: str | None = None,
 ) -> Collection:
     """Ask every client for both proxies, admit what comes, and store it.
 
@@ -140,6 +141,7 @@ def collect(
             their clients are not asked again.
         waiting: How long to wait for whom.
         client_keys: Which keys sign for which client; None where nobody is registered.
+        flower_run: Flower's own number of this try, for the outcome; None without Flower.
 
     Returns:
         What was admitted, and what became of each client.
@@ -152,7 +154,12 @@ def collect(
         config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
     )
     exchange = _Exchange(
-        channel, config=config, policy=policy, shapes=shapes, run_folder=run_folder
+        channel,
+        config=config,
+        policy=policy,
+        shapes=shapes,
+        run_folder=run_folder,
+        flower_run=flower_run,
     )
     try:
         exchange.greet(waiting)
@@ -177,8 +184,9 @@ class _Exchange:
         policy: AdmissionPolicy,
         shapes: ExpectedShapes,
         run_folder: Path,
+        flower_run: str | None,
     ) -> None:
-        self._channel = channel
+        self._channel, self._flower_run = channel, flower_run
         self._run_id = policy.run_id
         self._folder = run_folder
         self._config = config
@@ -277,7 +285,13 @@ class _Exchange:
     def note(self, error: Exception | None) -> None:
         """Write what became of everybody, for whoever waits for it."""
         outcomes = tuple(self._outcomes.values())
-        write_outcome(self._folder, run_id=self._run_id, error=error, outcomes=outcomes)
+        write_outcome(
+            self._folder,
+            run_id=self._run_id,
+            error=error,
+            outcomes=outcomes,
+            flower_run=self._flower_run,
+        )
 
     def _read_hello(self, client_id: int, content: Content) -> None:
         try:

@@ -8,7 +8,8 @@ clients/           one introduction for each client that may connect
 invitation.json    what a client's operator needs
 flower/            the link's database and Flower's own files
 logs/              what each process wrote
-releases/ …        the run itself (see `server_side/run_store.py`)
+releases/, starts/ what was admitted, and the starting weights that admission compares it with
+07_queries.jsonl … the run itself (see `server_side/run_store.py`)
 ```
 One folder is one run. Private keys are readable by their owner only.
 """
@@ -63,7 +64,7 @@ class NetworkConfig:
     deadline_seconds: float = 43_200.0
     """How long a client may take for each of its two releases, interruptions included."""
     max_request_bytes: int = 16 * 1024 * 1024
-    """Largest single request that is taken; Flower sends a release in pieces of about 5 MB."""
+    """Largest single request that is taken; Flower sends a release in pieces of 5 MiB."""
     max_connections: int = 256
     """Connections at a time."""
     log_format: LogFormat = LogFormat.LINES
@@ -134,6 +135,11 @@ class ServerFolder:
         """What each process wrote."""
         return self.path / "logs"
 
+    @property
+    def collecting_file(self) -> Path:
+        """Held by the one exchange that may be under way."""
+        return self.path / ".collecting"
+
     def load_network(self) -> NetworkConfig:
         """Read the network settings.
 
@@ -193,7 +199,8 @@ def make_server_folder(path: Path, *, host: str, port: int) -> ServerFolder:
         folder.settings_file,
         head=(
             "What this server does with releases. Name your models and your public test records",
-            "(evaluation.path); the rest may stay. An unknown key is an error.",
+            "(evaluation.path). Sizes are for a target of 135M parameters on two CPU cores;",
+            "docs/deploying.md says what to raise with an accelerator. An unknown key is an error.",
         ),
     )
     save_commented_settings(

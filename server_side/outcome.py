@@ -28,7 +28,12 @@ class ClientOutcome:
 
 
 def write_outcome(
-    run_folder: Path, *, run_id: str, error: Exception | None, outcomes: Sequence[ClientOutcome]
+    run_folder: Path,
+    *,
+    run_id: str,
+    error: Exception | None,
+    outcomes: Sequence[ClientOutcome],
+    flower_run: str | None = None,
 ) -> None:
     """Write what became of an exchange.
 
@@ -37,6 +42,7 @@ def write_outcome(
         run_id: Name of the run.
         error: Why it failed, if it did.
         outcomes: What became of each client.
+        flower_run: Flower's own number of the try that came to this; None without Flower.
 
     Raises:
         StageError: The disk refuses.
@@ -45,17 +51,20 @@ def write_outcome(
     text = None if error is None else f"{error}" if is_ours else f"{type(error).__name__}: {error}"
     outcome = {
         "run_id": run_id,
+        "flower_run": flower_run,
         "error": text,
         "clients": [asdict(outcome) for outcome in outcomes],
     }
     write_atomically(run_folder / OUTCOME_FILE, json.dumps(outcome, indent=1) + "\n")
 
 
-def read_outcome(run_folder: Path) -> dict[str, object] | None:
+def read_outcome(run_folder: Path, *, flower_run: str | None = None) -> dict[str, object] | None:
     """Read what became of an exchange.
 
     Args:
         run_folder: The server's run folder.
+        flower_run: Flower's own number of the one try that is asked about; None takes any. A try
+            that Flower gave up may still be alive and say last words beside the next one.
 
     Returns:
         The outcome as JSON values, or None while the exchange is under way.
@@ -65,4 +74,5 @@ def read_outcome(run_folder: Path) -> dict[str, object] | None:
         return None
     outcome = json.loads(file.read_text(encoding="utf-8"))
     assert isinstance(outcome, dict)
-    return outcome
+    is_of_another = flower_run is not None and outcome["flower_run"] != flower_run
+    return None if is_of_another else outcome

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 import httpx
 
+from protocol.errors import ConfigurationError
 from protocol.introductions import Introduction
 from server_side.clients import node_key_bytes
 from server_side.submitting import Link, RunLostError
 
 _LOGGER = logging.getLogger(__name__)
+_UNREGISTERED: Final = "unregistered"
 
 
 def sync_nodes(link: Link, clients: Mapping[str, Introduction]) -> None:
@@ -26,6 +29,7 @@ def sync_nodes(link: Link, clients: Mapping[str, Introduction]) -> None:
         clients: The allow-list.
 
     Raises:
+        ConfigurationError: The link has unregistered the key of an allowed client.
         RunLostError: The link does not take it.
     """
     # Only now: Flower's generated modules take a while to import.
@@ -47,12 +51,20 @@ def sync_nodes(link: Link, clients: Mapping[str, Introduction]) -> None:
     )
     try:
         nodes = client.ListNodes(ListNodesRequest()).nodes_info
-        present = {node.public_key: node.node_id for node in nodes if node.status != "unregistered"}
+        present = {node.public_key: node.node_id for node in nodes if node.status != _UNREGISTERED}
         for key, node_id in present.items():
             if key not in wanted:
                 client.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
                 _LOGGER.info("Unregistered node %d, which is not allowed any more.", node_id)
+        gone = {node.public_key for node in nodes if node.status == _UNREGISTERED}
         for key, name in wanted.items():
+            if key in gone:
+                # Asked for it, the link answers with an error, and again at each start.
+                raise ConfigurationError(
+                    f"Expected a node key of {name} that was never revoked, found one that the "
+                    f"link has unregistered for good. Revoke {name}, ask its operator to run "
+                    "`rewardds-client rotate-key`, and allow the new introduction."
+                )
             if key not in present:
                 client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
                 _LOGGER.info("Registered the node of %s.", name)

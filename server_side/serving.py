@@ -9,26 +9,26 @@ ServerApp wrote, never by an exit code of Flower's.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lm.locks import held
 from lm.logs import LogFormat, LogLevel
 from protocol.errors import ConfigurationError, ExchangeError
+from protocol.ledger import ProxyKind
 from server_side.certificates import TlsFiles, check_certificate
 from server_side.children import Child, Children, last_lines
 from server_side.clients import load_clients
 from server_side.collecting import Waiting
 from server_side.network import LOOPBACK, NetworkConfig, ServerFolder, write_private_file
-from server_side.outcome import read_outcome
+from server_side.outcome import OUTCOME_FILE, read_outcome
 from server_side.registering import sync_nodes
 from server_side.submitting import (
     Link,
@@ -117,7 +117,7 @@ def collect_from_clients(folder: ServerFolder) -> None:
     network, config = folder.load_network(), folder.load_config()
     outcome = read_outcome(folder.path)
     if outcome is not None and outcome["error"] is None:
-        _LOGGER.info("The exchange of this folder is over already.")
+        _LOGGER.info("The exchange of this folder is over already.%s", _missing(folder, outcome))
         return
     files = TlsFiles.within(folder.tls_folder)
     ends = check_certificate(files, host=network.host)
@@ -129,11 +129,35 @@ def collect_from_clients(folder: ServerFolder) -> None:
             "`rewardds-server allow-client`, or lower num_clients and min_clients."
         )
     _LOGGER.info("Certificate for %s until %s.", network.host, f"{ends:%Y-%m-%d}")
-    with _only_one(folder), Children(folder.logs_folder) as children:
+    busy = ConfigurationError(
+        f"Expected one exchange at a time in {folder.path}, found another under way. Wait for it, "
+        "or end it."
+    )
+    with held(folder.collecting_file, busy=busy), Children(folder.logs_folder) as children:
         entries = network.log_format, network.log_level
         kept = _Kept(children, folder.path.resolve(), entries=entries)
         _exchange(folder, network, files, kept, wanted=wanted)
     _LOGGER.info("The exchange is over; releases are in %s.", folder.path / "releases")
+
+
+def _missing(folder: ServerFolder, outcome: Mapping[str, object]) -> str:
+    """Name the allowed clients that gave less than both proxies, and how to ask them again."""
+    clients = outcome["clients"]
+    assert isinstance(clients, list)
+    missing = dict.fromkeys(load_clients(folder.clients_folder), "was not there")
+    for item in clients:
+        is_whole = all(item["answers"].get(proxy.value) == "admitted" for proxy in ProxyKind)
+        if is_whole:
+            missing.pop(item["name"], None)
+        elif item["name"] in missing:
+            missing[item["name"]] = ", ".join(f"{a} {b}" for a, b in item["answers"].items())
+    if not missing:
+        return ""
+    names = "; ".join(f"{name} ({answers})" for name, answers in missing.items())
+    return (
+        f" It had enough clients without {names}. To ask these as well, delete {OUTCOME_FILE} and "
+        "start `collect` again, before `finetune`."
+    )
 
 
 def _exchange(
@@ -212,16 +236,3 @@ def _secret(folder: ServerFolder) -> Path:
         folder.flower_home.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private_file(file, secrets.token_bytes(32))
     return file
-
-
-@contextmanager
-def _only_one(folder: ServerFolder) -> Iterator[None]:
-    with (folder.path / ".collecting").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"Expected one exchange at a time in {folder.path}, found another under way. Wait "
-                "for it, or end it."
-            ) from None
-        yield

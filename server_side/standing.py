@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lm.locks import is_held
 from protocol.errors import ConfigurationError
 from server_side.certificates import TlsFiles, check_certificate
 from server_side.clients import load_clients
@@ -40,7 +40,7 @@ def standing(folder: ServerFolder) -> dict[str, object]:
         "address": network.address,
         "certificate": certificate,
         "run_id": run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None,
-        "is_collecting": _is_locked(folder.path / ".collecting"),
+        "is_collecting": is_held(folder.collecting_file),
         "allowed_clients": sorted(load_clients(folder.clients_folder)),
         "outcome": read_outcome(folder.path),
         "releases": sorted(file.name for file in releases.glob("*.release")),
@@ -85,17 +85,6 @@ def describe(found: Mapping[str, Any]) -> str:
         f"Report        {found['report'] or 'not yet'}",
     ]
     return "\n".join(lines)
-
-
-def _is_locked(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open("r") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _stages(manifest: Path) -> list[str]:

@@ -237,7 +237,7 @@ def wait_for_outcome(
     confirm_at = time.monotonic() + _CONFIRM_EVERY_SECONDS
     while True:
         check()
-        outcome = read_outcome(link.run_folder)
+        outcome = read_outcome(link.run_folder, flower_run=flower_run)
         if outcome is not None:
             if outcome["error"] is not None:
                 raise ExchangeError(str(outcome["error"]))
@@ -245,7 +245,8 @@ def wait_for_outcome(
         # A ServerApp that died without a word is known to Flower alone.
         if time.monotonic() > confirm_at:
             status = _status(link, flower_run)
-            if status.startswith("finished") and read_outcome(link.run_folder) is None:
+            outcome = read_outcome(link.run_folder, flower_run=flower_run)
+            if status.startswith("finished") and outcome is None:
                 raise RunLostError(
                     f"Expected the exchange to end with an outcome, found Flower's status "
                     f"{status!r}. The end of its log: {_log_tail(link, flower_run)}"

@@ -54,7 +54,7 @@ _WRITTEN: Final = ("clients", "server", "models", "world.part")
 
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
-# The nodes' own files hold one party each; `rewardds-client init` and its like write from them.
+# One party each: what `rewardds-client init` and its like write, from the schemas' own defaults.
 _STORE.store(name="client_node_schema", node={"client_side": schema_of(ClientConfig)})
 _STORE.store(name="server_node_schema", node={"server_side": schema_of(ServerConfig)})
 

@@ -64,7 +64,7 @@ class EvaluationConfig(SamplingConfig):
     """Column with the reference response; None infers it from known names."""
     instruction: str | None = None
     """System turn of the test; None takes the clients' own, where all have the same."""
-    max_rows: int | None = None
+    max_rows: int | None = 80
     """Rows to judge, the first ones; None takes all."""
     samples_per_prompt: int = 1
     """Answers to each prompt, whose metrics are averaged; the same decoding for every arm."""
@@ -72,7 +72,7 @@ class EvaluationConfig(SamplingConfig):
     """Weakens tokens that occurred before; 1 is none."""
     max_prompt_tokens: int = 256
     """A longer prompt is cut."""
-    max_reference_tokens: int = 256
+    max_reference_tokens: int = 320
     """A longer reference is cut before its perplexity is taken."""
     max_batch_tokens: int = 4096
     """Tokens, padding included, that go through the model at once."""

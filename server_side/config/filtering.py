@@ -47,7 +47,7 @@ class FilteringConfig:
     """Weight of the rank of mean ROUGE-L to the query's other responses; 0 as published."""
     select_by: str = "reward"
     """By what queries are compared, here and at the pool's threshold: reward, consensus or all."""
-    k: float = 8.0
+    k: float = 1.5
     """The best 1/k of the queries make the first pool."""
     min_pool_size: int = 1
     """The first pool has at least so many samples, if there are so many."""

@@ -68,7 +68,7 @@ class FinetuningConfig:
     """Names of the linear layers that get an update."""
     num_upper_layers: int | None = None
     """Blocks that get an update, counted from the last; None updates all."""
-    learning_rate: float = 4e-5
+    learning_rate: float = 1e-3
     """Peak step size."""
     schedule: str = "linear"
     """How the step size falls after its peak: constant_with_warmup, linear or cosine."""
@@ -78,7 +78,7 @@ class FinetuningConfig:
     """Decay of the tuned weights."""
     max_grad_norm: float = 1.0
     """L2 bound on the gradient of a step; against outliers, not for privacy."""
-    num_epochs: int = 3
+    num_epochs: int = 1
     """Passes over the pool in each round."""
     num_epochs_later_rounds: int | None = None
     """Passes over the pool in rounds after the first; None takes `num_epochs`."""
@@ -86,23 +86,23 @@ class FinetuningConfig:
     """Optimiser steps of all rounds together, in the place of passes, so that arms whose pools or
     rounds differ tune for as long. Rounds share them evenly; what is left over goes to the first
     ones. None goes by passes."""
-    batch_size: int = 64
+    batch_size: int = 8
     """Samples in an optimiser step."""
     max_physical_batch_size: int = 8
     """Responses that go through the model at once; in orpo and dpo a sample has two."""
     max_prompt_tokens: int = 256
     """A longer prompt is cut."""
-    max_response_tokens: int = 256
+    max_response_tokens: int = 320
     """A longer response is cut."""
     num_processes: int = 1
     """Processes among which each batch is split, one for each accelerator."""
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, from which a killed tuning goes on."""
-    dtype: str = "float32"
+    dtype: str = "bfloat16"
     """In what the base computes: float32 or bfloat16. Weights that are tuned are float32."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
-    report_to: str = "none"
+    report_to: str = "tensorboard"
     """Who keeps the training curves, in the run folder: none, tensorboard, mlflow or wandb."""
     export_merged: bool = False
     """Whether the outputs hold the target with its adapter merged, as an ordinary model folder."""

@@ -50,11 +50,11 @@ class PoolGrowth(StrEnum):
 class RefinementConfig:
     """Stage 12: feedback, rewriting by the current target, and judging again."""
 
-    num_rounds: int = 3
+    num_rounds: int = 2
     """Rounds in all, the first one included; 1 leaves refinement out."""
-    num_candidates: int = 6
+    num_candidates: int = 4
     """Rewrites of each response."""
-    max_queries: int | None = None
+    max_queries: int | None = 24
     """Queries that are rewritten in a round, those about the edge of the pool; None takes all."""
     feedback_writer: str = "generator"
     """Which model writes the feedback: generator, target or none."""

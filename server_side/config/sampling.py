@@ -15,7 +15,7 @@ from server_side.setting_checks import (
 class SamplingConfig:
     """How completions are drawn from a model."""
 
-    max_new_tokens: int = 96
+    max_new_tokens: int = 100
     """Tokens at which a completion is cut; it then counts as unfinished."""
     temperature: float = 1.0
     """Divides the logits."""

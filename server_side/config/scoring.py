@@ -36,7 +36,7 @@ class ScoringConfig:
     """Tokens, padding included, that go through a model at once."""
     max_prompt_tokens: int = 256
     """A longer prompt is cut before it is answered by a generator, and before it is scored."""
-    max_response_tokens: int = 256
+    max_response_tokens: int = 320
     """A longer response is cut before it is scored."""
 
     def __post_init__(self) -> None:

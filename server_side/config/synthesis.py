@@ -29,7 +29,7 @@ class PublicPromptsUse(StrEnum):
 class SynthesisConfig:
     """Stages 7 and 8: prompts from the generators, and responses to them."""
 
-    num_queries: int = 2994
+    num_queries: int = 120
     """Prompts to keep in all, over all clients."""
     num_candidates: int = 6
     """Responses to each prompt."""
@@ -37,7 +37,7 @@ class SynthesisConfig:
     """Share of the prompts that each client's generator writes; None gives all the same. That of a
     client that did not deliver falls to the others, by their weights."""
     prompt_sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(max_new_tokens=64)
+        default_factory=lambda: SamplingConfig(max_new_tokens=80)
     )
     """How prompts are drawn."""
     response_sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -53,7 +53,7 @@ class SynthesisConfig:
     """How many of them a generator is shown before each prompt, in few_shot."""
     min_prompt_words: int = 4
     """A shorter prompt falls."""
-    max_prompt_words: int = 120
+    max_prompt_words: int = 200
     """A longer prompt falls."""
     min_response_words: int = 3
     """A shorter response falls."""

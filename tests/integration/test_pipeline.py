@@ -130,6 +130,8 @@ def make_config(base: Path, test_file: Path) -> ServerConfig:
             max_physical_batch_size=2,
             learning_rate=1e-3,
             checkpoint_steps=1,
+            dtype="float32",
+            report_to="none",
         ),
         evaluation=EvaluationConfig(
             path=str(test_file), max_new_tokens=16, num_resamples=50, engine="transformers"

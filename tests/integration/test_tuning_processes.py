@@ -70,6 +70,8 @@ def _tune(
         checkpoint_steps=2,
         num_processes=num_processes,
         objective=objective,
+        dtype="float32",
+        report_to="none",
     )
     arguments: dict[str, Any] = {"previous": None, "seed": 3, "round_index": 1}
     return finetune_target(

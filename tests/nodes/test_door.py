@@ -257,6 +257,41 @@ def test_a_revoked_client_is_out_at_once(open_door: Deployment) -> None:
     assert ask_and_count() == reached_link
 
 
+# Runs on the server's machine, where the link listens: shut a client out, and bring its key back.
+_BRING_BACK = """
+import sys
+from pathlib import Path
+from protocol.errors import ConfigurationError
+from server_side import serving
+from server_side.certificates import TlsFiles
+from server_side.clients import load_clients
+from server_side.network import ServerFolder
+folder = ServerFolder(path=Path(sys.argv[1]))
+files = TlsFiles.within(folder.tls_folder)
+link = serving._link(folder, folder.load_network(), files)
+clients = load_clients(folder.clients_folder)
+others = {name: item for name, item in clients.items() if name != sys.argv[2]}
+serving.sync_nodes(link, others)
+try:
+    serving.sync_nodes(link, clients)
+except ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_a_key_that_the_link_has_unregistered_does_not_come_back(open_door: Deployment) -> None:
+    """The link refuses it for ever, and its own words name neither the client nor the way out."""
+    done = subprocess.run(
+        open_door.world.server.command(
+            sys.executable, "-c", _BRING_BACK, str(open_door.server.path), "client-a"
+        ),
+        capture_output=True, text=True, check=False, timeout=120, env=environment(),
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "node key of client-a that was never revoked" in done.stdout
+
+
 def test_check_names_what_is_wrong_with_the_server(open_door: Deployment) -> None:
     files = NodeFiles(folder=open_door.clients["a"])
     before = files.load()

@@ -48,10 +48,18 @@ def client_config(base_model: Path, *, name: str = "client-1") -> ClientConfig:
         preferences=PreferencesConfig(engine="transformers"),
         budget=BudgetConfig(target_epsilon=8.0, target_delta=1e-5),
         generator=GeneratorConfig(
-            lora=_LORA, steps=2, expected_batch_size=6, precision=Precision.FLOAT32
+            lora=_LORA,
+            steps=2,
+            expected_batch_size=6,
+            learning_rate=5e-3,
+            precision=Precision.FLOAT32,
         ),
         reward_proxy=RewardProxyConfig(
-            lora=_LORA, steps=2, expected_batch_size=6, precision=Precision.FLOAT32
+            lora=_LORA,
+            steps=2,
+            expected_batch_size=6,
+            learning_rate=5e-3,
+            precision=Precision.FLOAT32,
         ),
     )
 

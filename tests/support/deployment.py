@@ -196,7 +196,9 @@ def quick_server_config(base: Path, records: Path, *, min_clients: int = 1) -> S
         ),
         filtering=FilteringConfig(k=2.0),
         refinement=RefinementConfig(num_rounds=1, min_response_words=1, engine="transformers"),
-        finetuning=FinetuningConfig(lora_rank=2, target_modules=["q_proj"], num_epochs=1),
+        finetuning=FinetuningConfig(
+            lora_rank=2, target_modules=["q_proj"], num_epochs=1, dtype="float32", report_to="none",
+        ),
         evaluation=EvaluationConfig(
             path=str(records), max_rows=4, max_new_tokens=16, num_resamples=50,
             dtype="float32", engine="transformers",

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+import client_side.node
+import server_side.node
 import simulations.audit.run
 import simulations.run  # noqa: F401 - registers the schemas
 from client_side.config import ClientConfig
+from client_side.folder import ClientFolder
 from lm.settings import to_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
+from server_side.network import ServerFolder
 from simulations.audit.config import AuditConfig
 from simulations.clinic import INSTRUCTION
 from simulations.config import Runtime, SimulateConfig
@@ -92,6 +97,44 @@ def test_node_settings_compose(name: str) -> None:
         composed = compose(name)
 
     to_settings(PARTIES[party], composed[party])
+
+
+# What its operator alone can name, and what conf/ fills for the shipped records.
+NAMED_BY_THE_OPERATOR = {"client_node": {"records.instruction"}, "server_node": set[str]()}
+
+
+@pytest.mark.parametrize("name", ["client_node", "server_node"])
+def test_init_writes_the_composed_values_but_for_what_the_operator_names(
+    name: str, tmp_path: Path
+) -> None:
+    """A folder made by `init` must train and tune as measured, not by some older defaults."""
+    if name == "client_node":
+        party = "client_side"
+        client_side.node.main(["init", str(tmp_path / "node")])
+        written = dataclasses.asdict(ClientFolder(path=tmp_path / "node").load_config())
+    else:
+        party = "server_side"
+        server_side.node.main(["init", str(tmp_path / "node"), "--host", "server.test"])
+        written = dataclasses.asdict(ServerFolder(path=tmp_path / "node").load_config())
+    with initialize_config_dir(str(CONF), version_base=None):
+        values = compose(name)[party]
+    composed = dataclasses.asdict(to_settings(PARTIES[party], values))
+
+    flat, flat_written = _flat(composed), _flat(written)
+
+    assert flat.keys() == flat_written.keys()
+    differing = {key for key in flat if flat[key] != flat_written[key]}
+    assert differing == NAMED_BY_THE_OPERATOR[name]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 @pytest.mark.parametrize(

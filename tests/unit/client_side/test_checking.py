@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -97,6 +98,20 @@ def fix_seed(folder: ClientFolder) -> None:
     )
 
 
+def rename(folder: ClientFolder) -> None:
+    save_settings(replace(folder.load_config(), name="other"), folder.settings_file)
+
+
+def spoil_base(folder: ClientFolder) -> None:
+    """Take from the base model what only the estimate of memory asks for."""
+    base = folder.path / "base"
+    shutil.copytree(folder.load_config().base_model, base)
+    shape = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    del shape["num_hidden_layers"]
+    (base / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    save_settings(replace(folder.load_config(), base_model=str(base)), folder.settings_file)
+
+
 def tamper_ledger(folder: ClientFolder) -> None:
     (folder.ledger_folder / "ledger.jsonl").write_text("{}\n", encoding="utf-8")
     (folder.ledger_folder / "key").write_bytes(b"k" * 32)
@@ -119,6 +134,8 @@ def simulate_here(folder: ClientFolder) -> None:
         (change_base, "base model", "Agree on one base model"),
         (drop_key, "keys", "rotate-key"),
         (drop_signing_key, "keys", "backup"),
+        (rename, "keys", "rotate-key"),
+        (spoil_base, "memory", "KeyError"),
         (change_pin, "app bundle", "Join again"),
         (drop_authority, "certificate", "rewardds-client join"),
         (fix_seed, "settings", "noise_seed"),

@@ -48,7 +48,7 @@ def test_zero_noise_and_a_huge_clip_is_plain_adam(tiny_llama: Path) -> None:
         task,
         plan=make_plan(max_grad_norm=1e6, steps=3, expected_batch_size=6.0),
         batches=[drawn] * 3,
-        config=make_config(steps=3),
+        config=make_config(steps=3, decay_to_fraction=1.0),
         randomness=Randomness(seed=0),
     )
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from flwr.common.config import parse_config_args
 
-from client_side import node, supervising
+from client_side import supervising
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
 from client_side.network import NodeFiles, join
 from client_side.node import main, supernode_command, supernode_environment
+from lm.locks import held
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError
 from protocol.introductions import Introduction, read_introduction
@@ -166,7 +167,8 @@ def test_every_program_that_the_server_could_name_is_ours(
 def test_one_node_at_a_time(joined: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     catch_start(monkeypatch)
 
-    with node._only_one(joined), pytest.raises(SystemExit, match="another that runs"):
+    held_by_another = held(supervising.running_file(joined), busy=AssertionError())
+    with held_by_another, pytest.raises(SystemExit, match="another that runs"):
         main(["start", str(joined.path)])
 
 

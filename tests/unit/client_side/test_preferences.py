@@ -89,7 +89,7 @@ def test_samplers_are_asked_with_the_records_prompt_only(tiny_llama: Path) -> No
         tokenizer=tokenizer,
         open_base=lambda: base,
         open_generator=_never,
-        config=PreferencesConfig(chosen_over_generator=0.0),
+        config=PreferencesConfig(chosen_over_generator=0.0, chosen_over_base=1.0),
         records_config=SETTINGS,
         seed=0,
     )
@@ -113,7 +113,7 @@ def test_one_writer_is_closed_before_the_other_is_opened(tiny_llama: Path) -> No
         tokenizer=load_tokenizer(tiny_llama),
         open_base=open_next,
         open_generator=open_next,
-        config=PreferencesConfig(),
+        config=PreferencesConfig(chosen_over_base=1.0),
         records_config=SETTINGS,
         seed=0,
     )
@@ -132,7 +132,7 @@ def test_a_cut_response_is_ended_like_any_other(tiny_llama: Path) -> None:
         tokenizer=tokenizer,
         open_base=lambda: FakeSampler(lambda prefix, n: (100,)),
         open_generator=_never,
-        config=PreferencesConfig(chosen_over_generator=0.0),
+        config=PreferencesConfig(chosen_over_generator=0.0, chosen_over_base=1.0),
         records_config=settings,
         seed=0,
     )
@@ -141,7 +141,7 @@ def test_a_cut_response_is_ended_like_any_other(tiny_llama: Path) -> None:
 
 
 def test_preferences_show_lengths_and_cannot_be_copied_out(tiny_llama: Path) -> None:
-    (preferences, _) = _build(tiny_llama, PreferencesConfig())
+    (preferences, _) = _build(tiny_llama, PreferencesConfig(chosen_over_base=1.0))
 
     assert repr(preferences) == "RecordPreferences(<3 responses, 2 pairs>)"
     with pytest.raises(TypeError, match="stay in this process"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from client_side import supervising
 from client_side.folder import ClientFolder
 from client_side.pinning import check_bundle
-from client_side.supervising import at_work_file, keep_running, read_node_status
+from client_side.supervising import at_work_file, keep_running, read_node_status, running_file
+from lm.locks import held
 
 # Starts a process that would live on, writes its number, and ends.
 _WITH_ORPHAN = (
@@ -114,6 +117,37 @@ def test_a_node_whose_client_process_died_in_the_middle_of_an_answer_is_started_
     assert status is not None
     assert status["num_starts"] == 2
     assert "in the middle of an answer" in str(status["reason"])
+
+
+def test_a_crash_is_told_to_the_server_by_flowers_own_word(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server counts such answers, and leaves a client out that dies again and again."""
+    monkeypatch.setattr(supervising, "_HANDING_OVER_SECONDS", 0.5)
+    at_work_file(folder).write_text("4194304")  # above every number of a process
+    script = f"import time; time.sleep(1.5); {_ANSWERING} time.sleep(1.0)"
+
+    run(folder, script, starts=1)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert "it ended with code 0" in str(status["reason"])
+
+
+def test_a_number_that_another_process_has_by_now_does_not_make_a_node_run(
+    folder: ClientFolder,
+) -> None:
+    """After a restart of the machine its old numbers belong to others."""
+    note = {"state": "running", "since": 0, "pid": os.getpid(), "num_starts": 1, "reason": ""}
+    (folder.path / "node.json").write_text(json.dumps(note | {"supervisor": os.getpid()}))
+
+    left_behind = read_node_status(folder)
+    with held(running_file(folder), busy=AssertionError()):
+        running = read_node_status(folder)
+
+    assert left_behind is not None
+    assert running is not None
+    assert (left_behind["state"], running["state"]) == ("stopped", "running")
 
 
 @pytest.mark.parametrize("case", ["lives", "ended in order", "answer was sent", "no number yet"])

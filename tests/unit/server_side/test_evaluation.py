@@ -232,7 +232,8 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
             for row in rows
         ],
         target_folder=target, previous=None, output_folder=tmp_path / "tuned",
-        config=FinetuningConfig(lora_rank=2, learning_rate=1e-2, num_epochs=5, batch_size=3),
+        config=FinetuningConfig(lora_rank=2, learning_rate=1e-2, num_epochs=5, batch_size=3,
+                                dtype="float32", report_to="none"),
         seed=0, round_index=1,
     )  # fmt: skip
     samplers: dict[Path | None, ScriptedSampler] = {}

@@ -36,6 +36,8 @@ CONFIG: dict[str, Any] = {
     "batch_size": 4,
     "max_physical_batch_size": 2,
     "checkpoint_steps": 2,
+    "dtype": "float32",
+    "report_to": "none",
 }
 
 

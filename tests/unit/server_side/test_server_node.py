@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from lm.locks import held
 from lm.settings import save_settings
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, ExchangeError
 from protocol.introductions import Introduction, write_introduction
 from server_side.certificates import (
     TlsFiles,
@@ -20,10 +23,21 @@ from server_side.certificates import (
     make_authority,
     make_server_certificate,
 )
-from server_side.clients import allow_client, load_clients, read_register, revoke_client
+from server_side.clients import (
+    allow_client,
+    load_clients,
+    node_key_bytes,
+    read_register,
+    revoke_client,
+)
 from server_side.config import ServerConfig
 from server_side.network import NetworkConfig, ServerFolder, is_host
 from server_side.node import main
+from server_side.outcome import ClientOutcome, write_outcome
+from server_side.registering import sync_nodes
+from server_side.serving import collect_from_clients
+from server_side.standing import standing
+from server_side.submitting import Link, wait_for_outcome
 
 
 def introduction(name: str, signing_key: str = "a" * 64) -> Introduction:
@@ -181,6 +195,120 @@ def test_a_release_of_another_client_is_no_reason_to_keep_a_revoked_key(
 
     assert register is not None
     assert register.signing_keys == {}
+
+
+def test_each_key_that_was_revoked_keeps_what_it_had_released(folder: ServerFolder) -> None:
+    """The same client can be revoked twice in a run, with another signing key each time."""
+    (folder.path / "releases").mkdir()
+    (folder.path / "releases" / "ward.generator.release").touch()
+
+    for letter in "abc":
+        allow_client(folder.clients_folder, introduction("ward", letter * 64))
+        if letter != "c":
+            revoke_client(folder.clients_folder, "ward")
+    register = read_register(folder)
+
+    assert register is not None
+    assert register.signing_keys == {"ward": {letter * 64 for letter in "abc"}}
+
+
+def test_a_node_key_that_was_revoked_is_not_let_in_again(folder: ServerFolder) -> None:
+    """The link would refuse to register it, and with that every other client of the run."""
+    first = introduction("ward")
+    allow_client(folder.clients_folder, first)
+    revoke_client(folder.clients_folder, "ward")
+
+    with pytest.raises(ConfigurationError, match="rotate-key"):
+        allow_client(folder.clients_folder, replace(first, node_key=first.node_key + " comment"))
+    allow_client(folder.clients_folder, introduction("ward"))
+
+    assert list(load_clients(folder.clients_folder)) == ["ward"]
+
+
+def test_a_key_that_the_link_has_unregistered_is_named_with_what_to_do(
+    folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was brought back by hand; the link's own error says neither who nor why."""
+    kept = introduction("ward")
+    calls: list[str] = []
+
+    class Control:
+        def ListNodes(self, _: object) -> SimpleNamespace:
+            node = SimpleNamespace(
+                public_key=node_key_bytes(kept), node_id=1, status="unregistered"
+            )
+            return SimpleNamespace(nodes_info=[node])
+
+        def RegisterNode(self, _: object) -> None:
+            calls.append("registered")
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    monkeypatch.setattr(
+        "flwr.supercore.control.ControlHttpClient.from_server_address", lambda *_, **__: Control()
+    )
+    link = Link(
+        run_folder=folder.path,
+        host="127.0.0.1",
+        port=1,
+        flower_home=folder.flower_home,
+        tls=TlsFiles.within(folder.tls_folder),
+    )
+
+    with pytest.raises(ConfigurationError, match=r"node key of ward.*rotate-key"):
+        sync_nodes(link, {"ward": kept})
+
+    assert calls == ["closed"]
+
+
+def test_an_exchange_that_is_over_names_who_is_missing_and_how_to_ask_them(
+    folder: ServerFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With enough others it counts as over, and the same command would never ask them again."""
+    whole = {"hello": "admitted", "generator": "admitted", "reward": "admitted"}
+    for name, letter in (("ward", "a"), ("slow", "b"), ("away", "c")):
+        allow_client(folder.clients_folder, introduction(name, letter * 64))
+    outcomes = (
+        ClientOutcome(name="ward", answers=whole),
+        ClientOutcome(name="slow", answers=whole | {"reward": "no answer"}),
+    )
+    write_outcome(folder.path, run_id="run", error=None, outcomes=outcomes)
+
+    with caplog.at_level(logging.INFO):
+        collect_from_clients(folder)
+
+    assert "is over already" in caplog.text
+    assert "reward no answer" in caplog.text
+    assert "away (was not there)" in caplog.text
+    assert "delete exchange.json" in caplog.text
+    assert "ward (" not in caplog.text
+
+
+def test_status_says_whether_an_exchange_is_under_way(folder: ServerFolder) -> None:
+    with held(folder.collecting_file, busy=AssertionError()):
+        under_way = standing(folder)["is_collecting"]
+
+    assert (under_way, standing(folder)["is_collecting"]) == (True, False)
+
+
+def test_last_words_of_an_earlier_try_are_not_the_outcome_of_this_one(
+    folder: ServerFolder,
+) -> None:
+    link = Link(run_folder=folder.path, host="127.0.0.1", port=1, flower_home=folder.flower_home)
+    failed = ExchangeError("Expected more, found less. Try again.")
+    write_outcome(folder.path, run_id="run", error=failed, outcomes=(), flower_run="1")
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            write_outcome(folder.path, run_id="run", error=None, outcomes=(), flower_run="2")
+
+    outcome = wait_for_outcome(link, "2", seconds=5.0, poll_seconds=0.01, check=look)
+
+    assert outcome["error"] is None
+    assert len(looks) == 3
 
 
 def test_a_simulation_has_no_register(tmp_path: Path) -> None:
