@@ -73,7 +73,7 @@ _REASONS: Final = (
     (_TORN_REPLY, "the client process was killed in the middle of an answer; it is asked again"),
     (_LATE_REPLY, "an answer came after the server had ended that try; the node starts afresh"),
     (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
-    ("could not be activated", "the server still takes this node for present; it lets it in later"),
+    ("Failed to activate", "the server still takes this node for present; it lets it in later"),
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
     ("401", "the server does not know this node's key; ask its operator"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of the authority that we trust"),

@@ -182,7 +182,7 @@ def test_its_output_becomes_log_entries_of_their_level(
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("SuperNode with node ID 7 could not be activated.", "still takes this node for present"),
+        ("[code: 2004] Failed to activate SuperNode.", "still takes this node for present"),
         ("[SSL: CERTIFICATE_VERIFY_FAILED]", "not of the authority that we trust"),
         ("nothing special", "it ended with code 0"),
     ],
