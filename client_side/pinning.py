@@ -92,7 +92,7 @@ def write_log() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
-    # Opacus gives the root logger a handler, which would write each of Flower's lines once more.
+    # A library that gave the root logger a handler would have each of Flower's lines written twice.
     logging.getLogger("flwr").propagate = False
 
 

@@ -38,7 +38,7 @@ def test_prompts_are_shared_out_by_weight() -> None:
 
 
 def test_what_falls_is_counted_by_reason() -> None:
-    texts = iter(["a b c d", "A  b c D", "too short", None, "w " * 200, "e f g h", "i j k l m"])
+    texts = iter(["a b c d", "A  b c D", "too short", None, "w " * 201, "e f g h", "i j k l m"])
     proxies = FakeProxies(write=lambda text, rng: next(texts))
     config = SynthesisConfig(num_queries=3, max_attempts_factor=7 / 3)
 
