@@ -102,8 +102,8 @@ class BudgetConfig:
     reward_noise_ratio: float = 1.0
     """Noise multiplier of the reward proxy ÷ that of the generator proxy."""
     unsafe_non_private: bool = False
-    """Train without noise, at infinite ε: a baseline on public or fictional records only; a real node
-    refuses it."""
+    """Train without noise, at infinite ε: a baseline on public or fictional records only. A real
+    node refuses it."""
     noise_seed: int | None = None
     """Fixed seed for sampling and noise: tests and simulations only, marks the ledger."""
 
