@@ -34,7 +34,7 @@ DEVICE = harness.device()
 IS_CPU = DEVICE == "cpu"
 NUM_PROMPTS = 6 if IS_CPU else 60
 NUM_CANDIDATES = 6
-MAX_BATCH_TOKENS = 4096 if IS_CPU else 65_536
+MAX_BATCH_TOKENS = 2048 if IS_CPU else 65_536
 TOLERANCE = 0.1
 """Largest difference of a score ÷ standard deviation of that score over the candidates."""
 LORA = LoraShape(

@@ -27,7 +27,7 @@ def response_perplexities(
     model: nn.Module,
     chats: Sequence[EncodedChat],
     *,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 2048,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Return exp of the mean negative log-likelihood of each chat's response tokens.
@@ -58,7 +58,7 @@ def response_nll_sums(
     model: nn.Module,
     chats: Sequence[EncodedChat],
     *,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 2048,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Return the summed negative log-likelihood, in nats, of each chat's response tokens.

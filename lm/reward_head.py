@@ -120,7 +120,7 @@ def score_chats(
     model: RewardModel,
     chats: Sequence[EncodedChat],
     *,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 2048,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """Return the reward of each chat, in the order of `chats`.

@@ -74,7 +74,7 @@ class EvaluationConfig(SamplingConfig):
     """A longer prompt is cut."""
     max_reference_tokens: int = 320
     """A longer reference is cut before its perplexity is taken."""
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int = 2048
     """Tokens, padding included, that go through the model at once."""
     dtype: str = "bfloat16"
     """In what the target's weights are held while it reads the references, for perplexity: float32

@@ -32,7 +32,7 @@ class ScoringConfig:
     which is everybody's mean."""
     length_debias: bool = False
     """Whether what a response's length alone explains is taken out of its reward."""
-    max_batch_tokens: int = 4096
+    max_batch_tokens: int = 2048
     """Tokens, padding included, that go through a model at once."""
     max_prompt_tokens: int = 256
     """A longer prompt is cut before it is answered by a generator, and before it is scored."""
