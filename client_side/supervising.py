@@ -296,11 +296,12 @@ def _end_group(node: subprocess.Popen[bytes]) -> None:
 
 def _group_lives(node: subprocess.Popen[bytes]) -> bool:
     node.poll()  # lets the system forget the node itself
-    try:
-        os.killpg(node.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    for process in psutil.process_iter():
+        # What has ended stays listed where the first process of a container waits for nobody.
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == node.pid and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _reason(lines: Sequence[str], code: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ CHANGED = {
 }  # fmt: skip
 
 
+@cache
 def settings(*overrides: str) -> SimulateConfig:
     with initialize_config_dir(str(CONF), version_base=None):
         return to_settings(SimulateConfig, compose("simulate", overrides=list(overrides)))
