@@ -19,8 +19,12 @@ from lm.encoding import EncodedChat, pad_right
 from lm.errors import ScoringError
 from lm.prefix_cache import response_states
 
-_CHUNK_LOGITS = 2**25
-"""Logits that stand in memory at once: 128 MiB in float32, 220 tokens of a vocabulary of 152k."""
+_CHUNK_LOGITS = 2**23
+"""Logits that stand in memory at once on a processor: 32 MiB in float32, 55 tokens of a vocabulary
+of 152k. More of them leave its caches between one step of the arithmetic and the next, and take
+half as long again (docs/performance.md)."""
+_ACCELERATOR_FACTOR = 4
+"""How many times as many an accelerator takes, which wants large products more."""
 
 
 def response_perplexities(
@@ -140,9 +144,10 @@ def frozen_head_nll(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor
     return losses
 
 
-def chunk_tokens(vocabulary_size: int) -> int:
+def chunk_tokens(vocabulary_size: int, device: torch.device) -> int:
     """Return for how many tokens at once logits are computed."""
-    return max(1, _CHUNK_LOGITS // vocabulary_size)
+    factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
+    return max(1, factor * _CHUNK_LOGITS // vocabulary_size)
 
 
 class _FrozenHeadNll(torch.autograd.Function):
@@ -153,7 +158,7 @@ class _FrozenHeadNll(torch.autograd.Function):
         needs_grad = hidden.requires_grad
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         grads = torch.empty_like(hidden) if needs_grad else None
-        size = chunk_tokens(len(weight))
+        size = chunk_tokens(len(weight), weight.device)
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             logits = (hidden[part] @ weight.T).float()  # (m, V); changed in place from here on
