@@ -27,6 +27,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from lm.locks import is_held
 from protocol.errors import ConfigurationError, RewardDSError
 
 SWEEP_FILE: Final = "sweep.json"
@@ -262,15 +263,7 @@ def seconds_left(sweep_folder: Path) -> float | None:
 
 def is_at_work(folder: Path) -> bool:
     """Say whether a process holds a point at this moment."""
-    file = _lock_file(folder)
-    if not file.is_file():
-        return False
-    with file.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(_lock_file(folder))
 
 
 @contextmanager

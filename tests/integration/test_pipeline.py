@@ -9,33 +9,22 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest
 from protocol.errors import ConfigurationError, ExchangeError
-from protocol.ledger import ProxyKind
-from protocol.wire import encode_bytes
-from server_side.admission import AdmissionPolicy, AdmittedRelease, admit
 from server_side.config import (
-    EvaluationConfig,
     FilteringConfig,
-    FinetuningConfig,
     RankingConfig,
-    RefinementConfig,
     SamplingConfig,
     ScoringConfig,
     ServerConfig,
-    SynthesisConfig,
 )
 from server_side.metrics import read_metrics
 from server_side.pipeline import run_pipeline
 from server_side.shared_stages import SharedStages
-from tests.support.releases import LORA, RUN_ID, make_reply
+from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -58,87 +47,6 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-def make_releases(
-    base: Path,
-    *,
-    client_names: tuple[str, ...] = ("clinic-a", "clinic-b"),
-    instructions: Mapping[str, str] | None = None,
-) -> list[AdmittedRelease]:
-    """Make releases with random weights for a tiny base model."""
-    stated = instructions or dict.fromkeys(client_names, "Answer the message.")
-    policy = AdmissionPolicy(run_id=RUN_ID, base_model_digest=base_model_digest(base))
-    releases = []
-    for seed, client_name in enumerate(client_names):
-        for proxy in ProxyKind:
-            rng = np.random.default_rng(seed)
-            shapes = expected_adapter_shapes(base, LORA, has_reward_head=proxy is ProxyKind.REWARD)
-            tensors = {
-                name: rng.normal(scale=0.02, size=shape).astype(np.float32)
-                for name, shape in shapes.items()
-            }
-            reply = make_reply(
-                proxy=proxy,
-                client_name=client_name,
-                tensors=tensors,
-                shapes=shapes,
-                base_model_digest=policy.base_model_digest,
-                instruction=stated[client_name],
-            )
-            releases.append(
-                admit(
-                    encode_bytes(reply),
-                    policy=policy,
-                    expected_shapes=lambda lora, has_head: expected_adapter_shapes(
-                        base, lora, has_reward_head=has_head
-                    ),
-                )
-            )
-    return releases
-
-
-def make_config(base: Path, test_file: Path) -> ServerConfig:
-    """Make settings that take seconds."""
-    sampling = SamplingConfig(max_new_tokens=48, top_p=1.0)
-    return ServerConfig(
-        base_model=str(base),
-        target_model=str(base),
-        num_threads=1,
-        synthesis=SynthesisConfig(
-            num_queries=10,
-            num_candidates=4,
-            prompt_sampling=sampling,
-            response_sampling=sampling,
-            min_prompt_words=1,
-            min_response_words=1,
-            max_attempts_factor=10.0,
-            engine="transformers",
-        ),
-        filtering=FilteringConfig(k=2.0),
-        refinement=RefinementConfig(
-            num_rounds=2,
-            num_candidates=3,
-            feedback_sampling=sampling,
-            rewrite_sampling=sampling,
-            min_response_words=1,
-            engine="transformers",
-        ),
-        finetuning=FinetuningConfig(
-            lora_rank=2,
-            target_modules=["q_proj", "v_proj"],
-            num_epochs=3,
-            batch_size=2,
-            max_physical_batch_size=2,
-            learning_rate=1e-3,
-            checkpoint_steps=1,
-            dtype="float32",
-            report_to="none",
-        ),
-        evaluation=EvaluationConfig(
-            path=str(test_file), max_new_tokens=16, num_resamples=50, engine="transformers"
-        ),
-    )
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("base") / "model")
@@ -146,10 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
-    test_file = tmp_path_factory.mktemp("data") / "test.jsonl"
-    rows = [{"prompt": f"What about {i}?", "response": f"Take {i} and rest."} for i in range(5)]
-    test_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return make_config(base, test_file)
+    return make_config(base, write_test_rows(tmp_path_factory.mktemp("data") / "test.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +119,7 @@ def test_killed_job_ends_as_an_undisturbed_one(
         import os, signal
         from pathlib import Path
         from server_side.pipeline import run_pipeline
-        from tests.integration.test_pipeline import make_config, make_releases
+        from tests.support.server_jobs import make_config, make_releases
 
         class Killer:
             def start(self, stage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from lm.loading import base_model_digest
 from server_side.pipeline import run_pipeline
-from tests.integration.test_pipeline import make_config, make_releases
+from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -24,10 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def test_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "test.jsonl"
-    rows = [{"prompt": f"What about {i}?", "response": f"Take {i} and rest."} for i in range(5)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_test_rows(tmp_path_factory.mktemp("data") / "test.jsonl")
 
 
 def test_a_whole_model_goes_through_refinement_judgement_and_outputs(

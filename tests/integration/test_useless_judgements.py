@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from protocol.errors import StageError
 from server_side.config import FilteringConfig, JudgeConfig, RefinementConfig, ServerConfig
 from server_side.metrics import read_metrics
 from server_side.pipeline import run_pipeline
-from tests.integration.test_pipeline import make_config, make_releases
 from tests.support.chat_server import ChatServer
+from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -29,9 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ServerConfig:
-    test_file = tmp_path_factory.mktemp("data") / "test.jsonl"
-    rows = [{"prompt": f"What about {i}?", "response": f"Take {i} and rest."} for i in range(5)]
-    test_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    test_file = write_test_rows(tmp_path_factory.mktemp("data") / "test.jsonl")
     one_round = RefinementConfig(num_rounds=1)
     return dataclasses.replace(make_config(base, test_file), refinement=one_round)
 
