@@ -25,6 +25,9 @@ from simulations.prepare import World
 _LINE_SECONDS: Final = 10.0
 """Least time between two lines about one stage where the output is no terminal."""
 
+_LEAST_SHARE: Final = 0.05
+"""Share of a stage that must be done before it is said how long the rest takes."""
+
 _STAGES: Final = {
     "07_queries": "prompts from the generators",
     "08_candidates": "responses",
@@ -248,7 +251,8 @@ def format_seconds(seconds: float) -> str:
 
 
 def _time_left(done: int, total: int, seconds: float) -> str:
-    if not 0 < done < total:
+    # A stage begins by loading models; from its first item alone one would think of hours.
+    if not _LEAST_SHARE * total <= done < total:
         return ""
     return f", {format_seconds(seconds * (total - done) / done)} left"
 

@@ -47,6 +47,22 @@ def test_progress_of_one_stage_is_not_repeated_at_every_step() -> None:
     assert len(output.getvalue().splitlines()) <= 3
 
 
+def test_no_time_is_foretold_from_the_first_few_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they took is mostly the loading of models."""
+    monkeypatch.setattr("simulations.console._LINE_SECONDS", 0.0)
+    console, output = plain()
+
+    with console:
+        console.start("13_tuned")
+        for done in (1, 7, 8):
+            console.advance(done, 160)
+
+    _, first, below, enough = output.getvalue().splitlines()
+    assert "left" not in first + below
+    assert "8/160" in enough
+    assert "left" in enough
+
+
 def test_output_without_a_terminal_has_no_control_characters(tmp_path: Path) -> None:
     console, output = plain()
     here = world(tmp_path)
