@@ -52,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 make_server_certificate(folder.tls_folder, host=folder.load_network().host)
                 print("Made a new server certificate. Restart `rewardds-server collect` to use it.")
             case "collect":
+                _begin(folder)
                 _collect(folder)
             case "finetune":
+                _begin(folder)
                 _finetune(folder)
             case "run":
+                _begin(folder)
                 _collect(folder)
                 _finetune(folder)
             case "status":
@@ -118,16 +121,20 @@ def _allow(folder: ServerFolder, file: Path) -> None:
     )
 
 
-def _set_up_logs(folder: ServerFolder) -> None:
+def _begin(folder: ServerFolder) -> None:
+    from server_side.provenance import later_sources, note_start
+
     network = folder.load_network()
     set_up_logs("server_side", form=network.log_format, level=network.log_level)
+    note_start(folder.path, ["rewardds-server", *sys.argv[1:]], digests={})
+    for text in later_sources(folder.path):
+        _LOGGER.warning("%s", text)
 
 
 def _collect(folder: ServerFolder) -> None:
     from server_side.children import raise_on_signals
     from server_side.serving import collect_from_clients
 
-    _set_up_logs(folder)
     raise_on_signals()
     collect_from_clients(folder)
 
@@ -136,8 +143,8 @@ def _finetune(folder: ServerFolder) -> None:
     # Only now: these take seconds to import, and `--help` should not.
     from server_side.collecting import load_collected
     from server_side.pipeline import run_pipeline
+    from server_side.provenance import finish_provenance
 
-    _set_up_logs(folder)
     path = folder.path.resolve()
     config = folder.load_config()
     register = read_register(folder)
@@ -153,6 +160,7 @@ def _finetune(folder: ServerFolder) -> None:
             "collect` on this folder first."
         )
     run_pipeline(admitted, config=config, run_folder=path, progress=LoggedProgress())
+    finish_provenance(path)
     _LOGGER.info("Report: %s", path / "report.html")
 
 

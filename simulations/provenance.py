@@ -1,8 +1,8 @@
-"""What was run, for a reader who has nothing but the run's folder.
+"""What a simulation adds to its `provenance.json` (`server_side/provenance.py`).
 
-`simulate.yaml` beside it holds every setting, resolved. `provenance.json` holds what they cannot
-say: the command and versions of every start, and once the records were paid for the digests of all
-that went in and came out, the seeds, and each client's ledger as its certificate states it.
+`simulate.yaml` beside it holds every setting, resolved. Commands and versions are there from the
+start; once the records were paid for come the digests of all that went in and came out, the seeds,
+and each client's ledger as its certificate states it.
 """
 
 from __future__ import annotations
@@ -10,31 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from protocol import SOFTWARE_VERSION
-from protocol.bundle import sources_digest
+from server_side.provenance import add_provenance, note_start
 
 if TYPE_CHECKING:
     from protocol.ledger import PrivacyLedger
     from server_side.admission import AdmittedRelease
     from simulations.config import SimulateConfig
     from simulations.prepare import World
-
-PROVENANCE_FILE: Final = "provenance.json"
-"""Command, versions, digests, seeds and ledgers of a run, in its folder."""
-
-_CODE: Final = ("software_version", "sources_digest", "simulation_digest", "python")
-_LIBRARIES: Final = (
-    "torch", "transformers", "peft", "randomgen", "flwr", "dp-accounting", "trl", "openvino-genai",
-    "numpy", "hydra-core",
-)  # fmt: skip
 
 
 def begin_provenance(
@@ -50,30 +37,12 @@ def begin_provenance(
         overrides: Settings that make this point of a sweep; None for a run of its own.
         program: Name of the command.
     """
-    from lm.devices import best_device
-    from server_side.shared_stages import library_versions
-
     command = [program, *sys.argv[1:]]
     if overrides is not None:
         # What the same run takes by itself; a sweep's own file would make it a sweep again.
         is_chosen = any(word.startswith("sweep=") for word in overrides)
         command = [program, *overrides, *(["hydra.mode=RUN"] if is_chosen else [])]
-    start: dict[str, object] = {
-        "command": command,
-        "begun": _now(),
-        "software_version": SOFTWARE_VERSION,
-        "sources_digest": sources_digest(),
-        "simulation_digest": _simulation_digest(),
-        "device": best_device(),
-        "num_cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": library_versions(_LIBRARIES),
-    }
-    before = read_provenance(folder)
-    if before:
-        start = {**before, "resumed": [*before.get("resumed", ()), start]}
-    _write(folder, start)
+    note_start(folder, command, digests={"simulation_digest": _simulation_digest()})
 
 
 def note_price(
@@ -106,7 +75,6 @@ def note_price(
     noise_seed = config.client_side.budget.noise_seed
     origin = folder / ORIGIN_FILE
     facts = {
-        **read_provenance(folder),
         "seeds": {
             "seed": config.seed,
             "noise": "operating system" if noise_seed is None else noise_seed,
@@ -129,49 +97,7 @@ def note_price(
         },
         "ledgers": {name: ledger_values(ledger) for name, ledger in ledgers.items()},
     }
-    _write(folder, facts)
-
-
-def finish_provenance(folder: Path) -> None:
-    """Note that a run is whole.
-
-    Args:
-        folder: The run's folder.
-    """
-    _write(folder, {**read_provenance(folder), "finished": _now()})
-
-
-def later_sources(folder: Path) -> list[str]:
-    """Say where this start of a run computes with other code than its first one.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        One sentence for each difference; none for a first start.
-    """
-    first = read_provenance(folder)
-    if not first.get("resumed"):
-        return []
-    newest = first["resumed"][-1]
-    names = [name for name in _CODE if first.get(name) != newest.get(name)]
-    names += [
-        name for name, value in first["libraries"].items() if newest["libraries"].get(name) != value
-    ]
-    return [
-        f"This run was begun with other {name}: earlier stages stay as they were made then. "
-        f"{PROVENANCE_FILE} names both."
-        for name in names
-    ]
-
-
-def read_provenance(folder: Path) -> dict[str, Any]:  # a JSON object
-    """Return what is known of a run; nothing where it has no such file."""
-    file = folder / PROVENANCE_FILE
-    if not file.is_file():
-        return {}
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return facts
+    add_provenance(folder, facts)
 
 
 def ledger_values(ledger: PrivacyLedger) -> dict[str, object]:
@@ -221,13 +147,3 @@ def _simulation_digest() -> str:
                 content = hashlib.sha256(source.read_bytes()).hexdigest()
                 total.update(f"{source.relative_to(root)}\0{content}\n".encode())
     return total.hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _write(folder: Path, facts: object) -> None:
-    part = folder / f".{PROVENANCE_FILE}.part"
-    part.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(folder / PROVENANCE_FILE)

@@ -168,10 +168,11 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     # Only now: these take seconds to import, and `--help` should not.
     from lm.loading import quiet_transformers
     from server_side.metrics import read_metrics
+    from server_side.provenance import finish_provenance, later_sources
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
     from simulations.private_tuning import price_of_private_arm, run_private_arm
-    from simulations.provenance import finish_provenance, later_sources, note_price
+    from simulations.provenance import note_price
 
     quiet_transformers()
     started = time.monotonic()

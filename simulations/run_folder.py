@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from lm.settings import load_settings, save_settings
 from protocol.errors import ConfigurationError
+from server_side.provenance import PROVENANCE_FILE
 from simulations.command_line import LOCK_FILE, alone_in, new_run_folder
-from simulations.provenance import PROVENANCE_FILE
 from simulations.sweeps.points import POINT_FILE, TRACE_FILE
 
 if TYPE_CHECKING:

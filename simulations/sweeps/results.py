@@ -14,8 +14,8 @@ from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.metrics import read_metrics
+from server_side.provenance import read_provenance
 from simulations.config import SimulateConfig, TunedOn
-from simulations.provenance import read_provenance
 from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.points import (
     Point,

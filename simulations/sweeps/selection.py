@@ -44,10 +44,11 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.metrics import read_metrics
+from server_side.provenance import PROVENANCE_FILE, read_provenance
 from server_side.run_store import write_atomically
 from simulations.config import SelectionConfig, SimulateConfig
 from simulations.prepare import prepare_world
-from simulations.provenance import PROVENANCE_FILE, begin_provenance, read_provenance
+from simulations.provenance import begin_provenance
 from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.costs import dominating, selection_epsilon
 from simulations.sweeps.hidden_run import require_selectable

@@ -13,8 +13,9 @@ from hydra import compose, initialize_config_dir
 from lm.loading import base_model_digest
 from lm.settings import save_settings, to_settings
 from protocol.errors import StageError
+from server_side.provenance import later_sources, read_provenance
 from simulations.config import SimulateConfig
-from simulations.provenance import begin_provenance, later_sources, read_provenance
+from simulations.provenance import begin_provenance
 from simulations.run import simulate
 
 pytestmark = pytest.mark.integration
@@ -105,7 +106,7 @@ def test_a_run_that_goes_on_with_other_code_says_so(
     begin_provenance(tmp_path)
     begin_provenance(tmp_path)
     same = later_sources(tmp_path)
-    monkeypatch.setattr("simulations.provenance.sources_digest", lambda: "others")
+    monkeypatch.setattr("server_side.provenance.sources_digest", lambda: "others")
 
     begin_provenance(tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lm.locks import held
 from lm.settings import save_settings
+from protocol.bundle import sources_digest
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.introductions import Introduction, write_introduction
 from server_side.certificates import (
@@ -34,6 +36,7 @@ from server_side.config import ServerConfig
 from server_side.network import NetworkConfig, ServerFolder, is_host
 from server_side.node import main
 from server_side.outcome import ClientOutcome, write_outcome
+from server_side.provenance import read_provenance
 from server_side.registering import sync_nodes
 from server_side.serving import collect_from_clients
 from server_side.standing import standing
@@ -326,6 +329,24 @@ def test_finetune_wants_releases(folder: ServerFolder, tiny_llama: Path) -> None
 
     with pytest.raises(SystemExit, match="Expected admitted releases"):
         main(["finetune", str(folder.path)])
+
+
+def test_the_folder_tells_by_which_command_and_versions_each_start_computed(
+    folder: ServerFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_settings(replace(folder.load_config(), base_model=str(tiny_llama)), folder.settings_file)
+    words = ["finetune", str(folder.path)]
+    monkeypatch.setattr("sys.argv", ["rewardds-server", *words])
+
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="admitted releases"):
+            main(words)
+
+    first = read_provenance(folder.path)
+    (second,) = first["resumed"]
+    assert first["command"] == second["command"] == ["rewardds-server", *words]
+    assert first["sources_digest"] == sources_digest()
+    assert first["libraries"]["torch"] == version("torch")
 
 
 def test_status_of_a_new_folder(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:

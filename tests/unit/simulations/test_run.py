@@ -105,7 +105,7 @@ def test_every_start_of_a_run_is_kept_with_its_command_and_versions(
     started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call("experiment=smoke", "run_folder=mine", monkeypatch=monkeypatch)
-    monkeypatch.setattr("simulations.provenance.sources_digest", lambda: "others")
+    monkeypatch.setattr("server_side.provenance.sources_digest", lambda: "others")
 
     call("resume=mine", monkeypatch=monkeypatch)
 
