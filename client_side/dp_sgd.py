@@ -239,22 +239,27 @@ def _clipped_sum(
             loss_sum += float(losses.detach().sum())
             if is_checked:
                 _check_rows(parameters)
-            total += _clip_units(
-                parameters, unit_of_row, num_units=len(units), max_grad_norm=plan.max_grad_norm
+            _add_clipped(
+                total,
+                parameters,
+                unit_of_row,
+                num_units=len(units),
+                max_grad_norm=plan.max_grad_norm,
             )
             for parameter in parameters:
                 clear(parameter)
     return total, loss_sum
 
 
-def _clip_units(
+def _add_clipped(
+    total: torch.Tensor,
     parameters: Sequence[nn.Parameter],
     unit_of_row: Sequence[int],
     *,
     num_units: int,
     max_grad_norm: float,
-) -> torch.Tensor:
-    """Add up each unit's rows, clip each unit, and return the sum, (D,) float64.
+) -> None:
+    """Add up each unit's rows, clip each unit, and add the units to `total`, (D,) float64.
 
     The gradients of all units are the largest tensors of a step, so they are read where they are,
     one parameter at a time, and never copied as a whole.
@@ -278,7 +283,9 @@ def _clip_units(
     factors = (max_grad_norm / norms.clamp(min=max_grad_norm)).where(is_finite, 0.0)
     if not bool(is_finite.all()):
         per_unit = [unit_sums.where(is_finite[:, None], 0.0) for unit_sums in per_unit]
-    return torch.cat([factors @ unit_sums.double() for unit_sums in per_unit])
+    places = total.split([unit_sums.shape[1] for unit_sums in per_unit])
+    for place, unit_sums in zip(places, per_unit, strict=True):
+        place.addmv_(unit_sums.double().t(), factors)
 
 
 def _digest(parameters: Sequence[nn.Parameter]) -> bytes:

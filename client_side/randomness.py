@@ -101,12 +101,13 @@ class Randomness:
         Returns:
             Noise, (size,) float64.
         """
-        total = np.zeros(size)
+        total, drawn = np.zeros(size), np.empty(size)
         for _ in range(_GAUSSIAN_DRAWS):
-            total += self._rng.standard_normal(size)
+            self._rng.standard_normal(out=drawn)
+            total += drawn
         # Privacy: a sum of n standard normals has variance n.
-        scale: float = standard_deviation / math.sqrt(_GAUSSIAN_DRAWS)
-        return total * scale
+        total *= standard_deviation / math.sqrt(_GAUSSIAN_DRAWS)
+        return total
 
     def integer(self) -> int:
         """Draw a seed for something that needs no secrecy, such as a sampling engine."""

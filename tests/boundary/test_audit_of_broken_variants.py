@@ -36,8 +36,8 @@ from tests.support.auditing import (
 
 pytestmark = pytest.mark.timeout(300)
 
-Clip = Callable[..., torch.Tensor]
-_CLIP: Clip = dp_sgd._clip_units
+Clip = Callable[..., None]
+_ADD_CLIPPED: Clip = dp_sgd._add_clipped
 _RECORDS_PER_PERSON = 12
 
 
@@ -57,39 +57,41 @@ def people() -> Canaries:
 
 
 def without_clipping(
+    total: torch.Tensor,
     parameters: Sequence[nn.Parameter],
     unit_of_row: Sequence[int],
     *,
     num_units: int,
     max_grad_norm: float,
-) -> torch.Tensor:
-    return _CLIP(parameters, unit_of_row, num_units=num_units, max_grad_norm=1e9)
+) -> None:
+    _ADD_CLIPPED(total, parameters, unit_of_row, num_units=num_units, max_grad_norm=1e9)
 
 
 def clipping_each_row(
+    total: torch.Tensor,
     parameters: Sequence[nn.Parameter],
     unit_of_row: Sequence[int],
     *,
     num_units: int,
     max_grad_norm: float,
-) -> torch.Tensor:
+) -> None:
     rows = range(len(unit_of_row))
-    return _CLIP(parameters, rows, num_units=len(rows), max_grad_norm=max_grad_norm)
+    _ADD_CLIPPED(total, parameters, rows, num_units=len(rows), max_grad_norm=max_grad_norm)
 
 
 def ghost_clipping_with_a_column_of_losses(
+    total: torch.Tensor,
     parameters: Sequence[nn.Parameter],
     unit_of_row: Sequence[int],
     *,
     num_units: int,
     max_grad_norm: float,
-) -> torch.Tensor:
+) -> None:
     """Coefficients (B,) times losses (B, 1) is (B, B): every loss gets the sum of all of them."""
     gradients = torch.cat([p.grad_sample.flatten(1) for p in parameters], dim=1).double()  # type: ignore[attr-defined]
     coefficients = (max_grad_norm / gradients.norm(dim=1)).clamp(max=1.0)
     broadcast = (coefficients[None, :] * torch.ones(len(gradients), 1)).sum(dim=1)
-    clipped: torch.Tensor = broadcast.double() @ gradients
-    return clipped
+    total += broadcast.double() @ gradients
 
 
 def test_the_right_code_stays_below_its_claim(base: Path, canaries: Canaries) -> None:
@@ -108,7 +110,7 @@ def test_the_right_code_stays_below_its_claim_for_persons(base: Path, people: Ca
 def test_the_audit_catches_records_that_are_not_clipped(
     variant: Clip, base: Path, canaries: Canaries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dp_sgd, "_clip_units", variant)
+    monkeypatch.setattr(dp_sgd, "_add_clipped", variant)
 
     gradient = noisy_gradients(canaries.trained(), base_folder=base)
 
@@ -119,7 +121,7 @@ def test_the_audit_catches_a_persons_records_clipped_one_by_one(
     base: Path, people: Canaries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counting each pair of a record as a unit does, with records in the place of pairs."""
-    monkeypatch.setattr(dp_sgd, "_clip_units", clipping_each_row)
+    monkeypatch.setattr(dp_sgd, "_add_clipped", clipping_each_row)
 
     gradient = noisy_gradients(people.trained(), base_folder=base)
 

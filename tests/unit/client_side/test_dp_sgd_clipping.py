@@ -141,7 +141,8 @@ def test_a_unit_whose_gradient_is_not_finite_adds_nothing(tiny_llama: Path) -> N
         parameter.grad_sample[0] = math.nan
         parameter.grad = parameter.grad_sample.sum(dim=0)
 
-    total = dp_sgd._clip_units(parameters, [0, 1], num_units=2, max_grad_norm=0.05)
+    total = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    dp_sgd._add_clipped(total, parameters, [0, 1], num_units=2, max_grad_norm=0.05)
 
     assert float(total.norm()) == pytest.approx(0.05)
 
