@@ -31,7 +31,8 @@ from server_side.collecting import (
     collect,
 )
 from server_side.config import ServerConfig
-from server_side.network import SETTINGS_FILE, NetworkConfig, ServerFolder
+from server_side.folder import SETTINGS_FILE, ServerFolder
+from server_side.network import NetworkConfig
 from server_side.outcome import read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from protocol.errors import ConfigurationError
-from server_side.network import LOOPBACK, write_private_file
+from server_side.folder import write_private_file
+from server_side.network import LOOPBACK
 
 AUTHORITY_DAYS: Final = 3650
 """How long the authority is good for."""

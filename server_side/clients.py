@@ -29,7 +29,7 @@ from protocol.introductions import (
     write_introduction,
 )
 from protocol.ledger import ProxyKind
-from server_side.network import ServerFolder
+from server_side.folder import ServerFolder
 
 _SUFFIX = ".json"
 _REVOKED = "revoked"

@@ -46,7 +46,8 @@ from lm.telemetry import switch_off_telemetry
 from protocol.errors import RewardDSError
 from server_side.certificates import TlsFiles
 from server_side.clients import load_clients, node_key_bytes
-from server_side.network import LOOPBACK, NetworkConfig, ServerFolder
+from server_side.folder import ServerFolder
+from server_side.network import LOOPBACK, NetworkConfig
 
 FLEET_PATHS: Final = tuple(
     f"/v1/fleet/{name}"

@@ -7,7 +7,7 @@ from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.bundle import bundle_digest
 from protocol.introductions import Invitation, write_introduction
 from server_side.certificates import TlsFiles
-from server_side.network import ServerFolder
+from server_side.folder import ServerFolder
 
 
 def write_invitation(folder: ServerFolder) -> str:

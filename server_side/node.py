@@ -22,7 +22,7 @@ from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
 from server_side.certificates import make_authority, make_server_certificate
 from server_side.clients import allow_client, read_register, revoke_client
-from server_side.network import ServerFolder, make_server_folder
+from server_side.folder import ServerFolder, make_server_folder
 
 # By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
 _LOGGER = logging.getLogger("server_side.node")

@@ -27,7 +27,8 @@ from server_side.certificates import TlsFiles, check_certificate
 from server_side.children import Child, Children, last_lines
 from server_side.clients import load_clients
 from server_side.collecting import Waiting
-from server_side.network import LOOPBACK, NetworkConfig, ServerFolder, write_private_file
+from server_side.folder import ServerFolder, write_private_file
+from server_side.network import LOOPBACK, NetworkConfig
 from server_side.outcome import OUTCOME_FILE, read_outcome
 from server_side.registering import sync_nodes
 from server_side.submitting import (

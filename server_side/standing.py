@@ -12,7 +12,7 @@ from lm.locks import is_held
 from protocol.errors import ConfigurationError
 from server_side.certificates import TlsFiles, check_certificate
 from server_side.clients import load_clients
-from server_side.network import ServerFolder
+from server_side.folder import ServerFolder
 from server_side.outcome import read_outcome
 
 

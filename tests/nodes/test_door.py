@@ -265,7 +265,7 @@ from protocol.errors import ConfigurationError
 from server_side import serving
 from server_side.certificates import TlsFiles
 from server_side.clients import load_clients
-from server_side.network import ServerFolder
+from server_side.folder import ServerFolder
 folder = ServerFolder(path=Path(sys.argv[1]))
 files = TlsFiles.within(folder.tls_folder)
 link = serving._link(folder, folder.load_network(), files)

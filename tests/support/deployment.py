@@ -28,8 +28,8 @@ from server_side.config import (
     ServerConfig,
     SynthesisConfig,
 )
+from server_side.folder import ServerFolder, make_server_folder
 from server_side.inviting import write_invitation
-from server_side.network import ServerFolder, make_server_folder
 from server_side.outcome import read_outcome
 from server_side.submitting import free_port
 from tests.support.clients import client_config, make_client, server_config

@@ -33,7 +33,8 @@ from server_side.clients import (
     revoke_client,
 )
 from server_side.config import ServerConfig
-from server_side.network import NetworkConfig, ServerFolder, is_host
+from server_side.folder import ServerFolder
+from server_side.network import NetworkConfig, is_host
 from server_side.node import main
 from server_side.outcome import ClientOutcome, write_outcome
 from server_side.provenance import read_provenance
