@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import httpx
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
@@ -33,7 +35,7 @@ from server_side.collecting import (
 from server_side.config import ServerConfig
 from server_side.folder import SETTINGS_FILE, ServerFolder
 from server_side.network import NetworkConfig
-from server_side.outcome import read_outcome, write_outcome
+from server_side.outcome import RunLostError, read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -106,6 +108,9 @@ def main(grid: Grid, context: Context) -> None:
                 deadline_seconds=float(settings["deadline-seconds"]),
             ),
         )
+    except RunLostError as error:
+        _LOGGER.warning("This try is lost, and the exchange submitted again: %s", error)
+        raise
     except Exception as error:
         _LOGGER.exception("The exchange failed.")
         if read_outcome(run_folder, flower_run=flower_run) is None:
@@ -113,6 +118,22 @@ def main(grid: Grid, context: Context) -> None:
                 run_folder, run_id=run_id, error=error, outcomes=(), flower_run=flower_run
             )
         raise
+
+
+@contextmanager
+def _told_as_a_lost_run() -> Iterator[None]:
+    """Tell a link that is gone from an exchange that failed.
+
+    Flower waits for a link that is away, but takes whatever names TLS for a wrong certificate and
+    gives up: also a handshake that was cut because the link was killed in its middle.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise RunLostError(
+            f"Expected the link to answer, got {type(error).__name__}. See its log in the server's "
+            "folder."
+        ) from error
 
 
 class GridChannel:
@@ -142,6 +163,7 @@ class GridChannel:
         self._names = names
         self._poll_seconds = poll_seconds
 
+    @_told_as_a_lost_run()
     def clients(self) -> Mapping[int, str | None]:
         """Return who is connected, and for which client its key speaks."""
         nodes = sorted(self._grid.get_nodes(), key=lambda node: node.node_id)
@@ -153,6 +175,7 @@ class GridChannel:
             if node.public_key in self._names
         }
 
+    @_told_as_a_lost_run()
     def ask(
         self,
         action: str,

@@ -47,7 +47,7 @@ from server_side.admission import (
 from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
 from server_side.greeting import judge_hello
-from server_side.outcome import ClientOutcome, write_outcome
+from server_side.outcome import ClientOutcome, RunLostError, write_outcome
 from server_side.starts import sent_digests
 from server_side.warm_starting import StartShapes, with_starts
 
@@ -148,6 +148,7 @@ def collect(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
+        RunLostError: The channel broke; there is no outcome yet.
         LmError: The base model cannot be used.
     """
     policy, shapes = admission_terms(
@@ -166,6 +167,8 @@ def collect(
         for proxy in ProxyKind:
             exchange.ask_for(proxy, timeout_seconds=waiting.deadline_seconds)
         collection = exchange.result()
+    except RunLostError:
+        raise  # This try is lost, not the exchange: an outcome would end it.
     except Exception as error:
         exchange.note(error)
         raise

@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lm.errors import LmError
-from protocol.errors import RewardDSError
+from protocol.errors import ExchangeError, RewardDSError
 from server_side.run_store import write_atomically
 
 OUTCOME_FILE = "exchange.json"
 """What became of each client; written when the exchange is over, whichever way."""
+
+
+class RunLostError(ExchangeError):
+    """The link is away or gave the run up: no outcome. The same exchange can be submitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

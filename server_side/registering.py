@@ -15,7 +15,8 @@ import httpx
 from protocol.errors import ConfigurationError
 from protocol.introductions import Introduction
 from server_side.clients import node_key_bytes
-from server_side.submitting import Link, RunLostError
+from server_side.outcome import RunLostError
+from server_side.submitting import Link
 
 _LOGGER = logging.getLogger(__name__)
 _UNREGISTERED: Final = "unregistered"

@@ -29,11 +29,10 @@ from server_side.clients import load_clients
 from server_side.collecting import Waiting
 from server_side.folder import ServerFolder, write_private_file
 from server_side.network import LOOPBACK, NetworkConfig
-from server_side.outcome import OUTCOME_FILE, read_outcome
+from server_side.outcome import OUTCOME_FILE, RunLostError, read_outcome
 from server_side.registering import sync_nodes
 from server_side.submitting import (
     Link,
-    RunLostError,
     program,
     stop_unfinished,
     submit,

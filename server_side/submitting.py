@@ -24,17 +24,13 @@ from protocol.errors import ExchangeError
 from server_side.app import FOLDER_VARIABLE
 from server_side.certificates import TlsFiles
 from server_side.collecting import Waiting
-from server_side.outcome import OUTCOME_FILE, read_outcome
+from server_side.outcome import OUTCOME_FILE, RunLostError, read_outcome
 
 _PROFILE: Final = "exchange"
 _COMMAND_SECONDS: Final = 60.0
 _CONFIRM_EVERY_SECONDS: Final = 15.0
 _NUM_SUBMISSIONS: Final = 3
 _NUM_LOG_LINES: Final = 12
-
-
-class RunLostError(ExchangeError):
-    """The SuperLink is away or gave the run up; the same exchange can be submitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from protocol.messages import Refusal
 from protocol.wire import encode_bytes
 from server_side.app import BytesChannel, Endpoint
 from server_side.collecting import RELEASES, Collection, Waiting, collect, load_collected
-from server_side.outcome import read_outcome
+from server_side.outcome import RunLostError, read_outcome
 from tests.support.clients import CANARY, RUN_ID, client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration
@@ -159,6 +159,30 @@ def test_a_silent_client_leaves_the_rest_going(exchange: Exchange) -> None:
     exchange.run(channel=Lossy(exchange.clients))
 
     assert exchange.answers()[0] == {"hello": "no answer"}
+
+
+def test_a_lost_link_is_no_outcome_and_the_next_try_pays_nothing_twice(exchange: Exchange) -> None:
+    class Broken(BytesChannel):
+        def ask(  # type: ignore[no-untyped-def]  # same as the parent's
+            self, action, requests, *, timeout_seconds
+        ):
+            answers = super().ask(action, requests, timeout_seconds=timeout_seconds)
+            if action == "reward":
+                raise RunLostError("Expected the link, got none. Wait.")
+            return answers
+
+    with pytest.raises(RunLostError):
+        exchange.run(channel=Broken(exchange.clients))
+    assert read_outcome(exchange.folder) is None
+
+    exchange.run()
+
+    assert exchange.answers() == 2 * [
+        {"hello": "admitted", "generator": "admitted", "reward": "admitted"}
+    ]
+    assert [action for name, action in exchange.asked if name == "client-1"] == [
+        "hello", "generator", "reward", "hello", "reward",
+    ]  # fmt: skip
 
 
 def test_two_nodes_of_one_name_count_once(exchange: Exchange) -> None:

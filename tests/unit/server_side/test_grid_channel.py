@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
+import httpx
 import pytest
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -15,6 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from protocol import PROTOCOL_VERSION
 from protocol.messages import HelloRequest
 from server_side.app import GridChannel
+from server_side.outcome import RunLostError
 
 REQUEST = HelloRequest(protocol_version=PROTOCOL_VERSION)
 
@@ -167,3 +169,20 @@ def test_without_keys_a_node_may_say_who_it_is() -> None:
     grid = FakeGrid(script={2: [], 1: []})
 
     assert GridChannel(cast(Grid, grid)).clients() == {1: None, 2: None}
+
+
+def test_a_link_that_died_in_the_middle_of_a_handshake_is_a_lost_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flower takes it for a wrong certificate and gives up; the exchange itself has not failed."""
+    grid = FakeGrid(script={1: ["one"]})
+
+    def die() -> Iterable[SimpleNamespace]:
+        raise httpx.ConnectError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred")
+
+    monkeypatch.setattr(grid, "get_nodes", die)
+
+    with pytest.raises(RunLostError, match="got ConnectError"):
+        ask(grid)
+    with pytest.raises(RunLostError, match="got ConnectError"):
+        GridChannel(cast(Grid, grid)).clients()
