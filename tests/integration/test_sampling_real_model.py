@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from lm.encoding import render_prefix
 from lm.loading import EMBEDDED_MODEL, load_tokenizer, resolve_base_model
-from lm.sampling import SamplingParams, stop_token_ids
+from lm.sampling import Sampler, SamplingParams, stop_token_ids
 from lm.sampling_openvino import OpenVinoSampler
 from lm.sampling_transformers import TransformersSampler
 from tests.support.sampling import generate_greedily
@@ -41,26 +42,30 @@ def prefixes(model_folder: Path) -> list[tuple[int, ...]]:
     return [render_prefix(tokenizer, [{"role": "user", "content": text}]) for text in QUESTIONS]
 
 
+@pytest.fixture(scope="module", params=["openvino", "transformers"])
+def exact_sampler(
+    request: pytest.FixtureRequest, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sampler]:
+    """Give an engine that computes in float32, as `generate` does here."""
+    if request.param == "openvino":
+        cache = tmp_path_factory.mktemp("converted")
+        opened: Sampler = OpenVinoSampler.open(
+            model_folder, num_threads=1, cache_folder=cache, dtype=torch.float32
+        )
+    else:
+        opened = TransformersSampler.open(model_folder, num_threads=1, dtype=torch.float32)
+    yield opened
+    opened.close()
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
-@pytest.mark.parametrize("engine", ["openvino", "transformers"])
 def test_greedy_completions_equal_those_of_generate(
-    engine: str,
-    penalty: float,
-    model_folder: Path,
-    prefixes: list[tuple[int, ...]],
-    tmp_path_factory: pytest.TempPathFactory,
+    penalty: float, exact_sampler: Sampler, model_folder: Path, prefixes: list[tuple[int, ...]]
 ) -> None:
     params = SamplingParams(max_new_tokens=32, greedy=True, repetition_penalty=penalty)
     stop_ids = stop_token_ids(model_folder, load_tokenizer(model_folder))
-    if engine == "openvino":
-        cache = tmp_path_factory.getbasetemp() / "gguf-cache"
-        sampler = OpenVinoSampler.open(
-            model_folder, num_threads=1, cache_folder=cache, dtype=torch.float32
-        )
-        completions = sampler.sample(prefixes, params, seed=0)
-    else:
-        own = TransformersSampler.open(model_folder, num_threads=1, dtype=torch.float32)
-        completions = own.sample(prefixes, params, seed=0)
+
+    completions = exact_sampler.sample(prefixes, params, seed=0)
 
     for prefix, [completion] in zip(prefixes, completions, strict=True):
         expected = generate_greedily(model_folder, prefix, params, stop_ids)
