@@ -136,7 +136,7 @@ def render_sweep(results: SweepResults, plots: SweepDrawings) -> str:
             axis="ε of a run" if results.axis == EPSILON else results.axis,
             headline=_headline(results),
             warning=_warning(cost),
-            total=max(results.sweep.num_points or 0, len(results.points)),
+            total=results.num_points,
             points=results.points,
             done=done,
             failed=[item for item in results.points if item.is_failed],

@@ -39,9 +39,10 @@ def _report(options: argparse.Namespace) -> None:
     results = read_results(options.folder, audits=options.audit)
     page = write_sweep_report(results, figures=options.figures)
     print(f"Report: {page}\nTable:  {options.folder / TABLE_FILE}")
-    missing = len(results.points) - len(results.done)
+    missing = results.num_points - len(results.done)
     if missing:
-        print(f"{missing} of {len(results.points)} points are not done; the page names them.")
+        total = results.num_points
+        print(f"{missing} of {total} points are not done; the page names those that were begun.")
 
 
 def _parser() -> argparse.ArgumentParser:

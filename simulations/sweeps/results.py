@@ -146,6 +146,11 @@ class SweepResults:
         return tuple(item for item in self.points if item.metrics is not None)
 
     @property
+    def num_points(self) -> int:
+        """How many points there are to be, those included that nobody has begun."""
+        return max(self.sweep.num_points or 0, len(self.points))
+
+    @property
     def ticks(self) -> list[str]:
         """Values on the axis, in order; infinity last."""
         return sorted({item.choices.get(self.axis, "all") for item in self.done}, key=sort_key)

@@ -19,7 +19,7 @@ from simulations.config import TunedOn
 from simulations.sweeps.costs import sweep_cost
 from simulations.sweeps.drawings import draw_sweep
 from simulations.sweeps.page import PAGE_FILE, TABLE_FILE, _warning, write_sweep_report
-from simulations.sweeps.points import run_point
+from simulations.sweeps.points import SWEEP_FILE, run_point
 from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
@@ -347,6 +347,20 @@ def test_a_folder_that_is_no_sweep_is_one_line(
         main([str(tmp_path)])
 
     assert str(caught.value.code).startswith("Error: Expected the folder of a sweep")
+
+
+def test_points_that_nobody_has_begun_are_counted_as_not_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_sweep(tmp_path / "sweep")
+    sweep = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
+    results = read_results(folder)
+    begun, done = len(results.points), len(results.done)
+    (folder / SWEEP_FILE).write_text(json.dumps(sweep | {"num_points": begun + 3}))
+
+    main([str(folder)])
+
+    assert f"{begun + 3 - done} of {begun + 3} points are not done" in capsys.readouterr().out
 
 
 def test_a_sweep_of_which_nothing_is_done_says_so(tmp_path: Path) -> None:
