@@ -198,6 +198,8 @@ class GeneratorConfig(DpTrainingConfig):
 
     prompt_loss_weight: float = 0.3
     """Weight of the prompt's mean token loss; the response's is one minus it."""
+    end_token_weight: float = 1.0
+    """Weight of the token that ends a prompt or a response ÷ that of any other token."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,6 +208,10 @@ class GeneratorConfig(DpTrainingConfig):
             "generator.prompt_loss_weight",
             "a fraction in [0, 1]",
             self.prompt_loss_weight,
+        )
+        value = self.end_token_weight
+        _require(
+            math.isfinite(value) and value > 0, "generator.end_token_weight", "a number > 0", value
         )
 
 

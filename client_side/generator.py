@@ -114,7 +114,10 @@ def train_generator(
         DpSgdTask(
             model=model,
             units=encoded,
-            unit_loss=GeneratorLoss(prompt_loss_weight=config.prompt_loss_weight),
+            unit_loss=GeneratorLoss(
+                prompt_loss_weight=config.prompt_loss_weight,
+                end_token_weight=config.end_token_weight,
+            ),
             unit_size=_unit_size,
         ),
         plan=plan,
@@ -134,6 +137,8 @@ class GeneratorLoss:
 
     prompt_loss_weight: float
     """Weight of the prompt's mean; the response's is one minus it."""
+    end_token_weight: float = 1.0
+    """Weight within a mean of the token that ends a prompt or response ÷ that of any other."""
 
     def __call__(
         self, model: nn.Module, units: Sequence[Sequence[EncodedChat]]
@@ -156,10 +161,18 @@ class GeneratorLoss:
         start, prompt_stop = chat.prompt_span
         response_start, stop = chat.response_span
         weights = torch.zeros(stop - start)
-        prompt_length, response_length = prompt_stop - start, stop - response_start
-        weights[:prompt_length] = self.prompt_loss_weight / max(1, prompt_length)
-        weights[response_start - start :] = (1 - self.prompt_loss_weight) / max(1, response_length)
+        prompt, response = weights[: prompt_stop - start], weights[response_start - start :]
+        self._share_out(self.prompt_loss_weight, prompt, is_ended=bool(chat.middle_ids))
+        self._share_out(1 - self.prompt_loss_weight, response, is_ended=bool(chat.end_ids))
         return weights
+
+    def _share_out(self, whole: float, weights: torch.Tensor, *, is_ended: bool) -> None:
+        if len(weights) == 0:
+            return
+        weights[:] = 1.0
+        if is_ended:
+            weights[-1] = self.end_token_weight
+        weights *= whole / weights.sum()
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:

@@ -49,6 +49,7 @@ from protocol.errors import ConfigurationError
         (DpTrainingConfig, {"warmup_fraction": 1.5}, "warmup_fraction"),
         (DpTrainingConfig, {"adam_beta2": 1.0}, "adam_beta2"),
         (GeneratorConfig, {"prompt_loss_weight": 1.5}, "prompt_loss_weight"),
+        (GeneratorConfig, {"end_token_weight": 0.0}, "end_token_weight"),
         (RewardProxyConfig, {"head_learning_rate_ratio": 0.0}, "head_learning_rate_ratio"),
         (
             PreferencesConfig,
