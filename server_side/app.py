@@ -129,7 +129,7 @@ def _told_as_a_lost_run() -> Iterator[None]:
     """
     try:
         yield
-    except httpx.HTTPError as error:
+    except httpx.TransportError as error:
         raise RunLostError(
             f"Expected the link to answer, got {type(error).__name__}. See its log in the server's "
             "folder."

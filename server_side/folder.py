@@ -8,6 +8,7 @@ clients/           one introduction for each client that may connect
 invitation.json    what a client's operator needs
 flower/            the link's database and Flower's own files
 logs/              what each process wrote
+provenance.json    command and versions of each start
 releases/, starts/ what was admitted, and the starting weights that admission compares it with
 07_queries.jsonl … the run itself (see `server_side/run_store.py`)
 ```
