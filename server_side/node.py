@@ -126,6 +126,7 @@ def _begin(folder: ServerFolder) -> None:
 
     network = folder.load_network()
     set_up_logs("server_side", form=network.log_format, level=network.log_level)
+    folder.load_config()  # a start that is refused for its settings has begun nothing
     note_start(folder.path, ["rewardds-server", *sys.argv[1:]], digests={})
     for text in later_sources(folder.path):
         _LOGGER.warning("%s", text)

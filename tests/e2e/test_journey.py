@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -59,11 +61,25 @@ def wait_until(is_so: Callable[[], bool], *, seconds: float = 240.0) -> None:
         time.sleep(0.2)
 
 
-def test_in_one_process(tmp_path: Path) -> None:
-    done = simulate(tmp_path)
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A run that went through, and what it said."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    return Whole(folder=folder, done=simulate(folder))
+
+
+def test_in_one_process(whole: Whole) -> None:
+    done = whole.done
 
     assert done.returncode == 0, done.stderr
-    latest = tmp_path / "runs" / "latest"
+    latest = whole.folder / "runs" / "latest"
     metrics = read_metrics(latest / "metrics.json")
     assert set(metrics["privacy"]) == {"client-1", "client-2"}
     assert all(0 < ledger["epsilon"] <= 8 for ledger in metrics["privacy"].values())
@@ -121,11 +137,13 @@ def test_all_processes_end_when_it_is_stopped(tmp_path: Path, number: signal.Sig
         process.wait()
 
 
-def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_pool(tmp_path: Path) -> None:
-    whole = simulate(tmp_path, "run_folder=whole")
-    assert whole.returncode == 0, whole.stderr
+def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_pool(
+    whole: Whole, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "cut"
+    shutil.copytree(whole.folder / "runs" / "latest", run)
     # As a killed run leaves it: the exchange and some stages are whole, the rest is not there.
-    server = tmp_path / "whole" / "server"
+    server = run / "server"
     manifest = json.loads((server / "manifest.json").read_text(encoding="utf-8"))
     stages = list(manifest["stages"])
     keep = stages[: stages.index("11_target_r1")]
@@ -133,9 +151,9 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_pool(tmp_path: Pa
     releases = {file.name: file.read_bytes() for file in (server / "releases").glob("*.release")}
     manifest["stages"] = {name: manifest["stages"][name] for name in keep}
     (server / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (tmp_path / "whole" / "metrics.json").unlink()
+    (run / "metrics.json").unlink()
 
-    again = simulate_resume(tmp_path, "whole")
+    again = simulate_resume(tmp_path, "runs/cut")
 
     assert again.returncode == 0, again.stderr
     assert (server / "10_pool_r2.jsonl").read_text(encoding="utf-8") == pool
@@ -143,7 +161,7 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_with_the_same_pool(tmp_path: Pa
     assert releases == {
         file.name: file.read_bytes() for file in (server / "releases").glob("*.release")
     }
-    read_metrics(tmp_path / "whole" / "metrics.json")
+    read_metrics(run / "metrics.json")
 
 
 def simulate_resume(folder: Path, run: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from scipy import stats
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from lm.loading import load_tokenizer
 from lm.sampling import SamplingParams
@@ -100,8 +100,7 @@ def generate_greedily(
     folder: Path, prefix: tuple[int, ...], params: SamplingParams, stop_ids: frozenset[int]
 ) -> tuple[int, ...]:
     """Continue one prefix by transformers' own `generate`, the oracle of the engines."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model.generation_config.update(bos_token_id=None)
+    model = _oracle(folder)
     ids = model.generate(
         torch.tensor([prefix]),
         attention_mask=torch.ones(1, len(prefix), dtype=torch.int64),
@@ -112,6 +111,13 @@ def generate_greedily(
         pad_token_id=load_tokenizer(folder).pad_token_id,
     )[0, len(prefix) :].tolist()
     return tuple(ids[:-1] if ids[-1] in stop_ids else ids)
+
+
+@functools.lru_cache(maxsize=1)
+def _oracle(folder: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.generation_config.update(bos_token_id=None)
+    return model
 
 
 def nucleus(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:

@@ -350,6 +350,15 @@ def test_the_folder_tells_by_which_command_and_versions_each_start_computed(
     assert first["libraries"]["torch"] == version("torch")
 
 
+def test_a_start_that_is_refused_for_its_settings_is_not_noted(folder: ServerFolder) -> None:
+    folder.settings_file.write_text("no_such_key: 1\n", encoding="utf-8")
+
+    with pytest.raises(SystemExit, match="no_such_key"):
+        main(["finetune", str(folder.path)])
+
+    assert not read_provenance(folder.path)
+
+
 def test_status_of_a_new_folder(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status", str(folder.path)])
 
