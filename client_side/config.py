@@ -41,6 +41,15 @@ class Damage(StrEnum):
     """One of its sentences stands twice."""
 
 
+class WhenCut(StrEnum):
+    """What becomes of a response that its greatest length cut, before it stands in a pair."""
+
+    KEEP = "keep"
+    """It stays as it is; that it breaks off then tells it from one that does not."""
+    TRIM = "trim"
+    """It ends with its last whole sentence, the record's own response too."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordsConfig:
     """Where the private records lie and what one of them may look like."""
@@ -262,6 +271,9 @@ class PreferencesConfig:
     """Sampling temperature of the machine-written responses."""
     top_p: float = 0.9
     """Nucleus mass of the machine-written responses."""
+    when_cut: str = "keep"
+    """What becomes of a response that its greatest length cut: keep, or trim to its last whole
+    sentence, so that the reward does not learn to see where a text breaks off."""
     engine: str = "auto"
     """Sampling engine: auto, openvino or transformers. No server over HTTP: prompts are private."""
 
@@ -288,6 +300,13 @@ class PreferencesConfig:
         )
         _require(self.temperature > 0, "preferences.temperature", "> 0", self.temperature)
         _require(0 < self.top_p <= 1, "preferences.top_p", "0 < top_p <= 1", self.top_p)
+        options = [option.value for option in WhenCut]
+        _require(
+            self.when_cut in options,
+            "preferences.when_cut",
+            f"one of {', '.join(options)}",
+            self.when_cut,
+        )
         engines = ("auto", "openvino", "transformers")
         _require(
             self.engine in engines,

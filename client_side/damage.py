@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from client_side.config import Damage
+from lm.sentences import SENTENCE_GAP
 
-# A sentence ends at white space after a full stop, a question or exclamation mark; a line ends too.
-_SENTENCE_GAP = re.compile(r"((?<=[.!?])\s+|\s*\n\s*)")
 _WORD_GAP = re.compile(r"(\s+)")
 _KEPT_BY_CUT = (0.2, 0.7)
 
@@ -98,5 +97,5 @@ def damage_text(text: str, *, kind: Damage, rng: np.random.Generator) -> str:
 
 def _sentences(text: str) -> tuple[list[str], list[str]]:
     """Return the sentences of a text and what stands between them, one less."""
-    parts = _SENTENCE_GAP.split(text)
+    parts = SENTENCE_GAP.split(text)
     return parts[::2], parts[1::2]

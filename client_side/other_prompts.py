@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from client_side.config import PreferencesConfig, RecordsConfig
+from client_side.config import PreferencesConfig, RecordsConfig, WhenCut
 from client_side.public_prompts import distinct_prompts, read_public_prompts
-from lm.encoding import encode_chat, prompt_prefix
-from lm.sampling import Progress, Sampler, SamplingParams
+from lm.encoding import encode_chat, prompt_prefix, whole_sentence_ids
+from lm.sampling import Completion, Progress, Sampler, SamplingParams
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError
 
@@ -109,8 +109,26 @@ def answer_other_prompts(
         on_progress=on_progress,
     )
     return OtherPrompts(
-        prompts=tuple(keys), responses=tuple(tuple(row[0].token_ids) for row in completions)
+        prompts=tuple(keys),
+        responses=tuple(
+            written_ids(row[0], tokenizer=tokenizer, config=config) for row in completions
+        ),
     )
+
+
+def written_ids(
+    completion: Completion, *, tokenizer: PreTrainedTokenizerBase, config: PreferencesConfig
+) -> tuple[int, ...]:
+    """Return the token ids under which a sampled response stands in a pair.
+
+    Args:
+        completion: The response.
+        tokenizer: Tokenizer of the base model.
+        config: What becomes of one that its greatest length cut.
+    """
+    if completion.is_finished or WhenCut(config.when_cut) is WhenCut.KEEP:
+        return tuple(completion.token_ids)
+    return whole_sentence_ids(tokenizer, completion.token_ids)
 
 
 def _sample_prompts(

@@ -24,11 +24,11 @@ from typing import NoReturn, SupportsIndex
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from client_side.config import Damage, PreferencesConfig, RecordsConfig
+from client_side.config import Damage, PreferencesConfig, RecordsConfig, WhenCut
 from client_side.damage import damage_ids
-from client_side.other_prompts import answer_other_prompts
+from client_side.other_prompts import answer_other_prompts, written_ids
 from client_side.records import PrivateRecord
-from lm.encoding import encode_chat
+from lm.encoding import encode_chat, whole_sentence_ids
 from lm.sampling import Sampler, SamplingParams
 
 _SLOTS = ("own", "generator", "base", "damaged", "other")
@@ -117,7 +117,8 @@ def build_preferences(
     needed = {name for pair in weights for name in pair}
     responses: dict[str, list[tuple[int, ...]]] = {
         "own": [
-            _response_ids(tokenizer, record, record.response, records_config) for record in records
+            _own_ids(tokenizer, record, config=config, records_config=records_config)
+            for record in records
         ]
     }
     if "damaged" in needed:
@@ -165,7 +166,9 @@ def build_preferences(
                     salts=[_digest_of(record, seed=seed, use=writer).hex() for record in records],
                     on_progress=_shifted(on_progress, done, total),
                 )
-                responses[writer] = [tuple(row[0].token_ids) for row in completions]
+                responses[writer] = [
+                    written_ids(row[0], tokenizer=tokenizer, config=config) for row in completions
+                ]
                 done += len(records)
     order = [name for name in _SLOTS if name in needed]
     scale = sum(weights.values())
@@ -183,6 +186,24 @@ def build_preferences(
         )
         for index, chat in enumerate(prefixes)
     )
+
+
+def _own_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    record: PrivateRecord,
+    *,
+    config: PreferencesConfig,
+    records_config: RecordsConfig,
+) -> tuple[int, ...]:
+    chat = encode_chat(
+        tokenizer,
+        instruction=records_config.instruction,
+        prompt=record.prompt,
+        response=record.response,
+        max_response_tokens=records_config.max_response_tokens,
+    )
+    is_kept = bool(chat.end_ids) or WhenCut(config.when_cut) is WhenCut.KEEP
+    return chat.response_ids if is_kept else whole_sentence_ids(tokenizer, chat.response_ids)
 
 
 def _response_ids(

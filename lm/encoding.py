@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lm.errors import ModelFolderError
+from lm.sentences import whole_sentences
 
 # Stands for a turn's content while the template around it is taken apart.
 _SENTINELS = ("\u241eINSTRUCTION\u241e", "\u241ePROMPT\u241e", "\u241eRESPONSE\u241e")
@@ -104,6 +105,21 @@ def prompt_prefix(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple
     """Return the ids whose continuation is a prompt: system turn, opening of the user turn."""
     before, opening, _, _ = _template_parts(tokenizer)
     return _prefix_ids(tokenizer, before, instruction, opening)
+
+
+def whole_sentence_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the token ids of a text up to the end of its last whole sentence.
+
+    Args:
+        tokenizer: Tokenizer of the ids.
+        ids: Ids of a text that may break off anywhere.
+
+    Returns:
+        Ids of its beginning; the same ids where no sentence ends.
+    """
+    decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = whole_sentences(str(decoded))
+    return _plain_ids(tokenizer, text) if text else tuple(ids)
 
 
 def render_prefix(

@@ -25,6 +25,7 @@ from server_side.config import (
     PoolGrowth,
     RefinementConfig,
     ThresholdRule,
+    WhenCut,
 )
 from server_side.diversity import DistinctTexts
 from server_side.filtering import (
@@ -174,7 +175,7 @@ def refine_samples(
         on_progress: Told how many rewrites were sampled, of how many.
 
     Returns:
-        Finished rewrites that differ from `chosen` and from one another, in the order of samples.
+        Ended rewrites that differ from `chosen` and from one another, in the order of samples.
         There may be none: then the round changes nothing, which is logged.
     """
     completions = _continue_chats(
@@ -192,7 +193,11 @@ def refine_samples(
     candidates: list[Candidate] = []
     for sample, drawn in zip(samples, completions, strict=True):
         texts = usable_responses(
-            drawn, min_words=config.min_response_words, counts=counts, known=[sample.chosen]
+            drawn,
+            min_words=config.min_response_words,
+            when_cut=WhenCut(config.when_cut),
+            counts=counts,
+            known=[sample.chosen],
         )
         counts["num_samples_without_rewrite"] += not texts
         candidates += number_candidates(
@@ -205,7 +210,7 @@ def refine_samples(
     if not candidates:
         _LOGGER.warning(
             "Round %d: none of %d rewrites ended and was new; the pool stays as it is. Raise "
-            "refinement.rewrite_sampling.max_new_tokens.",
+            "refinement.rewrite_sampling.max_new_tokens, or set refinement.when_cut=trim.",
             round_index,
             counts["num_sampled"],
         )

@@ -21,9 +21,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lm.sampling import Completion, Sampler
+from lm.sentences import whole_sentences
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, StageError
-from server_side.config import PublicPromptsUse, SynthesisConfig
+from server_side.config import PublicPromptsUse, SynthesisConfig, WhenCut
 from server_side.proxies import GeneratorProxy, sampling_params
 from server_side.public_prompts import (
     draw_public,
@@ -133,8 +134,9 @@ def synthesize_queries(
             f"(synthesis.min_yield={config.min_yield:g}), found {len(queries) or 'none'} "
             f"({_spelled_out(counts)}). Where most were repeated, the generators repeat "
             "themselves: raise prompt_sampling.temperature or top_p. Otherwise raise "
-            "prompt_sampling.max_new_tokens or widen synthesis.min_prompt_words and "
-            "max_prompt_words; if that does not help, the generators have learnt too little."
+            "prompt_sampling.max_new_tokens, set synthesis.when_cut=trim, or widen "
+            "synthesis.min_prompt_words and max_prompt_words; if that does not help, the "
+            "generators have learnt too little."
         )
     return StageResult(values=tuple(queries), counts={**counts, "num_kept": len(queries)})
 
@@ -157,7 +159,7 @@ def propose_candidates(
         on_progress: Told how many responses were sampled, of how many.
 
     Returns:
-        Finished, distinct responses, in the order of the queries. A query of which fewer than two
+        Ended, distinct responses, in the order of the queries. A query of which fewer than two
         are left has none, because there is nothing to compare.
 
     Raises:
@@ -181,7 +183,10 @@ def propose_candidates(
             )
         for query, drawn in zip(own, completions, strict=True):
             responses[query.query_id] = usable_responses(
-                drawn, min_words=config.min_response_words, counts=counts
+                drawn,
+                min_words=config.min_response_words,
+                when_cut=WhenCut(config.when_cut),
+                counts=counts,
             )
     candidates: list[Candidate] = []
     for query in queries:
@@ -195,10 +200,10 @@ def propose_candidates(
         )
     if not candidates:
         raise StageError(
-            "Expected at least one query with two finished, distinct responses, found none "
+            "Expected at least one query with two ended, distinct responses, found none "
             f"({_spelled_out(counts)}). Raise synthesis.response_sampling.max_new_tokens or "
-            "synthesis.num_candidates; if that does not help, the generators have learnt too "
-            "little."
+            "synthesis.num_candidates, or set synthesis.when_cut=trim; if that does not help, the "
+            "generators have learnt too little."
         )
     return StageResult(values=tuple(candidates), counts={**counts, "num_kept": len(candidates)})
 
@@ -207,14 +212,16 @@ def usable_responses(
     completions: Iterable[Completion],
     *,
     min_words: int,
+    when_cut: WhenCut,
     counts: Counter[str],
     known: Iterable[str] = (),
 ) -> list[str]:
-    """Return the finished, distinct and long enough texts among completions of one query.
+    """Return the ended, distinct and long enough texts among completions of one query.
 
     Args:
         completions: What was sampled.
         min_words: A shorter text falls.
+        when_cut: What becomes of a text that the limit cut.
         counts: Where samples, and those that fall, are counted by reason.
         known: Texts that the query has already; to write one again is a repetition.
     """
@@ -222,17 +229,32 @@ def usable_responses(
     known_texts = {normalise_prompt(text) for text in known}
     for completion in completions:
         counts["num_sampled"] += 1
-        text = completion.text.strip()
+        text = ended_text(completion, when_cut=when_cut, counts=counts)
+        if text is None:
+            continue
         normalised = normalise_prompt(text)
-        if not completion.is_finished:
-            counts["num_unfinished"] += 1
-        elif len(text.split()) < min_words:
+        if len(text.split()) < min_words:
             counts["num_too_short"] += 1
         elif normalised in texts or normalised in known_texts:
             counts["num_repeated"] += 1
         else:
             texts[normalised] = text
     return list(texts.values())
+
+
+def ended_text(completion: Completion, *, when_cut: WhenCut, counts: Counter[str]) -> str | None:
+    """Return a completion's text as far as it ended, None where it never did.
+
+    Args:
+        completion: What was sampled.
+        when_cut: What becomes of a text that the limit cut.
+        counts: Where those that never ended, and those that were trimmed, are counted.
+    """
+    if completion.is_finished:
+        return completion.text.strip()
+    text = whole_sentences(completion.text) if when_cut is WhenCut.TRIM else ""
+    counts["num_trimmed" if text else "num_unfinished"] += 1
+    return text or None
 
 
 def number_candidates(
@@ -332,22 +354,17 @@ def _distinct_prompts(
         num_sampled += size
         counts["num_sampled"] += size
         for (completion,) in completions:
-            if reason := _unusable_prompt(completion, config, seen=seen, tested=tested):
+            text = ended_text(completion, when_cut=WhenCut(config.when_cut), counts=counts)
+            if text is None:
+                continue
+            if reason := unusable_text(text, config, seen=seen, tested=tested):
                 counts[reason] += 1
             elif num_kept == quota:
                 counts["num_surplus"] += 1
             else:
                 num_kept += 1
-                seen.add(normalise_prompt(completion.text))
-                yield completion.text.strip()
-
-
-def _unusable_prompt(
-    completion: Completion, config: SynthesisConfig, *, seen: set[str], tested: frozenset[str]
-) -> str | None:
-    if not completion.is_finished:
-        return "num_unfinished"
-    return unusable_text(completion.text, config, seen=seen, tested=tested)
+                seen.add(normalise_prompt(text))
+                yield text
 
 
 def _spelled_out(counts: Mapping[str, int]) -> str:

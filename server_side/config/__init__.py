@@ -11,6 +11,7 @@ against the enum that names them.
 from __future__ import annotations
 
 from server_side.config.admission import AdmissionConfig
+from server_side.config.choices import WhenCut
 from server_side.config.evaluation import EvaluationConfig, JudgeConfig
 from server_side.config.filtering import ChooseBy, FilteringConfig, SelectBy
 from server_side.config.finetuning import FinetuningConfig
@@ -47,4 +48,5 @@ __all__ = [
     "SynthesisConfig",
     "ThresholdRule",
     "WarmStartConfig",
+    "WhenCut",
 ]

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 DTYPES = ("float32", "bfloat16")
 """In what the weights of a model may be held."""
 
 ENGINES = ("auto", "openvino", "transformers", "vllm")
 """Which engines may sample."""
+
+
+class WhenCut(StrEnum):
+    """What becomes of a text that its greatest length cut."""
+
+    DROP = "drop"
+    """It falls, as one that never ended."""
+    TRIM = "trim"
+    """It ends with its last whole sentence; where none ended, it falls."""

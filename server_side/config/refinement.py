@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server_side.config.choices import ENGINES
+from server_side.config.choices import ENGINES, WhenCut
 from server_side.config.sampling import SamplingConfig
 from server_side.setting_checks import (
     require_choice,
@@ -66,6 +66,9 @@ class RefinementConfig:
     """How feedback is drawn."""
     rewrite_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How rewrites are drawn."""
+    when_cut: str = "drop"
+    """What becomes of a rewrite that its greatest length cut: drop, or trim to its last whole
+    sentence. Feedback is used as it is."""
     min_response_words: int = 3
     """A shorter rewrite falls."""
     engine: str = "auto"
@@ -78,4 +81,5 @@ class RefinementConfig:
         require_choice("refinement.feedback_writer", self.feedback_writer, FeedbackWriter)
         require_choice("refinement.threshold", self.threshold, ThresholdRule)
         require_choice("refinement.pool_growth", self.pool_growth, PoolGrowth)
+        require_choice("refinement.when_cut", self.when_cut, WhenCut)
         require_choice("refinement.engine", self.engine, ENGINES)

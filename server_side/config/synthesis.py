@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server_side.config.choices import ENGINES
+from server_side.config.choices import ENGINES, WhenCut
 from server_side.config.sampling import SamplingConfig
 from server_side.setting_checks import (
     require,
@@ -51,6 +51,9 @@ class SynthesisConfig:
     (shown to the generators as examples of what to write)."""
     num_public_examples: int = 3
     """How many of them a generator is shown before each prompt, in few_shot."""
+    when_cut: str = "drop"
+    """What becomes of a prompt or response that its greatest length cut: drop, or trim to its last
+    whole sentence."""
     min_prompt_words: int = 4
     """A shorter prompt falls."""
     max_prompt_words: int = 200
@@ -85,6 +88,7 @@ class SynthesisConfig:
             self.max_attempts_factor,
         )
         require_fractions("synthesis", self, "min_yield")
+        require_choice("synthesis.when_cut", self.when_cut, WhenCut)
         require_choice("synthesis.engine", self.engine, ENGINES)
         require_choice("synthesis.public_prompts_use", self.public_prompts_use, PublicPromptsUse)
         require_counts("synthesis", self, "num_public_examples")

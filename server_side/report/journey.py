@@ -41,6 +41,7 @@ _REASONS: Final = {
 _NOTES: Final = {
     "num_queries_too_few_candidates": "prompts without two usable responses",
     "num_samples_without_rewrite": "samples without a usable rewrite",
+    "num_trimmed": "cut ones, trimmed to their last whole sentence",
     "num_public": "of them public",
     "num_public_examples": "public prompts to show as examples",
     "num_joined": "newly joined the pool",

@@ -12,7 +12,9 @@ from server_side.proxies import PromptAndResponse
 from server_side.samples import OnProgress
 
 Write = Callable[[str, random.Random], str | None]
-"""What to write after a text, by chance; None never ends."""
+"""What to write after a text, by chance; None never ends, and `CUT` is where the limit was."""
+
+CUT = "✂"
 
 WORDS = (
     *("rest", "water", "fever", "cough", "sleep", "walk"),
@@ -49,7 +51,11 @@ class TextSampler:
             texts = [self._write(text, rng) for _ in range(params.num_candidates)]
             rows.append(
                 [
-                    Completion(token_ids=(), text=t or "on and on", is_finished=t is not None)
+                    Completion(
+                        token_ids=(),
+                        text=(t or "on and on").removesuffix(CUT),
+                        is_finished=t is not None and not t.endswith(CUT),
+                    )
                     for t in texts
                 ]
             )

@@ -11,8 +11,14 @@ from lm.sampling import Completion, Progress, SamplingParams, prefix_seeds
 class FakeSampler:
     """Answers each prefix with `answer(prefix, number)`; remembers what it was asked."""
 
-    def __init__(self, answer: Callable[[Sequence[int], int], tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Sequence[int], int], tuple[int, ...]],
+        *,
+        is_finished: bool = True,
+    ) -> None:
         self._answer = answer
+        self._is_finished = is_finished
         self.asked: list[tuple[int, ...]] = []
         self.is_closed = False
 
@@ -29,7 +35,9 @@ class FakeSampler:
         seeds = prefix_seeds(prefixes, seed, salts)
         completions = [
             [
-                Completion(token_ids=self.answer(prefix, n, own), text="", is_finished=True)
+                Completion(
+                    token_ids=self.answer(prefix, n, own), text="", is_finished=self._is_finished
+                )
                 for n in range(params.num_candidates)
             ]
             for prefix, own in zip(prefixes, seeds, strict=True)

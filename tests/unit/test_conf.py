@@ -299,7 +299,9 @@ def test_nothing_drawn_scored_or_tuned_on_is_held_shorter_than_the_records(
     assert {n: v for n, v in response_limits.items() if v < read.max_response_tokens} == {}
 
 
-@pytest.mark.parametrize("experiment", ["accelerator_135m", "medical_qa", "financial_qa"])
+@pytest.mark.parametrize(
+    "experiment", ["accelerator_135m", "arms_135m", "medical_qa", "financial_qa"]
+)
 def test_experiments_for_evidence_measure_how_well_the_scores_rank(experiment: str) -> None:
     assert settings(f"experiment={experiment}").server_side.ranking.max_rows >= 24
 

@@ -140,6 +140,32 @@ def test_a_cut_response_is_ended_like_any_other(tiny_llama: Path) -> None:
     assert _responses(tiny_llama, preferences)[0] == "own<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    ("when_cut", "own", "written"),
+    [("keep", "Rest. Drink wat", "Well. And"), ("trim", "Rest.", "Well.")],
+)
+def test_cut_responses_of_both_sides_may_end_with_their_last_whole_sentence(
+    tiny_llama: Path, when_cut: str, own: str, written: str
+) -> None:
+    """Where one side alone broke off, that would be what the reward learns to see."""
+    tokenizer = load_tokenizer(tiny_llama)
+    record = PrivateRecord(prompt="why", response="Rest. Drink water.", unit_id="a")
+    length = len(tokenizer("Rest. Drink wat", add_special_tokens=False)["input_ids"])
+    said = tuple(tokenizer("Well. And", add_special_tokens=False)["input_ids"])
+
+    (preferences,) = build_preferences(
+        (record,),
+        tokenizer=tokenizer,
+        open_base=_never,
+        open_generator=lambda: FakeSampler(lambda prefix, n: said, is_finished=False),
+        config=PreferencesConfig(when_cut=when_cut),
+        records_config=replace(SETTINGS, max_response_tokens=length),
+        seed=0,
+    )
+
+    assert _responses(tiny_llama, preferences) == [f"{own}<|im_end|>", f"{written}<|im_end|>"]
+
+
 def test_preferences_show_lengths_and_cannot_be_copied_out(tiny_llama: Path) -> None:
     (preferences, _) = _build(tiny_llama, PreferencesConfig(chosen_over_base=1.0))
 

@@ -26,7 +26,7 @@ from server_side.samples import (
     StageResult,
 )
 from tests.support.curated import curated
-from tests.support.fake_proxies import FakeProxies, no_progress
+from tests.support.fake_proxies import CUT, FakeProxies, no_progress
 
 rewards = st.floats(-3, 3, allow_nan=False)
 
@@ -186,6 +186,16 @@ def test_rewrite_that_repeats_the_chosen_response_falls() -> None:
 
     assert [c.response for c in candidates] == ["not the same"]
     assert (counts["num_repeated"], counts["num_unfinished"]) == (1, 1)
+
+
+def test_a_cut_rewrite_may_end_with_its_last_whole_sentence() -> None:
+    texts = iter([f"Rest a lot. And{CUT}", None])
+    target = FakeProxies("target", write=lambda text, rng: next(texts))
+
+    candidates, counts = refine([curated("q1", 1.0)], target, num_candidates=2, when_cut="trim")
+
+    assert [c.response for c in candidates] == ["Rest a lot."]
+    assert (counts["num_trimmed"], counts["num_unfinished"]) == (1, 1)
 
 
 def test_round_without_a_usable_rewrite_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

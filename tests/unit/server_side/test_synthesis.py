@@ -9,7 +9,7 @@ from protocol.errors import ConfigurationError, StageError
 from server_side.config import SynthesisConfig
 from server_side.samples import PromptOrigin, Query
 from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
-from tests.support.fake_proxies import FakeProxies, no_progress, write_words
+from tests.support.fake_proxies import CUT, FakeProxies, no_progress, write_words
 
 
 def synthesize(*proxies: FakeProxies, seed: int = 0, **settings: object) -> tuple[Query, ...]:
@@ -53,6 +53,28 @@ def test_what_falls_is_counted_by_reason() -> None:
         "num_too_long": 1,
         "num_kept": 3,
     }
+
+
+def test_a_cut_prompt_may_end_with_its_last_whole_sentence() -> None:
+    proxies = FakeProxies(write=lambda text, rng: f"It hurts a lot. What should I{CUT}")
+    config = SynthesisConfig(num_queries=1, min_yield=1.0, when_cut="trim")
+
+    result = synthesize_queries([proxies], config=config, seed=0, on_progress=no_progress)
+
+    assert [query.prompt for query in result.values] == ["It hurts a lot."]
+    assert result.counts == {"num_sampled": 1, "num_trimmed": 1, "num_kept": 1}
+
+
+def test_a_cut_prompt_in_which_nothing_ended_falls_also_where_others_are_trimmed() -> None:
+    texts = iter([f"it hurts so much{CUT}", f"It hurts a lot. And{CUT}"])
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+    config = SynthesisConfig(num_queries=1, when_cut="trim")
+
+    result = synthesize_queries([proxies], config=config, seed=0, on_progress=no_progress)
+
+    assert result.counts == {
+        "num_sampled": 2, "num_unfinished": 1, "num_trimmed": 1, "num_kept": 1,
+    }  # fmt: skip
 
 
 def test_generator_that_repeats_itself_ends_after_the_allowed_attempts() -> None:
@@ -283,6 +305,31 @@ def test_unfinished_short_and_repeated_responses_fall_and_are_counted() -> None:
         "num_unfinished": 1,
         "num_repeated": 1,
         "num_too_short": 1,
+        "num_kept": 2,
+    }
+
+
+def test_cut_responses_may_end_with_their_last_whole_sentence() -> None:
+    texts = iter(
+        ["Rest a lot.", f"Rest a lot. And{CUT}", f"Drink some water. Do{CUT}", f"Go and{CUT}"]
+    )
+    proxies = FakeProxies(write=lambda text, rng: next(texts))
+
+    result = propose_candidates(
+        queries_of(proxies, 1),
+        [proxies],
+        config=SynthesisConfig(num_candidates=4, when_cut="trim"),
+        seed=0,
+        on_progress=no_progress,
+    )
+
+    assert [c.response for c in result.values] == ["Rest a lot.", "Drink some water."]
+    assert result.counts == {
+        "num_queries": 1,
+        "num_sampled": 4,
+        "num_trimmed": 2,
+        "num_repeated": 1,
+        "num_unfinished": 1,
         "num_kept": 2,
     }
 
