@@ -55,6 +55,7 @@ from lm.likelihood import response_perplexities
 from lm.loading import base_model_digest, load_causal_lm, load_tokenizer, resolve_base_model
 from lm.reward_head import load_reward_model, score_chats
 from lm.sampling import SamplingEngine, SamplingParams, open_sampler
+from lm.sentences import whole_sentences
 from lm.settings import to_mapping, to_settings
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.accounting import (
@@ -352,7 +353,9 @@ def sample_candidates(setting: Setting, generator: ReleasedGenerator) -> list[Pr
         )
         sampler.close()
         for own, drawn in zip(texts, completions, strict=True):
-            own += [c.text.strip() for c in drawn if c.text.strip()]
+            # One that broke off would be told by that alone.
+            ended = [c.text.strip() if c.is_finished else whole_sentences(c.text) for c in drawn]
+            own += [text for text in ended if text]
     base = load_causal_lm(
         setting.base_folder, dtype=fastest_dtype(best_device()), device=best_device()
     )
