@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -242,23 +243,34 @@ def _shortened(reason: str) -> str:
 
 
 def seconds_left(sweep_folder: Path) -> float | None:
-    """Estimate how long a sweep still takes, from the points done since its newest start.
+    """Estimate how long a sweep still takes, asked by a point that is about to begin.
 
     Args:
         sweep_folder: The sweep's folder.
 
     Returns:
-        Seconds; None where no point is done yet, or nobody knows how many there are.
+        Seconds, by what points took since the newest start and by how many are at work beside this
+        one; None where no point is done yet, or nobody knows how many there are.
     """
     sweep = read_sweep(sweep_folder)
-    points = [read_point(folder) for folder in point_folders(sweep_folder)]
-    ended = [point.ended for point in points if point and point.ended is not None]
     if sweep is None or sweep.num_points is None:
         return None
-    recent = sum(moment >= sweep.started for moment in ended)
-    if not recent:
+    took: list[float] = []
+    given: list[float] = []  # by each that is at work, to its point
+    num_ended = 0
+    for folder in point_folders(sweep_folder):
+        point = read_point(folder)
+        if point is not None and point.ended is not None:
+            num_ended += 1
+            if point.ended >= sweep.started:
+                took.append(point.seconds)
+        elif is_at_work(folder):
+            given.append(time.time() - (folder / POINT_FILE).stat().st_mtime)
+    if not took:
         return None
-    return (time.time() - sweep.started) / recent * max(0, sweep.num_points - len(ended))
+    whole = statistics.mean(took)
+    awaited = whole * max(0, sweep.num_points - num_ended) - sum(min(g, whole) for g in given)
+    return awaited / (len(given) + 1)
 
 
 def is_at_work(folder: Path) -> bool:

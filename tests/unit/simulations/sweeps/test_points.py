@@ -111,6 +111,21 @@ def test_time_left_follows_from_the_points_of_the_newest_start(tmp_path: Path) -
     assert after >= 2 * 0.05  # two of four are left
 
 
+def test_time_left_counts_those_that_are_at_work_beside(tmp_path: Path) -> None:
+    begin_sweep(tmp_path, overrides=["a=1,2,3,4"], num_points=4, command=["x"])
+    do(tmp_path / "0", lambda: time.sleep(0.5))
+    found: list[float | None] = []
+
+    found.append(seconds_left(tmp_path))
+    do(tmp_path / "1", lambda: found.append(seconds_left(tmp_path)))
+
+    alone, beside = found
+    assert alone is not None
+    assert beside is not None
+    assert alone >= 3 * 0.5
+    assert 0 < beside <= alone / 2  # two are at work at the three
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
