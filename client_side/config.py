@@ -208,7 +208,8 @@ class GeneratorConfig(DpTrainingConfig):
     prompt_loss_weight: float = 0.3
     """Weight of the prompt's mean token loss; the response's is one minus it."""
     end_token_weight: float = 1.0
-    """Weight of the token that ends a prompt or a response ÷ that of any other token."""
+    """Weight of the token that ends a prompt or a response ÷ that of any other token. More than 1
+    cost more than it brought (docs/learning.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
