@@ -125,6 +125,9 @@ def written_ids(
         completion: The response.
         tokenizer: Tokenizer of the base model.
         config: What becomes of one that its greatest length cut.
+
+    Privacy:
+        As private as the response: it depends on that one text and on public values.
     """
     if completion.is_finished or WhenCut(config.when_cut) is WhenCut.KEEP:
         return tuple(completion.token_ids)

@@ -202,6 +202,7 @@ def _own_ids(
         response=record.response,
         max_response_tokens=records_config.max_response_tokens,
     )
+    # Privacy: where this record's own text is cut and trimmed, no other record has a say.
     is_kept = bool(chat.end_ids) or WhenCut(config.when_cut) is WhenCut.KEEP
     return chat.response_ids if is_kept else whole_sentence_ids(tokenizer, chat.response_ids)
 

@@ -1,8 +1,8 @@
-"""Samples as filtering makes them, for tests that only care about one number."""
+"""Samples and rewrites as the stages make them, for tests that only care about one number."""
 
 from __future__ import annotations
 
-from server_side.samples import CuratedSample
+from server_side.samples import Candidate, CandidateOrigin, CuratedSample, ScoredCandidate
 
 
 def curated(query_id: str, reward: float) -> CuratedSample:
@@ -20,4 +20,20 @@ def curated(query_id: str, reward: float) -> CuratedSample:
         rejected_reward=reward - 1,
         chosen_perplexity=2.0,
         round_index=1,
+    )
+
+
+def rewrite(query_id: str, number: int, reward: float, perplexity: float = 2.0) -> ScoredCandidate:
+    """Make a scored rewrite of round 2."""
+    return ScoredCandidate(
+        candidate=Candidate(
+            query_id=query_id,
+            candidate_id=f"{query_id}-r2-c{number}",
+            round_index=2,
+            response=f"rewrite {number}",
+            origin=CandidateOrigin.REWRITE,
+        ),
+        reward=reward,
+        rewards_by_client={"clinic": reward},
+        perplexity=perplexity,
     )

@@ -22,28 +22,12 @@ from server_side.samples import (
     CuratedSample,
     Feedback,
     Query,
-    ScoredCandidate,
     StageResult,
 )
-from tests.support.curated import curated
+from tests.support.curated import curated, rewrite
 from tests.support.fake_proxies import CUT, FakeProxies, no_progress
 
 rewards = st.floats(-3, 3, allow_nan=False)
-
-
-def rewrite(query_id: str, number: int, reward: float, perplexity: float = 2.0) -> ScoredCandidate:
-    return ScoredCandidate(
-        candidate=Candidate(
-            query_id=query_id,
-            candidate_id=f"{query_id}-r2-c{number}",
-            round_index=2,
-            response=f"rewrite {number}",
-            origin=CandidateOrigin.REWRITE,
-        ),
-        reward=reward,
-        rewards_by_client={"clinic": reward},
-        perplexity=perplexity,
-    )
 
 
 def grow(
@@ -67,7 +51,7 @@ def queries_of(samples: list[CuratedSample]) -> list[Query]:
 
 
 def refine(
-    samples: list[CuratedSample], target: FakeProxies, **settings: int
+    samples: list[CuratedSample], target: FakeProxies, **settings: int | str
 ) -> tuple[tuple[Candidate, ...], dict[str, int]]:
     result = refine_samples(
         samples,
