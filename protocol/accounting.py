@@ -30,7 +30,6 @@ from dp_accounting.pld import PLDAccountant
 from protocol.checks import (
     check_count,
     check_fraction,
-    check_not_negative,
     check_open_fraction,
     check_positive,
 )
@@ -140,30 +139,6 @@ def composed_epsilon(events: Iterable[DpSgdEvent], *, delta: float) -> float:
         2.47
     """
     return _epsilon(_merged(events), delta=delta, grid=_FINE_GRID)
-
-
-def composed_delta(events: Iterable[DpSgdEvent], *, epsilon: float) -> float:
-    """Compute one delta for all events together.
-
-    Args:
-        events: What was released, in any order.
-        epsilon: Epsilon at which to read delta off, at least 0.
-
-    Returns:
-        An upper bound on delta, in [0, 1].
-
-    Raises:
-        ConfigurationError: `epsilon` is negative or not finite.
-        UnaccountedReleaseError: Something in the list is not an event that can be accounted for.
-    """
-    check_not_negative(epsilon=epsilon)
-    runs = _merged(events)
-    if not runs:
-        return 0.0
-    if _is_unbounded(runs):
-        return 1.0
-    accountant = _accountant(runs, interval=_interval(runs, _FINE_GRID))
-    return min(1.0, float(accountant.get_delta(epsilon)) + _DELTA_SLACK)
 
 
 def trade_off_curve(

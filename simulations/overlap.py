@@ -70,23 +70,6 @@ def measure_overlap(
     )
 
 
-def longest_common_passage(texts: Sequence[Sequence[str]], records: Sequence[Sequence[str]]) -> int:
-    """Return the length of the longest run of symbols that some text shares with some record.
-
-    Args:
-        texts: Texts as symbols: lists of words, or strings of characters.
-        records: Records as symbols of the same kind.
-
-    Returns:
-        Number of symbols.
-
-    >>> longest_common_passage([["a", "b", "c", "d"]], [["x", "b", "c"], ["d", "b"]])
-    2
-    """
-    codes: dict[str, int] = {}
-    return _longest_common(_Passages.of(texts, codes), _records_in_parts(records, codes))
-
-
 def _longest_common(texts: _Passages, records: Sequence[_Passages]) -> int:
     low, high = 0, texts.longest
     while low < high:

@@ -20,7 +20,6 @@ from protocol.accounting import (
     MIN_NOISE_MULTIPLIER,
     PlannedRun,
     calibrate,
-    composed_delta,
     composed_epsilon,
     trade_off_curve,
 )
@@ -249,17 +248,8 @@ def test_order_of_events_does_not_matter(events: list[DpSgdEvent]) -> None:
     assert composed_epsilon(events, delta=DELTA) == composed_epsilon(events[::-1], delta=DELTA)
 
 
-def test_delta_and_epsilon_are_inverse() -> None:
-    events = [event(0.786)] * 2
-
-    epsilon = composed_epsilon(events, delta=DELTA)
-
-    assert composed_delta(events, epsilon=epsilon) == pytest.approx(DELTA, rel=1e-3)
-
-
 def test_nothing_released_costs_nothing() -> None:
     assert composed_epsilon([], delta=DELTA) == 0.0
-    assert composed_delta([], epsilon=0.0) == 0.0
 
 
 @pytest.mark.parametrize("noise_multiplier", [0.0, MIN_NOISE_MULTIPLIER / 2])
@@ -267,7 +257,6 @@ def test_next_to_no_noise_costs_an_infinite_epsilon(noise_multiplier: float) -> 
     events = [event(1.0), event(noise_multiplier)]
 
     assert math.isinf(composed_epsilon(events, delta=DELTA))
-    assert composed_delta(events, epsilon=100.0) == 1.0
 
 
 @pytest.mark.parametrize(
