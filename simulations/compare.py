@@ -133,7 +133,7 @@ def _compare(options: argparse.Namespace) -> None:
     for measure in measures:
         show_comparison(comparison, measure)
     if num_unfinished:
-        print(f"Left out because not finished: {num_unfinished}.")
+        print(f"Runs left out because they are not finished: {num_unfinished}.")
     if options.csv is not None:
         write_atomically(options.csv, as_csv(comparison))
     if options.markdown is not None:

@@ -165,7 +165,7 @@ def test_unfinished_runs_of_a_sweep_are_told_and_left_out(
 
     main([str(sweep), "--resamples", "50", "--permutations", "99"])
 
-    assert "Left out because not finished: 1." in capsys.readouterr().out
+    assert "Runs left out because they are not finished: 1." in capsys.readouterr().out
 
 
 def test_a_run_that_is_named_twice_counts_once(sweep: Path) -> None:
