@@ -35,10 +35,8 @@ IS_CPU = DEVICE == "cpu"
 NUM_PROMPTS = 6 if IS_CPU else 60
 NUM_CANDIDATES = 6
 MAX_BATCH_TOKENS = 2048 if IS_CPU else 65_536
-TOLERANCE = 0.1 if source_name() == "medical" else 0.25
-"""Largest difference of a score ÷ standard deviation of that score over the candidates. Responses
-of the shipped records are more alike: between the two ways rewards differ by as much as those of
-medical ones, among themselves by less than half as much."""
+TOLERANCE = 0.1
+"""Largest difference of a score ÷ standard deviation of that score over the candidates."""
 LORA = LoraShape(
     rank=16,
     alpha=16.0,
