@@ -210,7 +210,7 @@ def refine_samples(
     if not candidates:
         _LOGGER.warning(
             "Round %d: none of %d rewrites ended and was new; the pool stays as it is. Raise "
-            "refinement.rewrite_sampling.max_new_tokens, or set refinement.when_cut=trim.",
+            "refinement.rewrite_sampling.max_new_tokens.",
             round_index,
             counts["num_sampled"],
         )

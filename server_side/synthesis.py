@@ -134,9 +134,8 @@ def synthesize_queries(
             f"(synthesis.min_yield={config.min_yield:g}), found {len(queries) or 'none'} "
             f"({_spelled_out(counts)}). Where most were repeated, the generators repeat "
             "themselves: raise prompt_sampling.temperature or top_p. Otherwise raise "
-            "prompt_sampling.max_new_tokens, set synthesis.when_cut=trim, or widen "
-            "synthesis.min_prompt_words and max_prompt_words; if that does not help, the "
-            "generators have learnt too little."
+            "prompt_sampling.max_new_tokens, or widen synthesis.min_prompt_words and "
+            "max_prompt_words; if that does not help, the generators have learnt too little."
         )
     return StageResult(values=tuple(queries), counts={**counts, "num_kept": len(queries)})
 
@@ -202,8 +201,7 @@ def propose_candidates(
         raise StageError(
             "Expected at least one query with two ended, distinct responses, found none "
             f"({_spelled_out(counts)}). Raise synthesis.response_sampling.max_new_tokens or "
-            "synthesis.num_candidates, or set synthesis.when_cut=trim; if that does not help, the "
-            "generators have learnt too little."
+            "synthesis.num_candidates; if that does not help, the generators have learnt too little."
         )
     return StageResult(values=tuple(candidates), counts={**counts, "num_kept": len(candidates)})
 

@@ -66,9 +66,9 @@ class RefinementConfig:
     """How feedback is drawn."""
     rewrite_sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How rewrites are drawn."""
-    when_cut: str = "drop"
-    """What becomes of a rewrite that its greatest length cut: drop, or trim to its last whole
-    sentence. Feedback is used as it is."""
+    when_cut: str = "trim"
+    """What becomes of a rewrite that its greatest length cut: trim to its last whole sentence, or
+    drop, as code needs. Feedback is used as it is."""
     min_response_words: int = 3
     """A shorter rewrite falls."""
     engine: str = "auto"

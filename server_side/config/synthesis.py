@@ -51,9 +51,9 @@ class SynthesisConfig:
     (shown to the generators as examples of what to write)."""
     num_public_examples: int = 3
     """How many of them a generator is shown before each prompt, in few_shot."""
-    when_cut: str = "drop"
-    """What becomes of a prompt or response that its greatest length cut: drop, or trim to its last
-    whole sentence."""
+    when_cut: str = "trim"
+    """What becomes of a prompt or response that its greatest length cut: trim to its last whole
+    sentence, or drop, as code needs."""
     min_prompt_words: int = 4
     """A shorter prompt falls."""
     max_prompt_words: int = 200
