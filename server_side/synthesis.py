@@ -201,7 +201,8 @@ def propose_candidates(
         raise StageError(
             "Expected at least one query with two ended, distinct responses, found none "
             f"({_spelled_out(counts)}). Raise synthesis.response_sampling.max_new_tokens or "
-            "synthesis.num_candidates; if that does not help, the generators have learnt too little."
+            "synthesis.num_candidates; if that does not help, the generators have learnt too "
+            "little."
         )
     return StageResult(values=tuple(candidates), counts={**counts, "num_kept": len(candidates)})
 

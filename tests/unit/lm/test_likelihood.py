@@ -88,6 +88,24 @@ def test_likelihoods_of_extreme_logits_stay_finite() -> None:
     assert bool(hidden.grad.isfinite().all())
 
 
+def test_a_bfloat16_head_does_not_round_the_wanted_logit() -> None:
+    """One of 20 would be off by up to 0.06."""
+    torch.manual_seed(0)
+    head = nn.Linear(8, 50, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    head.weight.copy_(torch.randn(50, 8))
+    hidden = 3 * torch.randn(200, 8)
+    logits = hidden.bfloat16().float() @ head.weight.float().T
+    unlikely = logits.argmin(dim=-1)
+
+    losses = frozen_head_nll(hidden.bfloat16(), head, unlikely)
+    likely = frozen_head_nll(hidden.bfloat16(), head, logits.argmax(dim=-1))
+
+    wanted = logits.gather(1, unlikely[:, None])[:, 0]
+    rounded = logits.bfloat16().float()
+    torch.testing.assert_close(losses, rounded.logsumexp(dim=-1) - wanted, rtol=0, atol=2e-3)
+    assert bool((likely >= 0).all())
+
+
 @pytest.mark.parametrize("vocabulary_size", [259, 49_152, 151_936])
 def test_logits_of_any_vocabulary_keep_to_the_same_memory(
     vocabulary_size: int, monkeypatch: pytest.MonkeyPatch

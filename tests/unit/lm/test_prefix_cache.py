@@ -47,6 +47,40 @@ def test_states_equal_those_of_each_chat_alone(tiny_model: Path, max_batch_token
     assert sorted(seen) == list(range(len(chats)))
 
 
+def test_states_of_a_bfloat16_model_lie_near_those_of_its_weights_in_float32(
+    tiny_model: Path,
+) -> None:
+    """Nearer by half than where every operation rounds, since only the products do."""
+    chats = _chats(tiny_model)
+    rounding = load_causal_lm(tiny_model, dtype=torch.bfloat16)
+    exact = load_causal_lm(tiny_model, dtype=torch.bfloat16).float().get_decoder()
+    ours, everywhere = [], []
+
+    with torch.inference_mode():
+        for batch in response_states(rounding.get_decoder(), chats, 1000):
+            for row, index in enumerate(batch.indices):
+                ids = torch.tensor([chats[index].input_ids])
+                wanted = exact(input_ids=ids).last_hidden_state[0, -1]
+                ours.append(batch.states[row, batch.lengths[row]] - wanted)
+                plain = rounding.get_decoder()(input_ids=ids).last_hidden_state[0, -1]
+                everywhere.append(plain.float() - wanted)
+
+    assert batch.states.dtype is torch.float32
+    assert torch.stack(ours).square().mean() < 0.25 * torch.stack(everywhere).square().mean()
+
+
+def test_a_model_that_has_scored_computes_as_before(tiny_llama: Path) -> None:
+    decoder = load_causal_lm(tiny_llama, dtype=torch.bfloat16).get_decoder()
+
+    with torch.inference_mode():
+        before = decoder(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state
+        list(response_states(decoder, _chats(tiny_llama), 1000))
+        after = decoder(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state
+
+    assert before.dtype is torch.bfloat16
+    assert torch.equal(before, after)
+
+
 def test_a_response_without_tokens_has_the_prefixs_last_state(tiny_llama: Path) -> None:
     decoder = load_causal_lm(tiny_llama).get_decoder()
     tokenizer = load_tokenizer(tiny_llama)
