@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,15 @@ LOCK_FILE: Final = ".lock"
 _LATEST: Final = "latest"
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 
+_USERS_TO_MEND: Final = (
+    RewardDSError,
+    LmError,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    BrokenExecutor,  # of a launcher one of whose processes the system ended
+)
+
 _failures: list[Exception] = []
 
 
@@ -54,7 +64,7 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
                 raise
         if _failures:
             raise _failures[0]
-    except (RewardDSError, LmError, HydraException, OmegaConfBaseException, OSError) as error:
+    except _USERS_TO_MEND as error:
         if wants_traceback:
             raise
         print(f"Error: {one_line(error)}", file=sys.stderr)
@@ -141,6 +151,13 @@ def one_line(error: Exception) -> str:
     """Say in one line what went wrong."""
     if isinstance(error, (RewardDSError, LmError)):
         return str(error)
+    if isinstance(error, BrokenExecutor):
+        return (
+            "Expected the processes of all points to go on, found one that was ended from outside, "
+            "most likely because memory ran out. With it all others ended. Each point goes on from "
+            "its last whole stage, here with one at a time: "
+            "rewardds-simulate resume=runs/latest hydra.launcher.n_jobs=1"
+        )
     causes = [error, error.__cause__]
     text = "\n".join(str(cause) for cause in causes if cause is not None)
     if match := re.search(r"Could not override '([^']+)'", text):

@@ -137,20 +137,26 @@ def _do_point(values: DictConfig) -> None:
 
 
 def sweep_resumed(arguments: Sequence[str]) -> list[str]:
-    """Return the command that goes on with a sweep where `resume=SWEEP` is all that is said.
+    """Return the command that goes on with a sweep where `resume=SWEEP` is what is said.
 
     Args:
-        arguments: Words after the program's name.
+        arguments: Words after the program's name. How points are launched may be said anew.
 
     Returns:
         Words that make Hydra compose the same points in the same folder; all other words as they
         are.
     """
-    name, _, folder = arguments[0].partition("=") if len(arguments) == 1 else ("", "", "")
-    sweep = read_sweep(Path(folder)) if name == "resume" else None
+    first, *anew = arguments or [""]
+    name, _, folder = first.partition("=")
+    is_launching = all(word.startswith(("hydra/launcher=", "hydra.launcher.")) for word in anew)
+    sweep = read_sweep(Path(folder)) if name == "resume" and is_launching else None
     if sweep is None:
         return list(arguments)
-    return ["--multirun", *sweep.overrides, f"hydra.sweep.dir={Path(folder).resolve()}"]
+    names = {word.partition("=")[0] for word in anew}
+    if "hydra/launcher" in names:  # settings of another launcher are none of this one
+        names |= {word.partition("=")[0] for word in sweep.overrides if "hydra.launcher." in word}
+    kept = [word for word in sweep.overrides if word.partition("=")[0] not in names]
+    return ["--multirun", *kept, *anew, f"hydra.sweep.dir={Path(folder).resolve()}"]
 
 
 def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = False) -> None:

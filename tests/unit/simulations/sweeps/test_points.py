@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,45 @@ def test_a_point_with_other_settings_is_never_taken_for_done_or_tried_again(
 def test_resume_of_a_single_run_is_left_to_the_run(tmp_path: Path) -> None:
     assert sweep_resumed(["resume=runs/one"]) == ["resume=runs/one"]
     assert sweep_resumed(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
+
+
+@pytest.mark.parametrize(
+    ("anew", "launching"),
+    [
+        ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]),
+        (["hydra.launcher.n_jobs=1"], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]),
+        (["hydra/launcher=basic"], ["hydra/launcher=basic"]),
+    ],
+)
+def test_a_sweep_goes_on_with_as_many_points_at_a_time_as_are_named_anew(
+    anew: list[str], launching: list[str], tmp_path: Path
+) -> None:
+    words = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
+    begin_sweep(tmp_path, overrides=words, num_points=2, command=["x"])
+
+    found = sweep_resumed([f"resume={tmp_path}", *anew])
+
+    assert found == ["--multirun", "seed=1,2", *launching, f"hydra.sweep.dir={tmp_path}"]
+
+
+def test_a_sweep_does_not_go_on_with_other_points(tmp_path: Path) -> None:
+    begin_sweep(tmp_path, overrides=["seed=1,2"], num_points=2, command=["x"])
+
+    assert sweep_resumed([f"resume={tmp_path}", "seed=3"]) == [f"resume={tmp_path}", "seed=3"]
+
+
+def test_a_process_that_the_system_ended_is_said_with_how_to_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run_out_of_memory() -> None:
+        raise BrokenProcessPool("The exit codes of the workers are {SIGKILL(-9)}")
+
+    with pytest.raises(SystemExit):
+        command_line.run_command_line(run_out_of_memory, on_interrupt="")
+
+    said = capsys.readouterr().err
+    assert "memory ran out" in said
+    assert "resume=runs/latest hydra.launcher.n_jobs=1" in said
 
 
 def test_what_is_not_done_is_an_error_also_where_it_was_cut_off(tmp_path: Path) -> None:
