@@ -130,6 +130,7 @@ class SimulationConsole:
             table.add_column(arm, justify="right")
         table.add_column("better?", justify="right")
         arms = [_named_metrics(metrics[arm]) for arm in ("untuned", "tuned")]
+        differences = _named_metrics(metrics["difference"])
         pass_rates = dict.fromkeys((name for name in arms[0] if name.startswith("pass@")), False)
         for name, is_lower_better in {**_METRICS, **pass_rates}.items():
             untuned, tuned = (arm.get(name) for arm in arms)
@@ -138,7 +139,7 @@ class SimulationConsole:
                     name,
                     _interval(untuned),
                     _interval(tuned),
-                    _verdict(untuned, tuned, is_lower_better=is_lower_better),
+                    _verdict(differences[name], is_lower_better=is_lower_better),
                 )
         self._console.print(table)
         privacy = Table(title="Privacy (all composed)", title_justify="left")
@@ -268,16 +269,12 @@ def _interval(value: Mapping[str, float]) -> str:
     return f"{value['mean']:.{digits}f} [{low}, {high}]"
 
 
-def _verdict(
-    untuned: Mapping[str, float], tuned: Mapping[str, float], *, is_lower_better: bool
-) -> str:
-    if is_lower_better:
-        untuned, tuned = tuned, untuned
-    if tuned["low"] > untuned["high"]:
-        return "yes"
-    if tuned["high"] < untuned["low"]:
-        return "no"
-    return "not clear"
+def _verdict(difference: Mapping[str, float], *, is_lower_better: bool) -> str:
+    # Both answered the same rows, so the paired interval counts, as in the report: each arm's own
+    # also holds how rows differ from one another.
+    if difference["low"] <= 0 <= difference["high"]:
+        return "not clear"
+    return "yes" if (difference["high"] < 0) == is_lower_better else "no"
 
 
 def _read_status(file: Path) -> Mapping[str, Any] | None:

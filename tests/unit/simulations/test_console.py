@@ -30,9 +30,18 @@ def world(tmp_path: Path) -> World:
     )
 
 
-def arm(mean: float) -> dict[str, dict[str, float]]:
-    value = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+def arm(mean: float, spread: float = 0.01) -> dict[str, dict[str, float]]:
+    value = {"mean": mean, "low": mean - spread, "high": mean + spread}
     return dict.fromkeys(("rouge1", "rouge2", "rougeL", "bleu", "perplexity"), value)
+
+
+def judged(difference: float = 0.1, *, spread: float = 0.01) -> dict[str, object]:
+    return {
+        "untuned": arm(0.1, spread),
+        "tuned": arm(0.1 + difference, spread),
+        "difference": arm(difference),
+        "privacy": {},
+    }
 
 
 def test_progress_of_one_stage_is_not_repeated_at_every_step() -> None:
@@ -79,11 +88,7 @@ def test_output_without_a_terminal_has_no_control_characters(tmp_path: Path) -> 
 
 def test_results_fit_80_columns_and_name_what_counts(tmp_path: Path) -> None:
     console, output = plain()
-    metrics = {
-        "untuned": arm(0.1),
-        "tuned": arm(0.2),
-        "privacy": {"client-1": {"epsilon": 7.99, "delta": 1e-5}},
-    }
+    metrics = judged() | {"privacy": {"client-1": {"epsilon": 7.99, "delta": 1e-5}}}
 
     console.show_results(metrics, run_folder=tmp_path)
 
@@ -93,26 +98,32 @@ def test_results_fit_80_columns_and_name_what_counts(tmp_path: Path) -> None:
     assert str(tmp_path / "report.html") in output.getvalue()
 
 
-def test_better_means_outside_of_both_intervals_and_lower_for_perplexity(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("difference", "higher", "lower"),
+    [(0.1, "yes", "no"), (-0.1, "no", "yes"), (0.005, "not clear", "not clear")],
+)
+@pytest.mark.parametrize("spread", [0.01, 0.5])
+def test_better_is_what_rows_that_both_answered_say_and_lower_for_perplexity(
+    spread: float, difference: float, higher: str, lower: str, tmp_path: Path
+) -> None:
+    """Intervals of the arms may overlap as they like: their rows differ from one another."""
     console, output = plain()
-    metrics = {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}}
 
-    console.show_results(metrics, run_folder=tmp_path)
+    console.show_results(judged(difference, spread=spread), run_folder=tmp_path)
 
-    verdicts = {line.split()[1]: line for line in output.getvalue().splitlines() if "0.1" in line}
-    assert "yes" in verdicts["rougeL"]
-    assert " no " in verdicts["perplexity"]
+    cells = [line.strip("│ ").split("│") for line in output.getvalue().splitlines() if "│" in line]
+    verdicts = {row[0].strip(): row[-1].strip() for row in cells}
+    assert (verdicts["rougeL"], verdicts["perplexity"]) == (higher, lower)
 
 
 def test_pass_rates_are_shown_where_tests_were_run(tmp_path: Path) -> None:
     console, output = plain()
     low, high = ({"5": arm(mean)["bleu"]} for mean in (0.1, 0.2))
-    tested = {"untuned": {"pass_at_k": low}, "tuned": {"pass_at_k": high}, "privacy": {}}
+    tested = {name: {"pass_at_k": low} for name in ("untuned", "difference")}
+    tested |= {"tuned": {"pass_at_k": high}, "privacy": {}}
 
     console.show_results(tested, run_folder=tmp_path)
-    console.show_results(
-        {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}}, run_folder=tmp_path
-    )
+    console.show_results(judged(), run_folder=tmp_path)
 
     (line,) = (line for line in output.getvalue().splitlines() if "pass@" in line)
     assert "pass@5" in line
@@ -122,7 +133,7 @@ def test_pass_rates_are_shown_where_tests_were_run(tmp_path: Path) -> None:
 def test_how_rewards_follow_length_is_told(tmp_path: Path) -> None:
     console, output = plain()
     figures = {"09_scored_r1": {"reward_length_correlation": 0.314}}
-    metrics = {"untuned": arm(0.1), "tuned": arm(0.2), "privacy": {}, "figures": figures}
+    metrics = judged() | {"figures": figures}
 
     console.show_results(metrics, run_folder=tmp_path)
 
