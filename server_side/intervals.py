@@ -40,6 +40,13 @@ class Interval:
     """Upper end of the percentile interval."""
 
 
+def judge(difference: Interval, *, is_lower_better: bool) -> str:
+    """Return `better` or `worse` where the paired interval excludes 0, otherwise `unclear`."""
+    if difference.low <= 0 <= difference.high:
+        return "unclear"
+    return "better" if (difference.high < 0) == is_lower_better else "worse"
+
+
 def bootstrap_interval(
     statistics: FloatArray,
     formula: Formula,

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from server_side.intervals import Interval, judge
 from simulations.config import TunedOn
 from simulations.prepare import World
 
@@ -139,7 +140,9 @@ class SimulationConsole:
                     name,
                     _interval(untuned),
                     _interval(tuned),
-                    _verdict(differences[name], is_lower_better=is_lower_better),
+                    _VERDICTS[
+                        judge(Interval(**differences[name]), is_lower_better=is_lower_better)
+                    ],
                 )
         self._console.print(table)
         privacy = Table(title="Privacy (all composed)", title_justify="left")
@@ -181,6 +184,8 @@ class SimulationConsole:
         if self._live is not None:
             self._live.update(Text("\n".join(f"  … {line}" for line in self._lines.values())))
 
+
+_VERDICTS: Final = {"better": "yes", "worse": "no", "unclear": "not clear"}
 
 _METRICS: Final = {
     "rougeL": False,
@@ -267,14 +272,6 @@ def _interval(value: Mapping[str, float]) -> str:
     digits = 2 if abs(value["mean"]) >= 10 else 3
     low, high = f"{value['low']:.{digits}f}", f"{value['high']:.{digits}f}"
     return f"{value['mean']:.{digits}f} [{low}, {high}]"
-
-
-def _verdict(difference: Mapping[str, float], *, is_lower_better: bool) -> str:
-    # Both answered the same rows, so the paired interval counts, as in the report: each arm's own
-    # also holds how rows differ from one another.
-    if difference["low"] <= 0 <= difference["high"]:
-        return "not clear"
-    return "yes" if (difference["high"] < 0) == is_lower_better else "no"
 
 
 def _read_status(file: Path) -> Mapping[str, Any] | None:

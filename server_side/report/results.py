@@ -11,7 +11,7 @@ from protocol.artifacts import Certificate
 from protocol.ledger import PrivacyUnit
 from server_side.dataset_export import guarantees
 from server_side.evaluation import LOWER_IS_BETTER, Metric
-from server_side.intervals import Interval
+from server_side.intervals import Interval, judge
 from server_side.report.formats import metric_change, metric_value
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import stage_title
@@ -110,13 +110,6 @@ def metric_results(inputs: ReportInputs) -> list[MetricResult]:
             )
         )
     return results
-
-
-def judge(difference: Interval, *, is_lower_better: bool) -> str:
-    """Return `better` or `worse` where the paired interval excludes 0, otherwise `unclear`."""
-    if difference.low <= 0 <= difference.high:
-        return "unclear"
-    return "better" if (difference.high < 0) == is_lower_better else "worse"
 
 
 def headline(inputs: ReportInputs, results: list[MetricResult]) -> Headline:

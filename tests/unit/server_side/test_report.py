@@ -10,14 +10,14 @@ import pytest
 from lm.tables import TextRow
 from protocol.accounting import TradeOffPoint
 from server_side.evaluation import Metric, compare_arms
-from server_side.intervals import Interval
+from server_side.intervals import Interval, judge
 from server_side.report import write_report
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import funnel
 from server_side.report.plots import loss_curve, reward_histogram, reward_scatter, trade_off
 from server_side.report.rendering import render_report
-from server_side.report.results import headline, judge, metric_results
+from server_side.report.results import headline, metric_results
 from tests.unit.server_side.report_samples import CONFIG, make_report_inputs
 from tests.unit.server_side.test_dataset_export import make_certificate
 
