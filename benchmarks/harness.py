@@ -4,8 +4,8 @@ A benchmark states its variants as functions and its claims as targets; this fil
 Time: one process pinned to one core holds all variants and runs them in turn, so that whatever
 slows the machine down slows neighbours alike. What counts is processor time, of all threads, so
 that other work on the machine adds nothing; on one idle core it is the time on the clock. Each run
-of a baseline is compared with the mean of the nearest runs of the variant before and after it; the
-ratio is the median over those.
+of a baseline is compared with the nearest runs of the variant before and after it; the ratio is the
+median over all such pairs.
 Memory: each variant runs in a process of its own, two at a time; what counts is how far the peak of
 its resident memory lies above what it was after the imports, so model and work count and the
 libraries do not.
@@ -171,15 +171,20 @@ def time_runs(
 
 
 def paired_ratio(times: Sequence[tuple[str, float]], target: Target) -> float:
-    """Compare each baseline run with the variant's nearest runs; return the median."""
+    """Compare each baseline run with the variant's nearest before and after it; return the median.
+
+    Each of the two makes a ratio of its own. With a mean of both, one run that was disturbed would
+    stand in the ratios of two baseline runs out of two or three, and so in their median.
+    """
     ratios = []
     for place, (name, seconds) in enumerate(times):
         if name != target.baseline:
             continue
         before = [s for n, s in times[:place] if n == target.variant][-1:]
         after = [s for n, s in times[place:] if n == target.variant][:1]
-        ours = statistics.fmean(before + after)
-        ratios.append(seconds / ours if target.is_speedup else ours / seconds)
+        ratios += [
+            seconds / ours if target.is_speedup else ours / seconds for ours in before + after
+        ]
     return statistics.median(ratios)
 
 
