@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,3 +124,47 @@ def test_a_prompt_is_read_once_for_all_its_responses(tiny_llama: Path) -> None:
 
     handle.remove()
     assert [shape[0] for shape in widths] == [len(PROMPTS), len(chats)]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [60, 120, 200])
+def test_what_goes_through_at_once_keeps_to_the_bound(
+    tiny_llama: Path, max_batch_tokens: int
+) -> None:
+    decoder = load_causal_lm(tiny_llama).get_decoder()
+    seen = []
+
+    def look(_: object, args: object, kwargs: dict[str, Any]) -> None:
+        ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
+        looks_back_at = ids.shape[1] if mask is None else mask.shape[-1]
+        seen.append((ids.numel(), ids.shape[0] * looks_back_at, len(ids)))
+
+    handle = decoder.register_forward_pre_hook(look, with_kwargs=True)
+
+    with torch.inference_mode():
+        list(response_states(decoder, _chats(tiny_llama), max_batch_tokens))
+
+    handle.remove()
+    assert any(rows > 1 for *_, rows in seen)
+    assert all(through <= max_batch_tokens for through, _, rows in seen if rows > 1)
+    assert all(kept <= 2 * max_batch_tokens for _, kept, rows in seen if rows > 1)
+
+
+def test_responses_of_similar_length_stand_together_whichever_prompt_they_follow(
+    tiny_llama: Path,
+) -> None:
+    decoder = load_causal_lm(tiny_llama).get_decoder()
+    tokenizer = load_tokenizer(tiny_llama)
+    texts = ["so", "so it went on and on and on and on and on and on"]
+    chats = [
+        encode_chat(tokenizer, instruction="Go.", prompt=prompt, response=text)
+        for prompt in ("why", "how")
+        for text in texts
+    ]
+    longest = max(len(chat.response_ids) + 1 for chat in chats)
+    width = max(len(chat.response_prefix) for chat in chats)
+
+    with torch.inference_mode():
+        bound = longest + max(longest, width)  # room for two of the long ones
+        batches = list(response_states(decoder, chats, bound))
+
+    assert [sorted(batch.indices) for batch in batches] == [[1, 3], [0, 2]]
