@@ -31,7 +31,7 @@ class SynthesisConfig:
 
     num_queries: int = 120
     """Prompts to keep in all, over all clients."""
-    num_candidates: int = 6
+    num_candidates: int = 4
     """Responses to each prompt."""
     client_weights: dict[str, float] | None = None
     """Share of the prompts that each client's generator writes; None gives all the same. That of a
