@@ -9,13 +9,13 @@ Shapes: `B` rows, `T` tokens of the longest row, `H` hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from lm.encoding import EncodedChat, pad_right
+from lm.encoding import pad_right
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,35 +110,3 @@ def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
         attention_mask=(causal & (same_block | sees_prefix))[:, None],
         chats=tuple(packed),
     )
-
-
-def rows_by_prefix(chats: Sequence[EncodedChat], max_row_tokens: int) -> Iterator[PackedRow]:
-    """Put chats with the same prefix into one row.
-
-    Args:
-        chats: Chats with a response each.
-        max_row_tokens: Bound on a row; more responses make further rows, and one longer chat still
-            makes a row.
-
-    Yields:
-        Rows that hold every chat once.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, chat in enumerate(chats):
-        groups.setdefault(chat.response_prefix, []).append(index)
-    for prefix, members in groups.items():
-        taken: list[int] = []
-        length = len(prefix)
-        for index in members:
-            tail = len(chats[index].response_ids) + len(chats[index].end_ids)
-            if taken and length + tail > max_row_tokens:
-                yield _row(chats, prefix, taken)
-                taken, length = [], len(prefix)
-            taken.append(index)
-            length += tail
-        yield _row(chats, prefix, taken)
-
-
-def _row(chats: Sequence[EncodedChat], prefix: tuple[int, ...], members: list[int]) -> PackedRow:
-    tails = tuple(chats[i].response_ids + chats[i].end_ids for i in members)
-    return PackedRow(prefix=prefix, members=tuple(members), tails=tails)

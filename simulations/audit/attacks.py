@@ -32,7 +32,7 @@ from lm.adapters import (
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm
-from lm.packing import rows_by_prefix
+from lm.packing import PackedRow
 from lm.reward_head import build_reward_model, load_reward_model, rewards_of, score_chats
 from protocol.errors import ConfigurationError
 
@@ -183,7 +183,9 @@ def reward_gradient_scores(
         model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
 
     def negative_reward(chat: EncodedChat) -> torch.Tensor:
-        return -rewards_of(model, list(rows_by_prefix([chat], max_row_tokens=1))).sum()
+        response = chat.response_ids + chat.end_ids
+        row = PackedRow(prefix=chat.response_prefix, tails=(response,), members=(0,))
+        return -rewards_of(model, [row]).sum()
 
     gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
     return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
