@@ -151,28 +151,53 @@ def rank_candidates(
         The candidates. Of equal scores, the one with more reward stands first where its rank has a
         weight, then the one that was written earlier.
     """
-    scores = choice_scores(candidates, config=config)
+    scores = choice_scores(
+        rewards=[item.reward for item in candidates],
+        likelihoods=[-item.perplexity for item in candidates],
+        consensus=[item.consensus for item in candidates],
+        rounds=[item.candidate.round_index for item in candidates],
+        config=config,
+    )
     order = sorted(range(len(candidates)), key=_order(scores, candidates, config))
     return [candidates[index] for index in order]
 
 
-def choice_scores(candidates: Sequence[ScoredCandidate], *, config: FilteringConfig) -> list[float]:
-    """Return the score of each candidate of one query by which the best is chosen.
+def choice_scores(
+    *,
+    rewards: Sequence[float],
+    likelihoods: Sequence[float],
+    consensus: Sequence[float],
+    rounds: Sequence[int],
+    config: FilteringConfig,
+) -> list[float]:
+    """Return the score of each response to one prompt by which the best is chosen.
 
     Args:
-        candidates: Scored candidates of one query.
+        rewards: Reward of each response.
+        likelihoods: Likelihood of each under the generator, or what orders them as that does.
+        consensus: Agreement of each with the prompt's other responses.
+        rounds: Round in which each was written.
         config: By what they are ordered.
 
     Returns:
-        One score a candidate; more is better. Scores of different queries do not compare.
+        One score a response; more is better. Scores of different prompts do not compare.
     """
     match ChooseBy(config.choose_by):
         case ChooseBy.RANKS:
-            return _fused_ranks(candidates, config)
+            fused = [0.0] * len(rewards)
+            for weight, scores in (
+                (config.alpha, rewards),
+                (1 - config.alpha, likelihoods),
+                (config.consensus_weight, consensus),
+            ):
+                for index, rank in enumerate(average_ranks(scores)):
+                    fused[index] += weight * rank
+            # alpha * 2 + (1 - alpha) * 2 is not always 2
+            return [round(score, 9) for score in fused]
         case ChooseBy.CONSENSUS:
-            return [item.consensus for item in candidates]
+            return list(consensus)
         case ChooseBy.FIRST:
-            return [float(item.candidate.round_index) for item in candidates]
+            return [float(number) for number in rounds]
 
 
 def average_ranks(scores: Sequence[float]) -> list[float]:
@@ -215,18 +240,6 @@ def make_pair(
         chosen_lineage=best.candidate.lineage,
         prompt_origin=query.origin,
     )
-
-
-def _fused_ranks(candidates: Sequence[ScoredCandidate], config: FilteringConfig) -> list[float]:
-    fused = [0.0] * len(candidates)
-    for weight, scores in (
-        (config.alpha, [item.reward for item in candidates]),
-        (1 - config.alpha, [-item.perplexity for item in candidates]),
-        (config.consensus_weight, [item.consensus for item in candidates]),
-    ):
-        for index, rank in enumerate(average_ranks(scores)):
-            fused[index] += weight * rank
-    return [round(score, 9) for score in fused]  # alpha * 2 + (1 - alpha) * 2 is not always 2
 
 
 def _order(

@@ -368,7 +368,12 @@ def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
     prompts = store.read(RANKING_STAGE, RankedPrompt)
     if not prompts:
         return None
-    return ranking_quality(prompts, config=config.evaluation, seed=evaluation_seed(config))
+    return ranking_quality(
+        prompts,
+        filtering=config.filtering,
+        config=config.evaluation,
+        seed=evaluation_seed(config),
+    )
 
 
 def _read_losses(folder: Path) -> tuple[float, ...]:

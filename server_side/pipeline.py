@@ -144,7 +144,8 @@ def run_pipeline(
         # How well the scores rank, and the target before and after, on public test records.
         if num_ranked := config.ranking.max_rows:
             rank = partial(judge_ranking, job.test_rows[:num_ranked], generators=clients)
-            rank = partial(rank, reward_proxies=clients, scales=scales, config=config)
+            rank = partial(rank, reward_proxies=clients, scales=scales)
+            rank = partial(rank, synthesis=config.synthesis, scoring=config.scoring)
             store.drawn(RANKING_STAGE, RankedPrompt, rank)
         test = set_test(job, queries, config=config)
         judge = partial(judge_arm, test, on_progress=store.advance)

@@ -12,8 +12,11 @@ ROUGE-L to the reference, which no score has seen:
   the generators. A proxy may do well here and still rank no better than chance.
 
 Scores: `reward`, `likelihood` under the generator, `consensus`, and `choice`, by which filtering
-chooses as it is set up. Intervals are bootstraps over prompts (`server_side/intervals.py`). ROUGE-L
-of one answer against one reference is a noisy judge: read the intervals, and use many prompts.
+chooses as it is set up. The first three do not depend on how filtering is set up, and `choice` is
+made of them afterwards, so runs that differ in filtering alone share the answers.
+
+Intervals are bootstraps over prompts (`server_side/intervals.py`). ROUGE-L of one answer against
+one reference is a noisy judge: read the intervals, and use many prompts.
 """
 
 from __future__ import annotations
@@ -32,7 +35,12 @@ import numpy as np
 from lm.errors import LmError
 from lm.tables import TextRow
 from protocol.errors import StageError
-from server_side.config import EvaluationConfig, FilteringConfig, ServerConfig
+from server_side.config import (
+    EvaluationConfig,
+    FilteringConfig,
+    ScoringConfig,
+    SynthesisConfig,
+)
 from server_side.consensus import rouge_l, split_words
 from server_side.filtering import average_ranks, choice_scores
 from server_side.intervals import Interval, bootstrap_interval, ratio_of_sums
@@ -64,7 +72,7 @@ class RankedPrompt:
     rouge_l: tuple[float, ...]
     """ROUGE-L of each answer to the reference; two answers or more."""
     scores: Mapping[str, tuple[float, ...]]
-    """Each answer's scores, by name of the score; more is better."""
+    """Each answer's reward, likelihood and consensus, by that name; more is better."""
     reference_reward: float
     """Reward of the reference, on the scale of `scores["reward"]`."""
 
@@ -105,7 +113,8 @@ def judge_ranking(
     generators: Sequence[GeneratorProxy],
     reward_proxies: Sequence[RewardProxy],
     scales: Mapping[str, RewardScale],
-    config: ServerConfig,
+    synthesis: SynthesisConfig,
+    scoring: ScoringConfig,
     seed: int,
     on_progress: OnProgress,
 ) -> StageResult[RankedPrompt]:
@@ -117,7 +126,8 @@ def judge_ranking(
             each client's own proxy alone judges, a client whose rewards have no scale gets none.
         reward_proxies: One reward proxy a client.
         scales: Scale of each client's rewards, from the run's own round 1.
-        config: Sampling, scoring and choosing are those of the run.
+        synthesis: How answers are sampled; the run's own settings.
+        scoring: How they are scored; the run's own settings.
         seed: Seed of the draws.
         on_progress: Told how far it is.
 
@@ -129,10 +139,11 @@ def judge_ranking(
         return _judge_ranking(
             rows,
             # A client's own rewards may have no scale: it had no candidates, or was left out.
-            [g for g in generators if g.client_name in scales or config.scoring.ensemble != "own"],
+            [g for g in generators if g.client_name in scales or scoring.ensemble != "own"],
             reward_proxies=reward_proxies,
             scales=scales,
-            config=config,
+            synthesis=synthesis,
+            scoring=scoring,
             seed=seed,
             on_progress=on_progress,
         )
@@ -147,13 +158,14 @@ def _judge_ranking(
     *,
     reward_proxies: Sequence[RewardProxy],
     scales: Mapping[str, RewardScale],
-    config: ServerConfig,
+    synthesis: SynthesisConfig,
+    scoring: ScoringConfig,
     seed: int,
     on_progress: OnProgress,
 ) -> StageResult[RankedPrompt]:
     if not scales:
         raise StageError("Expected a reward to rank by, found that every reward proxy is left out.")
-    synthesis = dataclasses.replace(config.synthesis, num_queries=len(rows))
+    synthesis = dataclasses.replace(synthesis, num_queries=len(rows))
     names = [generator.client_name for generator in generators]
     quotas = client_quotas(names, synthesis, num_queries=len(rows))
     owners = [name for name, quota in quotas.items() for _ in range(quota)]
@@ -177,7 +189,7 @@ def _judge_ranking(
         generators=generators,
         reward_proxies=reward_proxies,
         scales=scales,
-        config=config.scoring,
+        config=scoring,
     )
     scored = judge(
         proposed.values,
@@ -193,7 +205,6 @@ def _judge_ranking(
             scored.values,
             references.values,
             client_names={query.query_id: query.client_name for query in queries},
-            filtering=config.filtering,
         )
     )
     counts = {**proposed.counts, "num_prompts": len(prompts)}
@@ -201,12 +212,17 @@ def _judge_ranking(
 
 
 def ranking_quality(
-    prompts: Sequence[RankedPrompt], *, config: EvaluationConfig, seed: int
+    prompts: Sequence[RankedPrompt],
+    *,
+    filtering: FilteringConfig,
+    config: EvaluationConfig,
+    seed: int,
 ) -> RankingQuality:
-    """Sum up how well each score ranks.
+    """Sum up how well each score ranks, that by which filtering chooses among them.
 
     Args:
         prompts: What `judge_ranking` returned; at least one.
+        filtering: How filtering chooses.
         config: Number of resamples and confidence level.
         seed: Seed of the bootstrap.
 
@@ -224,15 +240,15 @@ def ranking_quality(
         )
 
     means = [statistics.fmean(prompt.rouge_l) for prompt in prompts]
+    judged = [_with_choice(prompt.scores, filtering=filtering) for prompt in prompts]
     scores = {}
-    for name in prompts[0].scores:
-        best = [best_of(prompt.scores[name], prompt.rouge_l) for prompt in prompts]
+    for name in judged[0]:
+        pairs = [(own[name], prompt.rouge_l) for own, prompt in zip(judged, prompts, strict=True)]
+        best = [best_of(own, worth) for own, worth in pairs]
         scores[name] = ScoreQuality(
             best=interval(best),
             gain=interval([b - mean for b, mean in zip(best, means, strict=True)]),
-            rank_correlation=interval(
-                [rank_correlation(prompt.scores[name], prompt.rouge_l) for prompt in prompts]
-            ),
+            rank_correlation=interval([rank_correlation(own, worth) for own, worth in pairs]),
         )
     return RankingQuality(
         num_prompts=len(prompts),
@@ -285,6 +301,20 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(x, y, strict=True)) / spread if spread > 0 else 0.0
 
 
+def _with_choice(
+    scores: Mapping[str, Sequence[float]], *, filtering: FilteringConfig
+) -> dict[str, Sequence[float]]:
+    """Return one prompt's scores and the one that filtering makes of them."""
+    choice = choice_scores(
+        rewards=scores["reward"],
+        likelihoods=scores["likelihood"],
+        consensus=scores["consensus"],
+        rounds=[1] * len(scores["reward"]),  # nothing here is rewritten
+        config=filtering,
+    )
+    return {**scores, "choice": choice}
+
+
 def _as_candidate(query: Query, row: TextRow) -> Candidate:
     # A person wrote it; who did does not enter into a score.
     return Candidate(
@@ -301,7 +331,6 @@ def _ranked_prompts(
     references: Sequence[ScoredCandidate],
     *,
     client_names: Mapping[str, str],
-    filtering: FilteringConfig,
 ) -> Iterator[RankedPrompt]:
     by_id = {item.candidate.query_id: item for item in references}
     for query_id, group in groupby(scored, key=lambda item: item.candidate.query_id):
@@ -315,7 +344,6 @@ def _ranked_prompts(
                 "reward": tuple(item.reward for item in own),
                 "likelihood": tuple(-item.perplexity for item in own),
                 "consensus": tuple(item.consensus for item in own),
-                "choice": tuple(choice_scores(own, config=filtering)),
             },
             reference_reward=by_id[query_id].reward,
         )

@@ -23,6 +23,7 @@ from server_side.config import (
 )
 from server_side.metrics import read_metrics
 from server_side.pipeline import run_pipeline
+from server_side.ranking import RANKING_STAGE
 from server_side.shared_stages import SharedStages
 from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model
@@ -45,6 +46,17 @@ class StopAfter:
     def end(self, stage: str, *, seconds: float, was_whole: bool) -> None:
         if stage == self._stage:
             raise KeyboardInterrupt
+
+
+def answering_often(config: ServerConfig) -> ServerConfig:
+    """Leave every prompt a choice, though a tiny model seldom ends a text."""
+    often = SamplingConfig(max_new_tokens=128, top_p=1.0)
+    return dataclasses.replace(
+        config,
+        synthesis=dataclasses.replace(
+            config.synthesis, num_queries=4, num_candidates=12, response_sampling=often
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +131,7 @@ def test_killed_job_ends_as_an_undisturbed_one(
         import os, signal
         from pathlib import Path
         from server_side.pipeline import run_pipeline
+from server_side.ranking import RANKING_STAGE
         from tests.support.server_jobs import make_config, make_releases
 
         class Killer:
@@ -270,12 +283,8 @@ def test_baseline_and_ranking_are_settings_alone(
     base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:
     """Raw synthetic data without refinement, and the scores judged beside it."""
-    often = SamplingConfig(max_new_tokens=128, top_p=1.0)  # a tiny model seldom ends a text
     raw = dataclasses.replace(
-        config,
-        synthesis=dataclasses.replace(
-            config.synthesis, num_queries=4, num_candidates=12, response_sampling=often
-        ),
+        answering_often(config),
         filtering=FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0),
         refinement=dataclasses.replace(config.refinement, num_rounds=1),
         scoring=ScoringConfig(ensemble="min", length_debias=True),
@@ -319,3 +328,26 @@ def test_runs_share_what_does_not_depend_on_their_releases(
     assert set(manifests["three"]["taken"]) == {"13_untuned"}
     metrics = [read_metrics(tmp_path / name / "metrics.json") for name in ("one", "two")]
     assert metrics[0]["tuned"] == metrics[1]["tuned"]
+
+
+def test_runs_that_differ_in_filtering_share_the_answers_that_are_ranked(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    shared = SharedStages(tmp_path / "shared")
+    releases = make_releases(base)
+    config = dataclasses.replace(answering_often(config), ranking=RankingConfig(max_rows=4))
+    rankings = {}
+    for choose_by in ("ranks", "first"):
+        own = dataclasses.replace(
+            config, filtering=dataclasses.replace(config.filtering, choose_by=choose_by)
+        )
+        run_pipeline(releases, config=own, run_folder=tmp_path / choose_by, shared=shared)
+        rankings[choose_by] = read_metrics(tmp_path / choose_by / "metrics.json")["ranking"]
+
+    manifest = json.loads((tmp_path / "first" / "manifest.json").read_text(encoding="utf-8"))
+    assert RANKING_STAGE in manifest["taken"]
+    ranks, first = rankings["ranks"]["scores"], rankings["first"]["scores"]
+    assert first["likelihood"] == ranks["likelihood"]
+    # What chooses is each run's own: the first answer is chosen without a look at any.
+    assert first["choice"]["rank_correlation"]["mean"] == 0.0
+    assert ranks["choice"]["rank_correlation"]["mean"] != 0.0

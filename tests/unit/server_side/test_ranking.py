@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -15,12 +15,12 @@ from server_side.config import (
     EvaluationConfig,
     FilteringConfig,
     ScoringConfig,
-    ServerConfig,
     SynthesisConfig,
 )
 from server_side.consensus import rouge_l, split_words
 from server_side.ranking import (
     RankedPrompt,
+    RankingQuality,
     best_of,
     judge_ranking,
     rank_correlation,
@@ -35,10 +35,8 @@ ROWS = [
     TextRow(prompt=f"question {i}", response=" ".join(RNG.choices(WORDS, k=8))) for i in range(40)
 ]
 REFERENCES = {row.prompt: split_words(row.response) for row in ROWS}
-CONFIG = ServerConfig(
-    synthesis=SynthesisConfig(num_candidates=5, client_weights={"north": 3.0, "south": 1.0}),
-    filtering=FilteringConfig(alpha=0.0),
-)
+SYNTHESIS = SynthesisConfig(num_candidates=5, client_weights={"north": 3.0, "south": 1.0})
+BY_LIKELIHOOD = FilteringConfig(alpha=0.0, consensus_weight=0.0)
 values = st.lists(st.integers(0, 4).map(float), min_size=2, max_size=8)
 
 
@@ -58,9 +56,18 @@ def judge(
             for index, proxy in enumerate(proxies)
             if proxy.client_name != without_scale
         },
-        config=replace(CONFIG, scoring=ScoringConfig(ensemble=ensemble)),
+        synthesis=SYNTHESIS,
+        scoring=ScoringConfig(ensemble=ensemble),
         seed=seed,
         on_progress=no_progress,
+    )
+
+
+def summed_up(
+    prompts: Sequence[RankedPrompt], *, filtering: FilteringConfig = BY_LIKELIHOOD
+) -> RankingQuality:
+    return ranking_quality(
+        prompts, filtering=filtering, config=EvaluationConfig(num_resamples=200), seed=0
     )
 
 
@@ -84,28 +91,36 @@ def test_favourites_of_equal_score_are_worth_their_mean() -> None:
 def test_quality_is_worked_out_by_hand() -> None:
     """Worths (0.2, 0.4, 0.6) and (0.1, 0.5, 0.3): means 0.4 and 0.3, best 0.6 and 0.5.
 
-    `good` picks 0.6 and 0.3, with correlations 1 and ½; `flat` says nothing, so it picks the means.
-    The reference's reward beats one and a half of three answers, then all.
+    Likelihood picks 0.6 and 0.3, with correlations 1 and ½; consensus says nothing, so it picks the
+    means. The reference's reward beats one and a half of three answers, then all.
     """
     prompts = [
         RankedPrompt(
             query_id="t1", client_name="north", rouge_l=(0.2, 0.4, 0.6),
-            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0), "reward": (1.0, 2.0, 5.0)},
+            scores={
+                "reward": (1.0, 2.0, 5.0),
+                "likelihood": (1.0, 2.0, 3.0),
+                "consensus": (1.0, 1.0, 1.0),
+            },
             reference_reward=2.0,
         ),
         RankedPrompt(
             query_id="t2", client_name="north", rouge_l=(0.1, 0.5, 0.3),
-            scores={"good": (1.0, 2.0, 3.0), "flat": (1.0, 1.0, 1.0), "reward": (1.0, 2.0, 5.0)},
+            scores={
+                "reward": (1.0, 2.0, 5.0),
+                "likelihood": (1.0, 2.0, 3.0),
+                "consensus": (1.0, 1.0, 1.0),
+            },
             reference_reward=6.0,
         ),
     ]  # fmt: skip
 
-    quality = ranking_quality(prompts, config=EvaluationConfig(num_resamples=200), seed=0)
+    quality = summed_up(prompts)
 
     assert (quality.num_prompts, quality.num_candidates) == (2, 6)
     assert quality.mean.mean == pytest.approx(0.35)
     assert quality.oracle.mean == pytest.approx(0.55)
-    good, flat = quality.scores["good"], quality.scores["flat"]
+    good, flat = quality.scores["likelihood"], quality.scores["consensus"]
     assert good.best.mean == pytest.approx(0.45)
     assert (good.gain.mean, good.gain.low, good.gain.high) == pytest.approx((0.1, 0.0, 0.2))
     assert good.rank_correlation.mean == pytest.approx(0.75)
@@ -126,7 +141,7 @@ def test_score_that_knows_the_reference_is_told_from_one_that_does_not() -> None
     ]
 
     result = judge(*proxies)
-    quality = ranking_quality(result.values, config=EvaluationConfig(num_resamples=200), seed=0)
+    quality = summed_up(result.values)
 
     assert quality.num_prompts == result.counts["num_prompts"] == 40
     assert quality.scores["reward"].best.mean == pytest.approx(quality.oracle.mean)
@@ -134,9 +149,35 @@ def test_score_that_knows_the_reference_is_told_from_one_that_does_not() -> None
     assert quality.scores["reward"].rank_correlation.mean == pytest.approx(1.0)
     assert quality.reward_accuracy.mean == pytest.approx(1.0)
     assert quality.scores["likelihood"].gain.high < 0
-    # With alpha = 0 likelihood alone chooses.
     assert quality.scores["choice"] == quality.scores["likelihood"]
     assert "reward_length_correlation" in result.figures
+
+
+@pytest.mark.parametrize(
+    ("filtering", "score"),
+    [
+        (FilteringConfig(alpha=1.0, consensus_weight=0.0), "reward"),
+        (BY_LIKELIHOOD, "likelihood"),
+        (FilteringConfig(choose_by="consensus"), "consensus"),
+    ],
+)
+def test_choice_follows_how_filtering_is_set_up_not_how_the_answers_were_judged(
+    filtering: FilteringConfig, score: str
+) -> None:
+    result = judge(FakeProxies("north"), FakeProxies("south"))
+    quality = summed_up(result.values, filtering=filtering)
+
+    assert quality.scores["choice"] == quality.scores[score]
+    others = quality.scores.keys() - {"choice", score}
+    assert all(quality.scores["choice"] != quality.scores[other] for other in others)
+
+
+def test_choice_that_asks_nobody_gains_nothing() -> None:
+    result = judge(FakeProxies("north"), FakeProxies("south"))
+    quality = summed_up(result.values, filtering=FilteringConfig(choose_by="first"))
+
+    assert quality.scores["choice"].gain.mean == pytest.approx(0.0)
+    assert quality.scores["choice"].rank_correlation.mean == 0.0
 
 
 def test_generators_share_the_prompts_as_they_do_in_synthesis() -> None:
