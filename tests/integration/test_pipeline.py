@@ -131,7 +131,6 @@ def test_killed_job_ends_as_an_undisturbed_one(
         import os, signal
         from pathlib import Path
         from server_side.pipeline import run_pipeline
-from server_side.ranking import RANKING_STAGE
         from tests.support.server_jobs import make_config, make_releases
 
         class Killer:
