@@ -46,6 +46,7 @@ from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress
 from server_side.seeds import derive_seed
+from server_side.shared_stages import SharedStages
 from server_side.tuned_target import TUNED
 from simulations.config import SimulateConfig, TunedOn
 from simulations.owned_records import read_owned_records
@@ -74,7 +75,12 @@ def price_of_private_arm(config: SimulateConfig, world: World) -> dict[str, Priv
 
 
 def run_private_arm(
-    config: SimulateConfig, world: World, *, run_folder: Path, progress: Progress
+    config: SimulateConfig,
+    world: World,
+    *,
+    run_folder: Path,
+    progress: Progress,
+    shared: SharedStages | None = None,
 ) -> None:
     """Tune the target on the private records, judge it, and write `metrics.json`.
 
@@ -83,6 +89,7 @@ def run_private_arm(
         world: The parties, whose records are read.
         run_folder: Where the run is kept.
         progress: Told about each stage.
+        shared: Where other runs' judgement of the untuned target lies; None shares nothing.
 
     Raises:
         RewardDSError: Records or settings do not allow it.
@@ -119,14 +126,17 @@ def run_private_arm(
             finetune_target, pool, config=replace(server.finetuning, objective="sft"),
             target_folder=job.target_folder, previous=None, round_index=1,
         )  # fmt: skip
-    store_of_run = RunStore(
-        world.server_folder, settings=settings, seed=server.seed, progress=progress
+    open_store = partial(
+        RunStore, world.server_folder, settings=settings, seed=server.seed, progress=progress
     )
-    with store_of_run as store, torch_threads(server.num_threads):
+    judge = partial(judge_arm, set_test(job, (), config=server))
+    with open_store(shared=shared) as store, torch_threads(server.num_threads):
+        judge_untuned = partial(judge, None, on_progress=store.advance)
+        (untuned,) = store.values("13_untuned", ArmScores, judge_untuned)
+    # Privacy: what follows has read the records, so it stays in this run's folder.
+    with open_store() as store, torch_threads(server.num_threads):
+        judge = partial(judge, on_progress=store.advance)
         folder = store.subfolder(STAGE, fill)
-        test = set_test(job, (), config=server)
-        judge = partial(judge_arm, test, on_progress=store.advance)
-        (untuned,) = store.values("13_untuned", ArmScores, partial(judge, None))
         (tuned,) = store.values("13_tuned", ArmScores, partial(judge, folder / TUNED))
         if is_private:
             effort = _dp_effort(clients, num_records=sum(map(len, records)))

@@ -46,6 +46,7 @@ from simulations.sweeps.points import (
 )
 
 if TYPE_CHECKING:
+    from server_side.shared_stages import SharedStages
     from simulations.console import SimulationConsole
     from simulations.prepare import World
 
@@ -175,6 +176,7 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     from lm.loading import quiet_transformers
     from server_side.metrics import read_metrics
     from server_side.provenance import finish_provenance, later_sources
+    from server_side.shared_stages import SharedStages
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
     from simulations.private_tuning import price_of_private_arm, run_private_arm
@@ -185,6 +187,7 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     shown, run_folder = run_folder, run_folder.resolve()
     # Privacy: runs that are selected from have noise of their own each, whoever else runs.
     shared = None if is_hidden else _shared_folder(config, run_folder)
+    stages = SharedStages(shared / "stages") if shared else None
     console = SimulationConsole(prefix=_prefix(), is_silent=is_hidden)
     with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
@@ -201,6 +204,7 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
                 world,
                 run_folder=run_folder,
                 shared=shared,
+                stages=stages,
                 console=console,
                 # Privacy: the price of a selection covers what is released, not the overlap.
                 reads_records=not is_hidden,
@@ -212,7 +216,7 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
             )
             # Before any record is read, as a client reserves its budget before it trains.
             note_price(run_folder, config, world, (), ledgers=price_of_private_arm(config, world))
-            run_private_arm(config, world, run_folder=run_folder, progress=console)
+            run_private_arm(config, world, run_folder=run_folder, progress=console, shared=stages)
         finish_provenance(run_folder)
         seconds = time.monotonic() - started
     console.show_results(read_metrics(run_folder / "metrics.json"), run_folder=_short(shown))
@@ -225,13 +229,13 @@ def _run_both_parties(
     *,
     run_folder: Path,
     shared: Path | None,
+    stages: SharedStages | None,
     console: SimulationConsole,
     reads_records: bool,
 ) -> None:
     from server_side.collecting import load_collected
     from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
-    from server_side.shared_stages import SharedStages
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost
     from simulations.exchanging import make_or_take_exchange
@@ -254,7 +258,7 @@ def _run_both_parties(
         output_folder=run_folder,
         exchange=read_exchange_cost(run_folder),
         progress=console,
-        shared=SharedStages(shared / "stages") if shared else None,
+        shared=stages,
         annotate=partial(annotate_run, config=config, world=world, reads_records=reads_records),
     )
 

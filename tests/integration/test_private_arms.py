@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_a_target_is_tuned_on_the_records_judged_and_marked(
         assert 7.5 < epsilon <= 8.0
         # Both clients' expected batches in one step.
         assert metrics["tuning"]["batch_size"] == 32
+
+
+def test_private_arms_share_the_untuned_targets_judgement_and_nothing_that_read_records(
+    here: Path,
+) -> None:
+    shared = here / "shared"
+    for arm in ("private_no_dp", "private_dp"):
+        run_arm(here / arm, f"arm={arm}", f"shared_folder={shared}")
+
+    taken = json.loads((here / "private_dp" / "server" / "manifest.json").read_text())["taken"]
+    assert list(taken) == ["13_untuned"]
+    files = [path.name for path in (shared / "stages").glob("*/files/**/*") if path.is_file()]
+    assert files == ["13_untuned.jsonl"]
 
 
 def test_dp_sgd_moves_the_adapter_that_is_judged(here: Path) -> None:
