@@ -31,6 +31,7 @@ NAMED_BY_A_PATH = {"public_prompts"}
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 CHANGED = {
     "rewardds": set(),
+    "with_consensus": {"server_side.filtering.consensus_weight"},
     "dp_generate": {
         "server_side.filtering.choose_by", "server_side.filtering.select_by",
         "server_side.filtering.max_similarity", "server_side.refinement.num_rounds",
