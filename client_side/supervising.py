@@ -12,7 +12,6 @@ Does not cover: a machine that restarts; that is for the unit in `deploy/`.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ import psutil
 
 from client_side import pinning
 from client_side.folder import ClientFolder, write_private_file
-from lm.leaving import raise_on, signals_held
+from lm.leaving import dying_with_parent, raise_on, signals_held
 from lm.locks import is_held
 from lm.logs import relay
 
@@ -43,7 +42,6 @@ _CLIENT_COMMAND: Final = "flwr-clientapp"
 _STOP_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.2
 _NUM_LAST_LINES: Final = 8
-_PR_SET_PDEATHSIG: Final = 1
 _NODE_LOGGER: Final = logging.getLogger("client_side.node.flower")
 _LOGGER = logging.getLogger(__name__)
 
@@ -204,12 +202,6 @@ def read_node_status(folder: ClientFolder) -> dict[str, object] | None:
 def _start(
     command: Sequence[str], environment: Mapping[str, str], *, cwd: Path
 ) -> subprocess.Popen[bytes]:
-    prctl = ctypes.CDLL(None).prctl if sys.platform.startswith("linux") else None
-
-    def die_with_parent() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
     # Fixed program and arguments of this project; nothing in them comes from the wire.
     return subprocess.Popen(  # noqa: S603
         command,
@@ -220,7 +212,7 @@ def _start(
         cwd=cwd,
         # A group of its own, so that all that it started can be ended with it.
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=dying_with_parent(signal.SIGTERM),
     )
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final
 
 _SS_DISABLE: Final = 2
+_PR_SET_PDEATHSIG: Final = 1
 _is_held = False
 _waiting: list[BaseException] = []
 
@@ -35,6 +36,25 @@ def raise_on(signals: Mapping[signal.Signals, Callable[[], BaseException]]) -> N
 
     for number in signals:
         signal.signal(number, leave)
+
+
+def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Return what has the process that calls it get a signal once its parent is gone; Linux alone.
+
+    Args:
+        number: The signal.
+
+    Returns:
+        A function that takes no locks, so that it may be called between fork and exec.
+    """
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    prctl: Callable[[int, int], object] = ctypes.CDLL(None).prctl
+
+    def die_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, number)
+
+    return die_with_parent
 
 
 class _Stack(ctypes.Structure):

@@ -26,13 +26,12 @@ from typing import Final, Self
 
 import psutil
 
-from lm.leaving import raise_on, signals_held
+from lm.leaving import dying_with_parent, raise_on, signals_held
 from lm.logs import LogFormat, LogLevel, log_to_file, relay
 from protocol.errors import ExchangeError
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _NUM_LOG_LINES: Final = 5
 _MARK: Final = "REWARDDS_CHILD_OF"
@@ -118,7 +117,7 @@ class Children:
                     cwd=cwd,
                     # A Ctrl-C at the terminal is this process's to handle, once, in order.
                     start_new_session=True,
-                    preexec_fn=self._die_with_parent,
+                    preexec_fn=dying_with_parent(signal.SIGTERM),
                 )
             except OSError as problem:
                 raise ExchangeError(
@@ -182,10 +181,6 @@ class Children:
                 if process.environ().get(_MARK) == self._mark:
                     found.append(process)
         return found
-
-    def _die_with_parent(self) -> None:
-        if self._prctl is not None:
-            self._prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _relay(child: Child, form: LogFormat, level: LogLevel) -> None:

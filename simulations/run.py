@@ -7,6 +7,8 @@ Hydra composes the settings; below this file nobody knows it. A run lives in a f
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
+from lm.leaving import dying_with_parent
 from lm.settings import load_settings, schema_of, to_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
@@ -53,6 +56,9 @@ if TYPE_CHECKING:
 # All that a start writes before its parties are laid out, beside settings and provenance.
 _WRITTEN: Final = ("clients", "server", "models", "world.part")
 
+_command: int | None = None
+"""Process of the command itself; a launcher may have others do its points."""
+
 _STORE: Final = ConfigStore.instance()
 _STORE.store(name="simulate_schema", node=schema_of(SimulateConfig))
 # One party each: what `rewardds-client init` and its like write, from the schemas' own defaults.
@@ -62,7 +68,12 @@ _STORE.store(name="server_node_schema", node={"server_side": schema_of(ServerCon
 
 def main() -> None:
     """Run the command line."""
+    from server_side.children import raise_on_signals
+
+    global _command
+    _command = os.getpid()
     sys.argv = [sys.argv[0], *sweep_resumed(sys.argv[1:])]
+    raise_on_signals()
     run_command_line(
         _compose_and_run, on_interrupt="Go on with: rewardds-simulate resume=runs/latest"
     )
@@ -73,6 +84,10 @@ def _compose_and_run(values: DictConfig) -> None:
     from server_side.children import raise_on_signals
 
     raise_on_signals()
+    if os.getpid() != _command:
+        # A launcher's process catches what a signal raises and waits for more points, for ever if
+        # nobody is left to send some; a point that was cut off goes on from its last whole stage.
+        dying_with_parent(signal.SIGKILL)()
     with failures_held():
         hydra_config = HydraConfig.get()
         if hydra_config.mode is RunMode.MULTIRUN:

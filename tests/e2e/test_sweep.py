@@ -28,6 +28,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -94,3 +95,32 @@ def test_a_point_that_fails_under_joblib_makes_the_command_fail(tmp_path: Path) 
 
     assert swept.returncode == 1, output
     assert "found 2 that are not" in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_processes_of_a_launcher_end_with_the_command(number: int, tmp_path: Path) -> None:
+    """They hold a model each, and nobody is left who could ask them for another point."""
+    words = (*POINTS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    swept = start(tmp_path, "simulations.run", *words)
+    assert swept.stdout is not None
+    begun: set[str] = set()
+    while len(begun) < 2:
+        begun |= {line for line in [swept.stdout.readline()] if "Run folder" in line}
+        assert swept.poll() is None, begun
+
+    swept.send_signal(number)
+
+    swept.communicate(timeout=60)
+    assert swept.returncode != 0
+    give_up = time.monotonic() + 30
+    while is_group_alive(swept.pid):
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+
+
+def is_group_alive(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
