@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from simulations.sweeps.points import PointStatus, read_point
@@ -119,8 +121,9 @@ def test_processes_of_a_launcher_end_with_the_command(number: int, tmp_path: Pat
 
 
 def is_group_alive(leader: int) -> bool:
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """An earlier test may have had orphans come to this process, where they stay as zombies."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
