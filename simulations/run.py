@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 # All that a start writes before its parties are laid out, beside settings and provenance.
 _WRITTEN: Final = ("clients", "server", "models", "world.part")
 
-_command: int | None = None
+_command_pid: int | None = None
 """Process of the command itself; a launcher may have others do its points."""
 
 _STORE: Final = ConfigStore.instance()
@@ -70,8 +70,8 @@ def main() -> None:
     """Run the command line."""
     from server_side.children import raise_on_signals
 
-    global _command
-    _command = os.getpid()
+    global _command_pid
+    _command_pid = os.getpid()
     sys.argv = [sys.argv[0], *sweep_resumed(sys.argv[1:])]
     raise_on_signals()
     run_command_line(
@@ -83,8 +83,8 @@ def main() -> None:
 def _compose_and_run(values: DictConfig) -> None:
     from server_side.children import raise_on_signals
 
-    raise_on_signals()
-    if os.getpid() != _command:
+    if os.getpid() != _command_pid:
+        raise_on_signals()
         # A launcher's process catches what a signal raises and waits for more points, for ever if
         # nobody is left to send some; a point that was cut off goes on from its last whole stage.
         dying_with_parent(signal.SIGKILL)()

@@ -31,6 +31,8 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # As a shell starts what runs in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
 
 
@@ -121,7 +123,11 @@ def test_processes_of_a_launcher_end_with_the_command(number: int, tmp_path: Pat
 
 
 def is_group_alive(leader: int) -> bool:
-    """An earlier test may have had orphans come to this process, where they stay as zombies."""
+    """Say whether any process of a group lives.
+
+    Zombies do not: an earlier test may have had orphans come to this process, where nobody asks
+    for them.
+    """
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
