@@ -6,9 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from server_side.metrics import read_metrics
 from server_side.pipeline import run_pipeline
 from server_side.ranking import RANKING_STAGE
 from server_side.shared_stages import SharedStages
+from tests.support.forked import exit_status
 from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model
 
@@ -46,6 +44,22 @@ class StopAfter:
     def end(self, stage: str, *, seconds: float, was_whole: bool) -> None:
         if stage == self._stage:
             raise KeyboardInterrupt
+
+
+class KillAtCheckpoint(StopAfter):
+    """A watcher that kills its process while the target is tuned."""
+
+    def start(self, stage: str) -> None:
+        self._at_work = stage
+
+    def advance(self, done: int, total: int) -> None:
+        if self._at_work == "11_target_r1" and done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_and_die(base: Path, config: ServerConfig, run_folder: Path) -> None:
+    watcher = KillAtCheckpoint("never")
+    run_pipeline(make_releases(base), config=config, run_folder=run_folder, progress=watcher)
 
 
 def answering_often(config: ServerConfig) -> ServerConfig:
@@ -126,33 +140,8 @@ def test_killed_job_ends_as_an_undisturbed_one(
     undisturbed: Path, base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:
     """`kill -9` while the target is tuned, with a checkpoint on disk."""
-    test_file = config.evaluation.path
-    script = f"""
-        import os, signal
-        from pathlib import Path
-        from server_side.pipeline import run_pipeline
-        from tests.support.server_jobs import make_config, make_releases
-
-        class Killer:
-            def start(self, stage):
-                self.stage = stage
-            def advance(self, done, total):
-                if self.stage == "11_target_r1" and done == 2:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            def end(self, stage, *, seconds, was_whole):
-                pass
-
-        base, run_folder = Path({str(base)!r}), Path({str(tmp_path)!r})
-        config = make_config(base, Path({test_file!r}))
-        run_pipeline(make_releases(base), config=config, run_folder=run_folder, progress=Killer())
-    """
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-        capture_output=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    status = exit_status(run_and_die, base, config, tmp_path)
+    assert status == -signal.SIGKILL
     assert (tmp_path / "11_target_r1.part" / "checkpoints" / "checkpoint-1").is_dir()
 
     run_pipeline(make_releases(base), config=config, run_folder=tmp_path)

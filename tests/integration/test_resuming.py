@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +22,10 @@ from protocol.wire import decode_bytes
 from server_side.admission import AdmittedRelease, admit
 from server_side.admission_terms import admission_terms
 from tests.support.clients import RUN_ID, client_config, make_client, server_config
-from tests.support.dying_client import POINTS, STEPS, ask, watch
+from tests.support.dying_client import POINTS, STEPS, answer_or_die, ask, watch
+from tests.support.forked import exit_status
 
 pytestmark = pytest.mark.integration
-
-ROOT = Path(__file__).parents[2]
 
 
 def patient_config(base_model: Path, *, noise_seed: int | None = None) -> ClientConfig:
@@ -68,16 +65,8 @@ def kill_and_ask_again(
     folder: ClientFolder, proxy: ProxyKind, point: str, patch: pytest.MonkeyPatch
 ) -> TwoLives:
     logs = [folder.path.parent / f"{folder.path.name}-{life}.log" for life in ("first", "second")]
-    command = [sys.executable, "-m", "tests.support.dying_client"]
-    ended = subprocess.run(
-        [*command, str(folder.path), proxy.value, point, str(logs[0])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stdout + ended.stderr
+    status = exit_status(answer_or_die, folder.path, proxy, point, logs[0])
+    assert status == -signal.SIGKILL
     work = folder.work_folder
     left_behind = {
         path: stat.S_IMODE(path.stat().st_mode)
@@ -233,10 +222,9 @@ def test_a_state_from_another_clients_folder_is_not_taken(
     folders = [
         make_client(tmp_path / name, patient_config(tiny_llama)) for name in ("one", "other")
     ]
-    for number, folder in enumerate(folders):
-        command = [sys.executable, "-m", "tests.support.dying_client", str(folder.path)]
-        point = ("after a step was saved", "before the second step")[number]
-        subprocess.run([*command, "generator", point, str(tmp_path / "log")], cwd=ROOT, check=False)
+    points = ("after a step was saved", "before the second step")
+    for folder, point in zip(folders, points, strict=True):
+        exit_status(answer_or_die, folder.path, ProxyKind.GENERATOR, point, tmp_path / "log")
     one, other = (next((folder.work_folder / "training").iterdir()) for folder in folders)
     assert one.name == other.name
     other.write_bytes(one.read_bytes())

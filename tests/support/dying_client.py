@@ -1,15 +1,10 @@
-"""A client's process that kills itself with SIGKILL at a named point of its training.
-
-`python -m tests.support.dying_client FOLDER PROXY POINT LOG` answers one request and writes to LOG
-what it drew and which steps became whole.
-"""
+"""A client's process that kills itself with SIGKILL at a named point of its training."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -128,14 +123,9 @@ def ask(folder: Path, proxy: ProxyKind) -> bytes:
     return answer_bytes(proxy.value, request, folder=folder)
 
 
-def main() -> None:
-    """Answer, or die."""
-    folder, proxy, point, log = sys.argv[1:]
+def answer_or_die(folder: Path, proxy: ProxyKind, point: str, log: Path) -> None:
+    """Answer one request, and write down what was drawn and which steps became whole."""
     with pytest.MonkeyPatch.context() as patch:
-        watch(patch, Path(log))
+        watch(patch, log)
         die_at(patch, point)
-        ask(Path(folder), ProxyKind(proxy))
-
-
-if __name__ == "__main__":
-    main()
+        ask(folder, proxy)

@@ -3,8 +3,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from server_side.samples import CuratedSample
 from server_side.target_adapter import merge_target, read_adapter
 from server_side.tuned_target import TunedTarget
 from server_side.tuning_rows import encode_chosen, sft_row
+from tests.support.forked import exit_status
 from tests.support.tiny_models import build_tiny_model
 
 CONFIG: dict[str, Any] = {
@@ -266,27 +265,16 @@ def test_training_leaves_the_global_random_state_alone(target: Path, tmp_path: P
     assert (torch.rand(1).item(), np.random.rand()) == expected
 
 
-_KILLED_RUN = """
-import json, os, signal, sys
-from pathlib import Path
-from server_side.config import FinetuningConfig
-from tests.unit.server_side.test_finetuning import _tune
-def die(done, of):
-    if done == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-config = FinetuningConfig(**json.loads(sys.argv[4]))
-_tune(Path(sys.argv[1]), Path(sys.argv[2]), config=config, on_progress=die)
-"""
+def _tune_and_die(target: Path, output: Path, in_step: int, config: dict[str, Any]) -> None:
+    def die(done: int, of: int) -> None:
+        if done == in_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _tune(target, output, config=FinetuningConfig(**config), on_progress=die)
 
 
 def _kill(target: Path, output: Path, *, in_step: int, config: dict[str, Any]) -> None:
-    arguments = [str(target), str(output), str(in_step), json.dumps(config)]
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_RUN, *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert exit_status(_tune_and_die, target, output, in_step, config) == -signal.SIGKILL
     assert not (output / "tuned").exists()
 
 
