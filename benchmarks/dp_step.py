@@ -33,7 +33,8 @@ from client_side.randomness import Randomness
 from client_side.reward_proxy import PairwiseLoss, record_row
 from lm.adapters import attach_lora
 from lm.encoding import EncodedChat, pad_right
-from lm.loading import load_causal_lm, resolve_base_model
+from lm.loading import load_causal_lm
+from lm.model_folders import resolve_base_model
 from lm.reward_head import build_reward_model
 from protocol.artifacts import LoraShape
 

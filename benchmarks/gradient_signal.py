@@ -29,7 +29,8 @@ from rich.table import Table
 from client_side.generator import GeneratorLoss
 from lm.adapters import attach_lora, freeze_a
 from lm.encoding import encode_chat
-from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import resolve_base_model
 from protocol.artifacts import LoraShape
 from simulations.clinic import INSTRUCTION, compose_messages
 

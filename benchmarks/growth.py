@@ -32,7 +32,8 @@ from client_side.randomness import Randomness
 from lm.adapters import attach_lora
 from lm.encoding import EncodedChat
 from lm.likelihood import response_perplexities
-from lm.loading import load_causal_lm, resolve_base_model
+from lm.loading import load_causal_lm
+from lm.model_folders import resolve_base_model
 from lm.sampling import Sampler, SamplingParams
 from lm.sampling_openvino import OpenVinoSampler
 from lm.sampling_transformers import TransformersSampler

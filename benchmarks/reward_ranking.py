@@ -48,11 +48,13 @@ from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import training_settings
 from client_side.reward_proxy import train_reward_proxy
 from client_side.running_code import code_digest
-from lm.adapters import expected_adapter_shapes, load_adapter, merge_adapter
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import load_adapter, merge_adapter
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_perplexities
-from lm.loading import base_model_digest, load_causal_lm, load_tokenizer, resolve_base_model
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import base_model_digest, resolve_base_model
 from lm.reward_head import load_reward_model, score_chats
 from lm.sampling import SamplingEngine, SamplingParams, open_sampler
 from lm.sentences import whole_sentences

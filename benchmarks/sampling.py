@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from real_records import read_chats, source_name
 
-from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import resolve_base_model
 from lm.sampling import SamplingParams, stop_token_ids
 from lm.sampling_transformers import TransformersSampler
 

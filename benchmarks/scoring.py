@@ -23,10 +23,12 @@ import torch
 from real_records import read_texts, source_name
 from torch.nn import functional
 
-from lm.adapters import REWARD_HEAD, Tensors, expected_adapter_shapes, load_adapter
+from lm.adapter_shapes import REWARD_HEAD, Tensors, expected_adapter_shapes
+from lm.adapters import load_adapter
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_perplexities
-from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import resolve_base_model
 from lm.reward_head import load_reward_model, score_chats
 from protocol.artifacts import LoraShape
 

@@ -100,7 +100,7 @@ class ProxyTraining:
             themselves reach nothing but the trainer.
         """
         from client_side.records import load_records
-        from lm.adapters import expected_adapter_shapes
+        from lm.adapter_shapes import expected_adapter_shapes
 
         check_code()
         base_folder, digest = check_request(

@@ -204,7 +204,7 @@ def asked_delta(request: TrainingRequest, *, config: ClientConfig) -> float:
 
 def resolve_base(config: ClientConfig) -> tuple[Path, str]:
     """Return the folder of the client's base model and its digest."""
-    from lm.loading import base_model_digest, resolve_base_model
+    from lm.model_folders import base_model_digest, resolve_base_model
 
     folder = resolve_base_model(config.base_model)
     return folder, base_model_digest(folder)
@@ -220,7 +220,7 @@ def check_base_unchanged(folder: Path, digest: str) -> None:
     Raises:
         ConfigurationError: It was replaced meanwhile.
     """
-    from lm.loading import base_model_digest
+    from lm.model_folders import base_model_digest
 
     found = base_model_digest(folder)
     if found != digest:

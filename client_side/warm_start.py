@@ -72,7 +72,7 @@ def admit_start(
     Raises:
         RequestRefusedError: The operator takes none, or these do not fit.
     """
-    from lm.adapters import expected_adapter_shapes
+    from lm.adapter_shapes import expected_adapter_shapes
 
     # Privacy: settings and the base model alone decide; no record has been read yet, so the start
     # is a constant of the mechanism.

@@ -1,60 +1,29 @@
-"""LoRA weights: attach them to a model, take them out, put them back, merge them.
-
-Names and shapes of an adapter follow from the base model and the LoRA shape alone
-(`expected_adapter_shapes`), so that a party can check foreign weights before it loads them.
-"""
+"""LoRA weights: attach them to a model, take them out, put them back, merge them."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel
 
-from lm.errors import ModelFolderError
+from lm.adapter_shapes import (
+    LoraSpec,
+    Tensors,
+    adapted_layers,
+    expected_adapter_shapes,
+)
 from lm.loading import load_causal_lm, load_tokenizer
-
-REWARD_HEAD = "reward_head.weight"
-"""Name of the scalar head of a reward proxy among its tensors; shape (1, hidden)."""
-
-Tensors = Mapping[str, npt.NDArray[np.float32]]
-
-
-class LoraSpec(Protocol):
-    """What one must know to rebuild an adapter's shape."""
-
-    @property
-    def rank(self) -> int:
-        """Rank of each update."""
-
-    @property
-    def alpha(self) -> float:
-        """Scale numerator."""
-
-    @property
-    def target_modules(self) -> Sequence[str]:
-        """Names of the adapted linear layers."""
-
-    @property
-    def num_upper_layers(self) -> int | None:
-        """Number of adapted blocks, counted from the last; None adapts all."""
-
-    @property
-    def use_rslora(self) -> bool:
-        """Whether the scale is alpha ÷ √rank."""
 
 
 def attach_lora(model: PreTrainedModel, lora: LoraSpec, *, seed: int) -> PeftModel:
@@ -96,43 +65,6 @@ def adapter_tensors(model: PeftModel) -> dict[str, npt.NDArray[np.float32]]:
         for name, parameter in sorted(model.named_parameters())
         if ".lora_A." in name or ".lora_B." in name
     }
-
-
-def expected_adapter_shapes(
-    base_folder: Path, lora: LoraSpec, *, has_reward_head: bool
-) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every tensor that an adapter of this shape must have.
-
-    Args:
-        base_folder: Folder of the base model; only headers are read.
-        lora: Shape of the adapter.
-        has_reward_head: Whether a scalar head belongs to it.
-
-    Raises:
-        ModelFolderError: The base model has no layer of one of the named modules.
-    """
-    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
-    layers = _adapted_layers(lora, int(config["num_hidden_layers"]))
-    pattern = re.compile(r"(?P<module>.*\.layers\.(?P<layer>\d+)\..*\.(?P<leaf>\w+))\.weight")
-    shapes: dict[str, tuple[int, ...]] = {}
-    missing = set(lora.target_modules)
-    for name, (num_out, num_in) in _weight_shapes(base_folder).items():
-        match = pattern.fullmatch(name)
-        if not match or match["leaf"] not in lora.target_modules:
-            continue
-        if int(match["layer"]) not in layers:
-            continue
-        missing.discard(match["leaf"])
-        shapes[f"{match['module']}.lora_A.weight"] = (lora.rank, num_in)
-        shapes[f"{match['module']}.lora_B.weight"] = (num_out, lora.rank)
-    if missing:
-        raise ModelFolderError(
-            f"Expected linear layers named {', '.join(sorted(missing))} in {base_folder}, found "
-            "none. Change lora.target_modules to names that this architecture has."
-        )
-    if has_reward_head:
-        shapes[REWARD_HEAD] = (1, int(config["hidden_size"]))
-    return dict(sorted(shapes.items()))
 
 
 def load_adapter(
@@ -242,7 +174,7 @@ def _write_whole(out_folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def _peft_config(lora: LoraSpec, num_layers: int) -> LoraConfig:
-    layers = sorted(_adapted_layers(lora, num_layers))
+    layers = sorted(adapted_layers(lora, num_layers))
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -253,22 +185,6 @@ def _peft_config(lora: LoraSpec, num_layers: int) -> LoraConfig:
         bias="none",
         task_type="CAUSAL_LM",
     )
-
-
-def _adapted_layers(lora: LoraSpec, num_layers: int) -> frozenset[int]:
-    count = num_layers if lora.num_upper_layers is None else min(lora.num_upper_layers, num_layers)
-    return frozenset(range(num_layers - count, num_layers))
-
-
-def _weight_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    shapes: dict[str, tuple[int, int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                shape = file.get_slice(name).get_shape()
-                if len(shape) == 2:
-                    shapes[name] = (shape[0], shape[1])
-    return shapes
 
 
 def _public_name(parameter_name: str) -> str:

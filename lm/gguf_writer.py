@@ -25,7 +25,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from lm.errors import SamplingError
-from lm.loading import base_model_digest, default_cache_folder
+from lm.model_folders import base_model_digest, default_cache_folder
 
 # A change in what is written makes a new file, so an old one is never taken for a new one.
 _FORMAT = "v1"

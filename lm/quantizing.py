@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from lm.errors import ModelFolderError
-from lm.loading import check_model_folder, quiet_transformers
+from lm.loading import quiet_transformers
+from lm.model_folders import check_model_folder
 
 
 def load_quantized_causal_lm(

@@ -18,14 +18,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from lm.adapters import (
-    REWARD_HEAD,
-    LoraSpec,
-    Tensors,
-    adapter_tensors,
-    attach_lora,
-    load_adapter_tensors,
-)
+from lm.adapter_shapes import REWARD_HEAD, LoraSpec, Tensors
+from lm.adapters import adapter_tensors, attach_lora, load_adapter_tensors
 from lm.encoding import EncodedChat
 from lm.errors import ScoringError
 from lm.loading import load_causal_lm

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from lm.devices import best_device
 from lm.encoding import end_of_turn_ids
 from lm.errors import SamplingError
-from lm.loading import check_model_folder
+from lm.model_folders import check_model_folder
 
 __all__ = [
     "Completion",

@@ -28,7 +28,8 @@ from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.gguf_writer import cached_gguf
 from lm.leaving import use_own_stack_for_signals
-from lm.loading import check_model_folder, load_tokenizer
+from lm.loading import load_tokenizer
+from lm.model_folders import check_model_folder
 from lm.sampling import (
     Completion,
     Progress,

@@ -37,7 +37,8 @@ from urllib.parse import urlsplit
 from transformers import PreTrainedTokenizerBase
 
 from lm.errors import SamplingError
-from lm.loading import base_model_digest, load_tokenizer
+from lm.loading import load_tokenizer
+from lm.model_folders import base_model_digest
 from lm.sampling import (
     Completion,
     Progress,

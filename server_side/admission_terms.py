@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest, resolve_base_model
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.model_folders import base_model_digest, resolve_base_model
 from server_side.admission_checks import AdmissionPolicy, ExpectedShapes
 from server_side.config import ServerConfig
 from server_side.starts import sent_digests

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from flwr.app import RecordDict
 
-from lm.loading import resolve_base_model
+from lm.model_folders import resolve_base_model
 from protocol import PROTOCOL_VERSION
 from protocol.errors import (
     AdmissionCode,
@@ -27,13 +27,7 @@ from protocol.errors import (
     RefusedError,
 )
 from protocol.ledger import ProxyKind
-from protocol.messages import (
-    HelloReply,
-    HelloRequest,
-    Refusal,
-    Request,
-    TrainingRequest,
-)
+from protocol.messages import HelloReply, HelloRequest, Refusal, Request, TrainingRequest
 from server_side.admission import (
     AdmissionPolicy,
     AdmittedRelease,
@@ -48,8 +42,7 @@ from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
 from server_side.greeting import judge_hello
 from server_side.outcome import ClientOutcome, RunLostError, write_outcome
-from server_side.starts import sent_digests
-from server_side.warm_starting import StartShapes, with_starts
+from server_side.starts import StartShapes, sent_digests
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -253,14 +246,19 @@ class _Exchange:
         )
         answers: Mapping[int, Content] = {}
         if asked:
-            requests = with_starts(
-                request,
-                {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
-                config=self._config,
-                base_folder=resolve_base_model(self._config.base_model),
-                run_folder=self._folder,
-                on_waiting=self._channel.clients,
-            )
+            requests: Mapping[int, Request] = dict.fromkeys(asked, request)
+            if self._config.warm_start.path is not None:
+                # Only who trains needs a model's libraries beside what strangers send.
+                from server_side.warm_starting import with_starts
+
+                requests = with_starts(
+                    request,
+                    {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
+                    config=self._config,
+                    base_folder=resolve_base_model(self._config.base_model),
+                    run_folder=self._folder,
+                    on_waiting=self._channel.clients,
+                )
             self._policy = replace(self._policy, start_digests=sent_digests(self._folder))
             answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:

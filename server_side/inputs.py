@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lm.loading import base_model_digest, resolve_base_model
+from lm.model_folders import base_model_digest, resolve_base_model
 from lm.public_prompts import read_prompts
 from lm.tables import ColumnMap, TextRow, read_table
 from protocol import SOFTWARE_VERSION

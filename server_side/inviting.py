@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm.loading import base_model_digest, resolve_base_model
+from lm.model_folders import base_model_digest, resolve_base_model
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.bundle import bundle_digest
 from protocol.introductions import Invitation, write_introduction

@@ -25,7 +25,8 @@ import torch
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import encode_chat
 from lm.likelihood import response_nll_sums
-from lm.loading import load_causal_lm, load_tokenizer, resolve_base_model
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import resolve_base_model
 from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, JudgeConfig

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lm.adapters import expected_adapter_shapes
+from lm.adapter_shapes import expected_adapter_shapes
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
@@ -25,6 +25,9 @@ STARTS: Final = "starts"
 WARM_START_STAGE: Final = "00_warm_start"
 """Under what name the counts of public text stand beside those of the job's stages."""
 _SUFFIX: Final = ".safetensors"
+
+StartShapes = Mapping[ProxyKind, LoraShape | None]
+"""Shapes of the starting weights that a client takes, from its hello."""
 
 
 def cached_start(

@@ -19,7 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lm.adapters import load_adapter
-from lm.loading import base_model_digest, load_causal_lm
+from lm.loading import load_causal_lm
+from lm.model_folders import base_model_digest
 from server_side.target_adapter import adapter_digest, merge_target, read_adapter
 
 TUNED: Final = "tuned"

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lm.loading import base_model_digest
+from lm.model_folders import base_model_digest
 from protocol.errors import ConfigurationError
 from server_side.config import FinetuningConfig
 from server_side.run_store import write_atomically

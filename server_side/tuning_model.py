@@ -16,7 +16,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
-from lm.adapters import attach_lora, expected_adapter_shapes, load_adapter
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import attach_lora, load_adapter
 from lm.devices import best_device
 from lm.loading import load_causal_lm
 from lm.quantizing import load_quantized_causal_lm

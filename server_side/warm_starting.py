@@ -32,7 +32,8 @@ from lm.adapters import adapter_tensors, attach_lora
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
-from lm.loading import base_model_digest, load_causal_lm, load_tokenizer
+from lm.loading import load_causal_lm, load_tokenizer
+from lm.model_folders import base_model_digest
 from lm.packing import PackedRow
 from lm.reward_head import build_reward_model, reward_tensors, rewards_of
 from lm.sampling import SamplingEngine, SamplingParams, open_sampler
@@ -44,16 +45,13 @@ from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.config import ServerConfig, WarmStartConfig
 from server_side.seeds import derive_seed
-from server_side.starts import cached_start
+from server_side.starts import StartShapes, cached_start
 
 _LOGGER = logging.getLogger(__name__)
 
 _ADAPTER_SEED: Final = 0
 _SIGN_OF_LIFE_SECONDS: Final = 5.0
 """Flower fails a ServerApp that it has not heard of for a minute."""
-
-StartShapes = Mapping[ProxyKind, LoraShape | None]
-"""Shapes of the starting weights that a client takes, from its hello."""
 
 T = TypeVar("T")
 
@@ -193,7 +191,7 @@ def with_starts(
     run_folder: Path,
     on_waiting: Callable[[], object],
 ) -> dict[int, Request]:
-    """Add starting weights, where there is public text, for the clients that take some.
+    """Add starting weights, tuned on the public text, for the clients that take some.
 
     Args:
         request: What everybody is asked.
@@ -212,8 +210,6 @@ def with_starts(
         TableError: The public text or the test records cannot be read.
         StageError: All text stands in the test set, or training did not stay finite.
     """
-    if config.warm_start.path is None:
-        return dict.fromkeys(clients, request)
     text = read_public_text(config)
     origin = _origin(text, config=config, base_folder=base_folder)
     trained: dict[LoraShape, AdapterWeights] = {}

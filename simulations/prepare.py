@@ -16,7 +16,7 @@ from client_side.config import ClientConfig, RecordsConfig, Unit
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
 from client_side.records import SHIPPED_RECORDS, check_declared_size
-from lm.loading import resolve_base_model
+from lm.model_folders import resolve_base_model
 from lm.settings import save_settings
 from lm.table_formats import is_same_source
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows

@@ -64,7 +64,7 @@ def note_price(
         releases: What was admitted.
         ledgers: What the run cost where nothing was released; None takes the releases' own.
     """
-    from lm.loading import base_model_digest, resolve_base_model
+    from lm.model_folders import base_model_digest, resolve_base_model
     from server_side.dataset_export import guarantees
     from server_side.shared_stages import file_digest
     from simulations.shared_exchange import ORIGIN_FILE

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from client_side.folder import ClientFolder
-from lm.loading import base_model_digest, resolve_base_model
+from lm.model_folders import base_model_digest, resolve_base_model
 from lm.settings import save_settings, to_mapping
 from server_side.collecting import RELEASES
 from server_side.config import ServerConfig

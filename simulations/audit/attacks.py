@@ -20,15 +20,8 @@ from torch import nn
 
 from client_side.config import GeneratorConfig, RewardProxyConfig
 from client_side.generator import ADAPTER_SEED, GeneratorLoss, torch_dtype
-from lm.adapters import (
-    REWARD_HEAD,
-    LoraSpec,
-    Tensors,
-    attach_lora,
-    freeze_a,
-    load_adapter,
-    load_adapter_tensors,
-)
+from lm.adapter_shapes import REWARD_HEAD, LoraSpec, Tensors
+from lm.adapters import attach_lora, freeze_a, load_adapter, load_adapter_tensors
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm

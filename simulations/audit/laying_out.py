@@ -16,7 +16,8 @@ import numpy.typing as npt
 from client_side.config import Unit
 from client_side.folder import write_private_file
 from client_side.records import SHIPPED_RECORDS
-from lm.loading import load_tokenizer, resolve_base_model
+from lm.loading import load_tokenizer
+from lm.model_folders import resolve_base_model
 from lm.sampling import SamplingEngine, open_sampler
 from lm.tables import ColumnMap, TextRow, read_table
 from protocol.errors import ConfigurationError

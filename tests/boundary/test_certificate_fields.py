@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from lm.adapters import expected_adapter_shapes
+from lm.adapter_shapes import expected_adapter_shapes
 from protocol.artifacts import Certificate, LoraShape, Release, sign_release
 from protocol.documents import from_document, to_document
 from protocol.errors import AdmissionCode, AdmissionError, MalformedMessageError

@@ -78,3 +78,11 @@ def test_egress_works_where_records_cannot_be_imported() -> None:
     )
 
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("app", ["client_side.app", "server_side.app"])
+def test_apps_read_what_strangers_send_before_any_library_of_models_is_there(app: str) -> None:
+    """Greetings, refusals and admission need none of them; training loads them, once asked for."""
+    result = import_all(app, without=["torch", "transformers", "peft", "trl"])
+
+    assert result.returncode == 0, result.stderr

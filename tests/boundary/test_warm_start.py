@@ -20,7 +20,7 @@ from client_side.budget import BudgetLedger
 from client_side.config import WarmStartConfig
 from client_side.folder import ClientFolder
 from client_side.warm_start import AdmittedStart
-from lm.adapters import expected_adapter_shapes
+from lm.adapter_shapes import expected_adapter_shapes
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights
 from protocol.errors import RefusalCode

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from lm.loading import base_model_digest
+from lm.model_folders import base_model_digest
 from server_side.pipeline import run_pipeline
 from tests.support.server_jobs import make_config, make_releases, write_test_rows
 from tests.support.tiny_models import build_tiny_model

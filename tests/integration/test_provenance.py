@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lm.loading import base_model_digest
+from lm.model_folders import base_model_digest
 from lm.settings import save_settings, to_settings
 from protocol.errors import StageError
 from server_side.provenance import later_sources, read_provenance

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lm.encoding import render_prefix
-from lm.loading import EMBEDDED_MODEL, load_tokenizer, resolve_base_model
+from lm.loading import load_tokenizer
+from lm.model_folders import EMBEDDED_MODEL, resolve_base_model
 from lm.sampling import Sampler, SamplingParams, stop_token_ids
 from lm.sampling_openvino import OpenVinoSampler
 from lm.sampling_transformers import TransformersSampler

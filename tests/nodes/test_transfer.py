@@ -26,7 +26,7 @@ from client_side.config import LoraConfig
 from client_side.generator import TrainedProxy, lora_shape
 from client_side.proxy_training import ProxyTraining
 from client_side.request_checks import training_settings
-from lm.adapters import expected_adapter_shapes
+from lm.adapter_shapes import expected_adapter_shapes
 from lm.settings import save_settings
 from protocol.ledger import ProxyKind
 from protocol.wire import encode_bytes

@@ -18,7 +18,7 @@ from client_side.config import (
     RewardProxyConfig,
 )
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
-from lm.loading import base_model_digest
+from lm.model_folders import base_model_digest
 from protocol import PROTOCOL_VERSION
 from protocol.ledger import ProxyKind
 from protocol.messages import TrainingRequest

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.model_folders import base_model_digest
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights, Certificate, sign_release
 from protocol.documents import dump_canonical, parse_canonical

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.adapters import expected_adapter_shapes
-from lm.loading import base_model_digest
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.model_folders import base_model_digest
 from protocol.ledger import ProxyKind
 from protocol.wire import encode_bytes
 from server_side.admission import AdmissionPolicy, AdmittedRelease, admit

@@ -20,7 +20,7 @@ from client_side.checking import Finding, Verdict, check_client
 from client_side.folder import ClientFolder
 from client_side.network import NodeFiles, join, make_node_files
 from client_side.node import main
-from lm.loading import base_model_digest
+from lm.model_folders import base_model_digest
 from lm.settings import save_settings
 from protocol.ledger import PrivacyUnit
 from server_side.certificates import make_authority, make_server_certificate

@@ -23,7 +23,8 @@ from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
 from client_side.released_generator import ReleasedGenerator
 from client_side.reward_proxy import train_reward_proxy
-from lm.adapters import adapter_tensors, attach_lora, expected_adapter_shapes
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import adapter_tensors, attach_lora
 from lm.encoding import encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lm.adapters import (
-    Tensors,
-    adapter_tensors,
-    attach_lora,
-    expected_adapter_shapes,
-    freeze_a,
-    load_adapter,
-    merge_adapter,
-)
+from lm.adapter_shapes import Tensors, expected_adapter_shapes
+from lm.adapters import adapter_tensors, attach_lora, freeze_a, load_adapter, merge_adapter
 from lm.errors import ModelFolderError
-from lm.loading import check_model_folder, load_causal_lm
+from lm.loading import load_causal_lm
+from lm.model_folders import check_model_folder
 from protocol.artifacts import LoraShape
 
 LORA = LoraShape(

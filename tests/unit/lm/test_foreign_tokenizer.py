@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lm.encoding import encode_chat, prompt_prefix, render_prefix
-from lm.loading import check_model_folder, load_tokenizer
+from lm.loading import load_tokenizer
+from lm.model_folders import check_model_folder
 from lm.sampling import Sampler, SamplingParams, stop_token_ids
 from lm.sampling_openvino import OpenVinoSampler
 from lm.sampling_transformers import TransformersSampler

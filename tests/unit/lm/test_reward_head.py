@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lm.adapters import REWARD_HEAD, adapter_tensors
+from lm.adapter_shapes import REWARD_HEAD
+from lm.adapters import adapter_tensors
 from lm.encoding import EncodedChat, encode_chat
 from lm.errors import ScoringError
 from lm.loading import load_tokenizer

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from lm.adapters import expected_adapter_shapes, load_adapter, write_peft_folder
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import load_adapter, write_peft_folder
 from lm.errors import SamplingError
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.sampling import SampledModel, SamplingEngine, SamplingParams, open_sampler, stop_token_ids

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm.adapters import expected_adapter_shapes, write_peft_folder
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import write_peft_folder
 from lm.tables import TextRow
 from server_side import outputs
 from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig

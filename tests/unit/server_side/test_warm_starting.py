@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lm.adapters import expected_adapter_shapes, load_adapter
+from lm.adapter_shapes import expected_adapter_shapes
+from lm.adapters import load_adapter
 from lm.encoding import encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
