@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm.model_folders import base_model_digest, resolve_base_model
-from lm.public_prompts import read_prompts
-from lm.tables import ColumnMap, TextRow, read_table
+from lm.tables import TextRow
 from protocol import SOFTWARE_VERSION
 from protocol.artifacts import Certificate
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
-from server_side.code_tests import check_tests
 from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig
 from server_side.proxies import ClientProxies
-from server_side.sandbox import find_confinement
+from server_side.public_texts import read_public_prompts, read_test_rows
 from server_side.synthesis import client_quotas
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
@@ -254,48 +252,6 @@ def _require_base_model(releases: Sequence[AdmittedRelease], digest: str) -> Non
                 f"found that the {release.proxy.value} proxy of client {release.client_name} "
                 f"belongs to {found[:16]}…. Restore base_model, or ask for releases on this one."
             )
-
-
-def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
-    """Read public test records, and make sure that their tests, if any, can be run here.
-
-    Args:
-        config: The file, its columns, and whether there are tests.
-
-    Returns:
-        All rows.
-
-    Raises:
-        ConfigurationError: No file is named, or this machine cannot confine code that is tested.
-        TableError: The file or its tests cannot be used.
-    """
-    if config.path is None:
-        raise ConfigurationError(
-            "Expected evaluation.path to name public test records, got nothing. Name a JSON "
-            "lines, CSV or parquet file with prompts and responses."
-        )
-    columns = ColumnMap(
-        prompt=config.prompt_column, response=config.response_column, tests=config.tests_column
-    )
-    rows = read_table(config.path, columns=columns, split=config.split).rows
-    if config.tests_column is not None:
-        check_tests(rows)
-        find_confinement()
-    return rows
-
-
-def read_public_prompts(config: SynthesisConfig) -> tuple[str, ...]:
-    """Read the public prompts that the settings name.
-
-    Returns:
-        All of them; none where no file is named.
-
-    Raises:
-        TableError: The file cannot be used.
-    """
-    if config.public_prompts_path is None:
-        return ()
-    return read_prompts(config.public_prompts_path, column=config.public_prompts_column)
 
 
 def _rows_digest(rows: Sequence[TextRow]) -> str:

@@ -13,13 +13,11 @@ run folder (`server_side/starts.py`), so an exchange that starts anew sends what
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -37,13 +35,14 @@ from lm.model_folders import base_model_digest
 from lm.packing import PackedRow
 from lm.reward_head import build_reward_model, reward_tensors, rewards_of
 from lm.sampling import SamplingEngine, SamplingParams, open_sampler
-from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
+from lm.tables import TextRow
 from lm.threads import torch_threads
 from protocol.artifacts import AdapterWeights, LoraShape
-from protocol.errors import ConfigurationError, StageError
+from protocol.errors import StageError
 from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.config import ServerConfig, WarmStartConfig
+from server_side.public_texts import PublicText, read_public_text
 from server_side.seeds import derive_seed
 from server_side.starts import StartShapes, cached_start
 
@@ -54,72 +53,6 @@ _SIGN_OF_LIFE_SECONDS: Final = 5.0
 """Flower fails a ServerApp that it has not heard of for a minute."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PublicText:
-    """Public text that starting weights may be tuned on."""
-
-    rows: tuple[TextRow, ...]
-    """Rows whose prompt does not stand in the test set."""
-    counts: Mapping[str, int]
-    """What became of the file's rows, by reason."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the rows, as hex."""
-        content = [[row.prompt, row.response] for row in self.rows]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def read_public_text(config: ServerConfig) -> PublicText:
-    """Read the public text, and drop whatever repeats a prompt of the test set.
-
-    Args:
-        config: The server's settings: the text, and the whole file of test records.
-
-    Returns:
-        What is left.
-
-    Raises:
-        ConfigurationError: No test records are named.
-        TableError: A file cannot be read.
-        StageError: Nothing is left.
-    """
-    warm, evaluation = config.warm_start, config.evaluation
-    assert warm.path is not None
-    if evaluation.path is None:
-        raise ConfigurationError(
-            "Expected evaluation.path to name the public test records before starting weights are "
-            "tuned (warm_start.path), because text that repeats a test prompt must be left out, "
-            "got nothing. Name the file."
-        )
-    columns = ColumnMap(prompt=warm.prompt_column, response=warm.response_column)
-    rows = read_table(warm.path, columns=columns, split=warm.split, drop_unusable=True).rows
-    columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)
-    test_rows = read_table(evaluation.path, columns=columns, split=evaluation.split).rows
-    tested = {normalise_prompt(row.prompt) for row in test_rows}
-    kept = tuple(row for row in rows if normalise_prompt(row.prompt) not in tested)
-    if num_fallen := len(rows) - len(kept):
-        _LOGGER.warning(
-            "%d of %d rows of %s fall, because their prompt stands in the test set.",
-            num_fallen,
-            len(rows),
-            warm.path,
-        )
-    if not kept:
-        raise StageError(
-            f"Expected public text in {warm.path} (server_side.warm_start.path) besides the test "
-            f"set, found that all {len(rows)} prompts stand in it. Name other text."
-        )
-    num_used = min(len(kept), warm.max_rows)
-    counts = {
-        "num_rows": len(rows),
-        "num_in_test_set": num_fallen,
-        "num_surplus": len(kept) - num_used,
-        "num_kept": num_used,
-    }
-    return PublicText(rows=kept, counts=counts)
 
 
 def train_start(

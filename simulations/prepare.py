@@ -22,11 +22,10 @@ from lm.table_formats import is_same_source
 from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.inputs import read_public_prompts, read_test_rows
+from server_side.public_texts import read_public_prompts, read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.splitting import split_among_clients
-from simulations.tiny_models import build_tiny_model
 
 WORLD_FILE = "world.json"
 """Names what was laid out; written last, so a world without it is laid out again."""
@@ -168,6 +167,8 @@ def _model_folder(name: str, run_folder: Path) -> str:
         return str(resolve_base_model(name))
     folder = run_folder / "models" / TINY_MODEL
     if not (folder / "model.safetensors").is_file():
+        from simulations.tiny_models import build_tiny_model  # with it comes torch
+
         build_tiny_model(folder)
     return str(folder)
 

@@ -187,17 +187,13 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
         RewardDSError: Something that the user can act on.
         LmError: Records or a model cannot be used.
     """
-    # Only now: these take seconds to import, and `--help` should not.
-    from lm.loading import quiet_transformers
-    from server_side.metrics import read_metrics
+    # Only now: they take time to import, and `--help` should not.
     from server_side.provenance import finish_provenance, later_sources
     from server_side.shared_stages import SharedStages
     from simulations.console import SimulationConsole
     from simulations.prepare import delta_warnings
-    from simulations.private_tuning import price_of_private_arm, run_private_arm
     from simulations.provenance import note_price
 
-    quiet_transformers()
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
     # Privacy: runs that are selected from have noise of their own each, whoever else runs.
@@ -207,6 +203,12 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
         world = _prepared(config, run_folder, is_latest=not is_hidden)
+        # Only now: these take seconds, and a wrong path should be told at once.
+        from lm.loading import quiet_transformers
+        from server_side.metrics import read_metrics
+        from simulations.private_tuning import price_of_private_arm, run_private_arm
+
+        quiet_transformers()
         for text in [*later_sources(run_folder), *delta_warnings(world)]:
             console.say(f"Warning: {text}")
         console.say(

@@ -31,8 +31,8 @@ from lm.settings import save_settings, to_mapping
 from server_side.collecting import RELEASES
 from server_side.config import ServerConfig
 from server_side.outcome import OUTCOME_FILE, read_outcome
+from server_side.public_texts import read_public_text
 from server_side.shared_stages import code_versions, file_digest, locked, remove
-from server_side.warm_starting import read_public_text
 from simulations.config import SimulateConfig
 from simulations.costs import COST_FILE
 from simulations.prepare import WORLD_FILE, World, prepare_world

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +17,11 @@ from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
 from lm.tables import TextRow
 from protocol.artifacts import AdapterWeights, LoraShape
-from protocol.errors import ConfigurationError, StageError
+from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
-from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
+from server_side.config import WarmStartConfig
 from server_side.starts import cached_start, start_counts
-from server_side.warm_starting import read_public_text, train_start
+from server_side.warm_starting import train_start
 
 LORA = LoraShape(
     rank=4, alpha=16.0, target_modules=("q_proj", "v_proj"), num_upper_layers=None, use_rslora=False
@@ -39,12 +37,6 @@ def config() -> WarmStartConfig:
     return WarmStartConfig(
         steps=30, learning_rate=1e-2, max_response_tokens=24, engine="transformers"
     )
-
-
-def write_rows(file: Path, prompts: Sequence[str]) -> str:
-    rows = [{"prompt": prompt, "response": RESPONSE} for prompt in prompts]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(file)
 
 
 def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStartConfig) -> None:
@@ -110,40 +102,6 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
 def test_settings_are_checked(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"warm_start.{name}"):
         WarmStartConfig(**{name: value})  # type: ignore[arg-type]
-
-
-def test_public_text_that_repeats_a_test_prompt_falls_and_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Proxies that had learnt the test's answers would hand them on to the target."""
-    public = write_rows(tmp_path / "public.jsonl", ["Is it  SAFE?", "a", "b", "c"])
-    tests = write_rows(tmp_path / "test.jsonl", ["is it safe?", "other"])
-    warm_start = WarmStartConfig(path=public, max_rows=2)
-    # Also those rows of the file that this run does not judge: another may.
-    evaluation = EvaluationConfig(path=tests, max_rows=1)
-
-    text = read_public_text(ServerConfig(warm_start=warm_start, evaluation=evaluation))
-
-    assert [row.prompt for row in text.rows] == ["a", "b", "c"]
-    assert text.counts == {"num_rows": 4, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2}
-    assert "1 of 4 rows" in caplog.text
-
-
-def test_public_text_that_is_the_test_set_is_refused(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "test.jsonl", ["a", "b"])
-    config = ServerConfig(
-        warm_start=WarmStartConfig(path=file), evaluation=EvaluationConfig(path=file)
-    )
-
-    with pytest.raises(StageError, match="all 2 prompts stand in it"):
-        read_public_text(config)
-
-
-def test_public_text_without_a_test_set_to_compare_with_is_refused(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "public.jsonl", ["a"])
-
-    with pytest.raises(ConfigurationError, match=r"evaluation\.path"):
-        read_public_text(ServerConfig(warm_start=WarmStartConfig(path=file)))
 
 
 def test_tuning_starting_weights_keeps_to_the_threads_of_the_server(

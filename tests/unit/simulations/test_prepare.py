@@ -13,9 +13,9 @@ from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, Rew
 from lm.errors import TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
-from server_side import inputs
+from server_side import public_texts
 from server_side.config import EvaluationConfig, ServerConfig
-from server_side.inputs import read_test_rows
+from server_side.public_texts import read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
 from simulations.prepare import World, delta_warnings, prepare_world
@@ -274,7 +274,7 @@ def test_a_machine_that_cannot_confine_code_is_refused_before_any_folder_is_made
     def refuse() -> None:
         raise ConfigurationError("Expected a Linux that can confine untrusted programs.")
 
-    monkeypatch.setattr(inputs, "find_confinement", refuse)
+    monkeypatch.setattr(public_texts, "find_confinement", refuse)
     row = {"task": "Write f.", "solution": "x", "checks": ["assert f(1) == 2"]}
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import ConfigurationError, StageError
+from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
+from server_side.public_texts import read_public_text
+
+
+def write_rows(file: Path, prompts: Sequence[str]) -> str:
+    rows = [{"prompt": prompt, "response": "Rest and drink water."} for prompt in prompts]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)
+
+
+def test_public_text_that_repeats_a_test_prompt_falls_and_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Proxies that had learnt the test's answers would hand them on to the target."""
+    public = write_rows(tmp_path / "public.jsonl", ["Is it  SAFE?", "a", "b", "c"])
+    tests = write_rows(tmp_path / "test.jsonl", ["is it safe?", "other"])
+    warm_start = WarmStartConfig(path=public, max_rows=2)
+    # Also those rows of the file that this run does not judge: another may.
+    evaluation = EvaluationConfig(path=tests, max_rows=1)
+
+    text = read_public_text(ServerConfig(warm_start=warm_start, evaluation=evaluation))
+
+    assert [row.prompt for row in text.rows] == ["a", "b", "c"]
+    assert text.counts == {"num_rows": 4, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2}
+    assert "1 of 4 rows" in caplog.text
+
+
+def test_public_text_that_is_the_test_set_is_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "test.jsonl", ["a", "b"])
+    config = ServerConfig(
+        warm_start=WarmStartConfig(path=file), evaluation=EvaluationConfig(path=file)
+    )
+
+    with pytest.raises(StageError, match="all 2 prompts stand in it"):
+        read_public_text(config)
+
+
+def test_public_text_without_a_test_set_to_compare_with_is_refused(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "public.jsonl", ["a"])
+
+    with pytest.raises(ConfigurationError, match=r"evaluation\.path"):
+        read_public_text(ServerConfig(warm_start=WarmStartConfig(path=file)))
