@@ -81,8 +81,8 @@ def test_egress_works_where_records_cannot_be_imported() -> None:
 
 
 @pytest.mark.parametrize("app", ["client_side.app", "server_side.app"])
-def test_apps_read_what_strangers_send_before_any_library_of_models_is_there(app: str) -> None:
-    """Greetings, refusals and admission need none of them; training loads them, once asked for."""
+def test_apps_start_where_no_library_of_models_is_installed(app: str) -> None:
+    """What strangers send first should meet as little code as may be; training loads the rest."""
     result = import_all(app, without=["torch", "transformers", "peft", "trl"])
 
     assert result.returncode == 0, result.stderr
