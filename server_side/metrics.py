@@ -19,6 +19,7 @@ from protocol import SOFTWARE_VERSION
 from protocol.errors import StageError
 from protocol.ledger import PrivacyLedger
 from server_side.evaluation import ArmScores, Metric
+from server_side.generator_fit import FitQuality
 from server_side.intervals import Interval
 from server_side.json_values import to_json
 from server_side.notes import RunNotes
@@ -65,6 +66,7 @@ def build_metrics(
     win_rate: WinRate | None = None,
     notes: RunNotes | None = None,
     figures: Mapping[str, Mapping[str, float]] | None = None,
+    generators: Mapping[str, FitQuality] | None = None,
     ranking: RankingQuality | None = None,
 ) -> dict[str, Any]:  # a JSON object
     """Put together what `write_metrics` takes.
@@ -86,6 +88,7 @@ def build_metrics(
         win_rate: How often a judge preferred the tuned target; None where none was asked.
         notes: What a simulation knows about the run; None in a deployment.
         figures: By stage, what else was measured on the way.
+        generators: By client, what its generator has learnt; None where nothing was sampled.
         ranking: How well the scores rank; None where that was not measured.
 
     Returns:
@@ -106,6 +109,7 @@ def build_metrics(
         "peak_rss_bytes": peak_rss_bytes,
         "counts": {stage: dict(by_reason) for stage, by_reason in counts.items()},
         "figures": {stage: dict(by_name) for stage, by_name in (figures or {}).items()},
+        **({} if generators is None else {"generators": to_json(generators)}),
         **({} if ranking is None else {"ranking": to_json(ranking)}),
     }
     if tuning is not None:

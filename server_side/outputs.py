@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from lm.errors import LmError
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
 from protocol.errors import RewardDSError, StageError
-from server_side.config import FinetuningConfig, JudgeConfig, ServerConfig
+from server_side.config import JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
+from server_side.generator_fit import FitQuality
 from server_side.inputs import JobInputs
 from server_side.judges import measure_win_rate
-from server_side.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.metrics import build_metrics, write_metrics
 from server_side.notes import RunNotes
 from server_side.pass_rates import pass_rate_differences
 from server_side.proxies import ModelWriter
@@ -40,6 +39,7 @@ from server_side.samples import (
 from server_side.seeds import derive_seed
 from server_side.starts import start_counts
 from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
+from server_side.tuning_history import read_losses, tuning_effort
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
 """Says what a simulation knows about a run, from its final pool."""
@@ -171,6 +171,7 @@ def write_outputs(
     *,
     untuned: ArmScores,
     tuned: ArmScores,
+    generators: Mapping[str, FitQuality],
     config: ServerConfig,
     exchange: StageRecord | None,
     output_folder: Path,
@@ -184,6 +185,7 @@ def write_outputs(
         tuned_folder: The tuned target as the last round left it.
         untuned: Scores of the target as it is.
         tuned: Scores of the tuned target.
+        generators: By client, what its generator has learnt.
         config: The server's settings.
         exchange: What it cost to get the releases; None where nobody measured it.
         output_folder: Where a user looks for results; what is there is replaced.
@@ -248,6 +250,7 @@ def write_outputs(
         win_rate=win_rate,
         notes=notes,
         figures={name: stage.figures for name, stage in stages.items() if stage.figures},
+        generators=generators,
         ranking=ranking,
     )
     report = ReportInputs(
@@ -259,7 +262,7 @@ def write_outputs(
         scored={n: store.read(f"09_scored_r{n}", ScoredCandidate) for n in rounds},
         pools=pools,
         feedback={n: store.read(f"12_feedback_r{n}", Feedback) for n in rounds[1:]},
-        losses={n: _read_losses(store.folder / f"11_target_r{n}") for n in rounds},
+        losses={n: read_losses(store.folder / f"11_target_r{n}") for n in rounds},
         test_rows=test_rows,
         untuned=untuned,
         tuned=tuned,
@@ -269,6 +272,7 @@ def write_outputs(
         settings=inputs.settings,
         versions=_versions(),
         synthetic=synthetic,
+        generators=generators,
         ranking=ranking,
         win_rate=win_rate,
         notes=notes,
@@ -291,39 +295,6 @@ def write_outputs(
             "evaluation.judge in the settings that this run folder keeps, or set its kind to none, "
             "and start the same again: nobody but the judge is asked anew."
         ) from problem
-
-
-def tuning_effort(
-    folders: Sequence[Path], *, pool_sizes: Sequence[int], config: FinetuningConfig
-) -> TuningEffort:
-    """Sum up how much the target was tuned over all rounds.
-
-    Args:
-        folders: What `finetune_target` left, by round.
-        pool_sizes: Samples in each round's pool.
-        config: Batch size.
-
-    Returns:
-        The effort; samples that an objective left out are not counted as seen.
-    """
-    histories = [_read_history(folder) for folder in folders]
-    steps = [history["num_steps"] for history in histories]
-    sizes = [
-        size - history["num_pairs_dropped"]
-        for size, history in zip(pool_sizes, histories, strict=True)
-    ]
-    seen = 0
-    for num_steps, size in zip(steps, sizes, strict=True):
-        # A pass ends with a smaller batch where the pool does not divide.
-        steps_of_pass = -(-size // config.batch_size)
-        passes, rest = divmod(num_steps, steps_of_pass)
-        seen += passes * size + rest * config.batch_size
-    return TuningEffort(
-        num_samples=sizes[-1],
-        num_steps=sum(steps),
-        batch_size=config.batch_size,
-        num_samples_seen=seen,
-    )
 
 
 def _target_model(
@@ -374,15 +345,6 @@ def _ranking(store: RunStore, config: ServerConfig) -> RankingQuality | None:
         config=config.evaluation,
         seed=evaluation_seed(config),
     )
-
-
-def _read_losses(folder: Path) -> tuple[float, ...]:
-    return tuple(_read_history(folder)["losses"])
-
-
-def _read_history(folder: Path) -> dict[str, Any]:  # a JSON object
-    history: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    return history
 
 
 def _versions() -> dict[str, str]:

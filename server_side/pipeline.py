@@ -18,8 +18,22 @@ from server_side.config import ServerConfig
 from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
+from server_side.generator_fit import (
+    GENERATORS_STAGE,
+    GeneratorFit,
+    fit_qualities,
+    judge_generators,
+    warn_of_idle_generators,
+)
 from server_side.inputs import gather_inputs
-from server_side.outputs import Annotate, judge_arm, set_test, target_writer, write_outputs
+from server_side.outputs import (
+    Annotate,
+    evaluation_seed,
+    judge_arm,
+    set_test,
+    target_writer,
+    write_outputs,
+)
 from server_side.progress import Progress
 from server_side.ranking import RANKING_STAGE, RankedPrompt, judge_ranking
 from server_side.refinement import (
@@ -76,6 +90,13 @@ def run_pipeline(
         num_rounds = config.refinement.num_rounds
         in_round = partial(config.finetuning.in_round, num_rounds=num_rounds)
         tune = partial(finetune_target, target_folder=job.target_folder)
+
+        # What the generators have learnt bounds all that follows: better told before hours of it.
+        fit = partial(judge_generators, job.test_rows, generators=clients)
+        fit = partial(fit, max_batch_tokens=config.scoring.max_batch_tokens)
+        fits = store.values(GENERATORS_STAGE, GeneratorFit, partial(fit, on_progress=store.advance))
+        generators = fit_qualities(fits, config=config.evaluation, seed=evaluation_seed(config))
+        warn_of_idle_generators(generators)
 
         # The generators write prompts and answer them.
         synthesize = partial(
@@ -157,6 +178,7 @@ def run_pipeline(
             target / TUNED,
             untuned=untuned,
             tuned=tuned,
+            generators=generators,
             config=config,
             exchange=exchange,
             output_folder=output_folder or run_folder,

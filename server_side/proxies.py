@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lm.adapters import load_adapter, merge_adapter, write_peft_folder
 from lm.devices import best_device
 from lm.encoding import EncodedChat, encode_chat, prompt_prefix, render_prefix
-from lm.likelihood import response_perplexities
+from lm.likelihood import response_nll_sums, response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
 from lm.sampling import SampledModel, Sampler, SamplingEngine, SamplingParams, open_sampler
@@ -31,6 +32,8 @@ from server_side.samples import OnProgress
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
+
+T = TypeVar("T")
 
 PromptAndResponse = tuple[str, str]
 """A query's text and a response to it."""
@@ -73,6 +76,20 @@ class GeneratorProxy(Writer, Protocol):
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
         """Return each response's perplexity after its prompt."""
+        ...
+
+    def token_losses(
+        self,
+        pairs: Sequence[PromptAndResponse],
+        *,
+        with_adapter: bool,
+        max_batch_tokens: int,
+        on_progress: OnProgress,
+    ) -> list[tuple[float, int]]:
+        """Return each response's summed negative log-likelihood in nats, and its number of tokens.
+
+        Without the adapter it is the base model that answers.
+        """
         ...
 
 
@@ -238,14 +255,36 @@ class ClientProxies:
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
         """Return each response's perplexity after its prompt, under the generator."""
-        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=best_device())
-        model = load_adapter(base, self._generator.weights, self._generator.lora)
+        model = self._load_generator(with_adapter=True)
         return self._ask(
             lambda chats: response_perplexities(
                 model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
             ),
             pairs,
         )
+
+    def token_losses(
+        self,
+        pairs: Sequence[PromptAndResponse],
+        *,
+        with_adapter: bool,
+        max_batch_tokens: int,
+        on_progress: OnProgress,
+    ) -> list[tuple[float, int]]:
+        """Return each response's summed negative log-likelihood in nats, and its number of tokens.
+
+        Without the adapter it is the base model that answers.
+        """
+        model = self._load_generator(with_adapter=with_adapter)
+
+        def ask(chats: Sequence[EncodedChat]) -> list[tuple[float, int]]:
+            sums = response_nll_sums(
+                model, chats, max_batch_tokens=max_batch_tokens, on_progress=on_progress
+            )
+            spans = (chat.response_span for chat in chats)
+            return [(nll, stop - start) for nll, (start, stop) in zip(sums, spans, strict=True)]
+
+        return self._ask(ask, pairs)
 
     def rewards(
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
@@ -265,11 +304,17 @@ class ClientProxies:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self._base_folder)
 
+    def _load_generator(self, *, with_adapter: bool) -> PreTrainedModel | PeftModel:
+        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=best_device())
+        if not with_adapter:
+            return base
+        return load_adapter(base, self._generator.weights, self._generator.lora)
+
     def _ask(
         self,
-        question: Callable[[Sequence[EncodedChat]], list[float]],
+        question: Callable[[Sequence[EncodedChat]], list[T]],
         pairs: Sequence[PromptAndResponse],
-    ) -> list[float]:
+    ) -> list[T]:
         chats = [self._encode(prompt, response) for prompt, response in pairs]
         with torch_threads(self._num_threads):
             return question(chats)

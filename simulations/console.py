@@ -30,6 +30,7 @@ _LEAST_SHARE: Final = 0.05
 """Share of a stage that must be done before it is said how long the rest takes."""
 
 _STAGES: Final = {
+    "07_generators": "what the generators have learnt",
     "07_queries": "prompts from the generators",
     "08_candidates": "responses",
     "09_scored": "rewards and perplexities",

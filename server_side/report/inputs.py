@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lm.tables import TextRow
 from protocol.artifacts import Certificate
 from server_side.evaluation import ArmScores, Metric
+from server_side.generator_fit import FitQuality
 from server_side.intervals import Interval
 from server_side.notes import RunNotes
 from server_side.ranking import RankingQuality
@@ -74,6 +75,8 @@ class ReportInputs:
     """Versions of the libraries and of the language."""
     synthetic: TextDiversity | None = None
     """Diversity of the final pool's responses."""
+    generators: Mapping[str, FitQuality] = field(default_factory=dict)
+    """By client, what its generator has learnt."""
     ranking: RankingQuality | None = None
     """How well the scores rank answers to test prompts; None where that was not measured."""
     win_rate: WinRate | None = None

@@ -14,6 +14,7 @@ from server_side.run_store import StageRecord
 _TITLES: Final = {
     "00_warm_start": "Public text for the proxies' start",
     "06_exchange": "Exchange with the clients",
+    "07_generators": "Judging the generators",
     "07_queries": "Synthetic prompts",
     "08_candidates": "Candidate responses",
     "09_scored": "Scoring",

@@ -19,6 +19,7 @@ from server_side.report.inputs import ReportInputs
 from server_side.report.journey import funnel, journey, timings
 from server_side.report.results import (
     client_ledgers,
+    generator_results,
     headline,
     length_correlations,
     metric_results,
@@ -68,6 +69,7 @@ def render_report(inputs: ReportInputs) -> str:
             settings=setting_groups(inputs.settings),
             versions=inputs.versions,
             synthetic=inputs.synthetic,
+            generators=generator_results(inputs),
             ranking=inputs.ranking,
             num_reward_proxies_left_out=inputs.num_reward_proxies_left_out,
             length_correlations=length_correlations(inputs),

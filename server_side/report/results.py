@@ -22,6 +22,7 @@ _VERDICTS: Final = {
     "worse": "worse",
     "unclear": "no clear difference",
 }
+_LEARNT: Final = {"better": "yes", "worse": "no, it has unlearnt", "unclear": "not clearly"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,30 @@ class MetricResult:
     """Its interval."""
     change: str
     """Tuned minus untuned."""
+    change_range: str
+    """Its paired interval."""
+    verdict: str
+    """`better`, `worse` or `unclear`."""
+    verdict_text: str
+    """The verdict in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorResult:
+    """What one client's generator has learnt, written out."""
+
+    client_name: str
+    """Public name of the client."""
+    untuned: str
+    """Perplexity of test responses under the base model."""
+    untuned_range: str
+    """Its interval."""
+    tuned: str
+    """The same under the generator."""
+    tuned_range: str
+    """Its interval."""
+    change: str
+    """Generator minus base model."""
     change_range: str
     """Its paired interval."""
     verdict: str
@@ -93,7 +118,6 @@ def metric_results(inputs: ReportInputs) -> list[MetricResult]:
         key, difference = comparison.key, comparison.difference
         untuned, tuned = comparison.untuned, comparison.tuned
         verdict = judge(difference, is_lower_better=key in LOWER_IS_BETTER)
-        low, high = (metric_change(end, key) for end in (difference.low, difference.high))
         results.append(
             MetricResult(
                 key=key,
@@ -104,12 +128,31 @@ def metric_results(inputs: ReportInputs) -> list[MetricResult]:
                 tuned=metric_value(tuned.mean, key),
                 tuned_range=_range(tuned, key),
                 change=metric_change(difference.mean, key),
-                change_range=f"{low} to {high}",
+                change_range=_change_range(difference, key),
                 verdict=verdict,
                 verdict_text=_VERDICTS[verdict],
             )
         )
     return results
+
+
+def generator_results(inputs: ReportInputs) -> list[GeneratorResult]:
+    """Write out what each client's generator has learnt, by name."""
+    key = Metric.PERPLEXITY
+    return [
+        GeneratorResult(
+            client_name=client_name,
+            untuned=metric_value(fit.untuned.mean, key),
+            untuned_range=_range(fit.untuned, key),
+            tuned=metric_value(fit.tuned.mean, key),
+            tuned_range=_range(fit.tuned, key),
+            change=metric_change(fit.difference.mean, key),
+            change_range=_change_range(fit.difference, key),
+            verdict=fit.verdict,
+            verdict_text=_LEARNT[fit.verdict],
+        )
+        for client_name, fit in sorted(inputs.generators.items())
+    ]
 
 
 def headline(inputs: ReportInputs, results: list[MetricResult]) -> Headline:
@@ -207,13 +250,18 @@ def _written(value: object) -> str:
 
 def _clause(result: MetricResult) -> str:
     values = f"({result.untuned}\u00a0→\u00a0{result.tuned})"
-    name = "perplexity" if result.key == Metric.PERPLEXITY else result.name
+    # A headline that breaks inside a name reads badly: the hyphen does not break.
+    name = "perplexity" if result.key == Metric.PERPLEXITY else result.name.replace("-", "\u2011")
     match result.verdict:
         case "unclear":
             return f"{name} does not clearly differ {values}"
         case verdict:
             rises = (verdict == "better") != (result.key in LOWER_IS_BETTER)
             return f"{name} {'rises' if rises else 'falls'} {values}"
+
+
+def _change_range(difference: Interval, key: str) -> str:
+    return f"{metric_change(difference.low, key)} to {metric_change(difference.high, key)}"
 
 
 def _range(interval: Interval, key: str) -> str:

@@ -28,7 +28,12 @@ from server_side.report.svg import (
     legend_above,
     new_figure,
 )
-from simulations.sweeps.refining import acceptance, reward_accuracy, reward_ranking
+from simulations.sweeps.refining import (
+    acceptance,
+    generator_perplexity,
+    reward_accuracy,
+    reward_ranking,
+)
 from simulations.sweeps.results import EPSILON, PointResult, SweepResults
 
 COLOURS: Final = (AFTER, DROPPED, BOUNDARY, WARN, INK, BEFORE)
@@ -53,7 +58,7 @@ class SweepDrawings:
     mechanisms: tuple[Plot, ...]
     """Noise multipliers and time."""
     refinement: tuple[Plot, ...]
-    """How rewards rank, and acceptance by round, where runs have them."""
+    """What generators have learnt, how rewards rank, and acceptance by round, where runs say."""
     audit: Plot | None
     """Bounds beside claims, where audits were run."""
 
@@ -77,11 +82,7 @@ def _metric(results: SweepResults, metric: Metric) -> Plot:
     known = [value for value in untuned if value is not None]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(_WIDTH, _HEIGHT)
-        axes.axhline(_mean(known), color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)))
-        axes.text(
-            0.995, _mean(known), "untuned", transform=axes.get_yaxis_transform(), color=MUTED,
-            fontsize=9, ha="right", va="bottom",
-        )  # fmt: skip
+        _mark_level(axes, _mean(known), "untuned")
         said = _draw_series(axes, results, lambda item: item.score(metric.value))
         for (label, points), colour in zip(results.series.items(), _cycle(COLOURS), strict=False):
             free = [item.score(metric.value) for item in points if math.isinf(item.target_epsilon)]
@@ -165,11 +166,30 @@ def _time(results: SweepResults) -> Plot:
 
 def _refinement(results: SweepResults) -> list[Plot]:
     plots = []
+    if any(generator_perplexity(item) is not None for item in results.done):
+        plots.append(_generators(results))
     if any(reward_ranking(item) is not None for item in results.done):
         plots += [_accuracy(results), _ranking(results)]
     if any(acceptance(item) for item in results.done):
         plots.append(_acceptance(results))
     return plots
+
+
+def _generators(results: SweepResults) -> Plot:
+    untuned = [generator_perplexity(item, arm="untuned") for item in results.done]
+    level = _mean([value for value in untuned if value is not None])
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(_WIDTH, _HEIGHT)
+        _mark_level(axes, level, "base model")
+        said = _draw_series(axes, results, generator_perplexity)
+        axes.set_ylabel("perplexity")
+        return finished_plot(
+            figure,
+            title="What the generators have learnt",
+            text="Perplexity of public test responses under the generators, mean over clients; "
+            f"under the base model {level:.3g} (dashed). {_sentence(said)}",
+            name="sweep-generators",
+        )
 
 
 def _accuracy(results: SweepResults) -> Plot:
@@ -300,6 +320,14 @@ def _draw_series(axes: Axes, results: SweepResults, value: Value) -> list[str]:
         said.append(f"{label} {_ends(results, means, '.3g')}")
     _finish_axis(axes, results)
     return said
+
+
+def _mark_level(axes: Axes, level: float, name: str) -> None:
+    axes.axhline(level, color=MUTED, linewidth=1.4, linestyle=(0, (4, 3)))
+    axes.text(
+        0.995, level, name, transform=axes.get_yaxis_transform(), color=MUTED,
+        fontsize=9, ha="right", va="bottom",
+    )  # fmt: skip
 
 
 def _finish_axis(axes: Axes, results: SweepResults) -> None:

@@ -27,7 +27,12 @@ from server_side.report.svg import standalone
 from server_side.run_store import write_atomically
 from simulations.sweeps.costs import SweepCost, selection_epsilon, sweep_cost
 from simulations.sweeps.drawings import SweepDrawings, draw_sweep
-from simulations.sweeps.refining import acceptance, reward_accuracy, reward_ranking
+from simulations.sweeps.refining import (
+    acceptance,
+    generator_perplexity,
+    reward_accuracy,
+    reward_ranking,
+)
 from simulations.sweeps.results import EPSILON, PointResult, SweepResults
 
 PAGE_FILE: Final = "sweep_report.html"
@@ -174,6 +179,7 @@ def sweep_table(results: SweepResults) -> str:
         "point", "status", "arm", "seed", "num_clients", "target_epsilon", "epsilon", "delta",
         *(f"{proxy.value}_{name}" for proxy in ProxyKind for name in ("noise", "rate", "steps")),
         *(f"{arm}_{name}_{end}" for arm in arms for name in metrics for end in ends),
+        *(f"generator_{arm}_perplexity" for arm in arms),
         "reward_accuracy", "reward_rank_correlation", "acceptance_by_round", "seconds",
         "exchange", "overrides", "error",
     ]  # fmt: skip
@@ -206,7 +212,8 @@ def sweep_table(results: SweepResults) -> str:
                 item.config.num_clients if item.config else "",
                 item.target_epsilon if item.config else "",
                 max(epsilons, default=""), max((x["delta"] for x in ledgers), default=""),
-                *mechanism, *scores, reward_accuracy(item), reward_ranking(item),
+                *mechanism, *scores, *(generator_perplexity(item, arm=arm) for arm in arms),
+                reward_accuracy(item), reward_ranking(item),
                 json.dumps(acceptance(item)), round(item.point.seconds, 1),
                 names.get(item.releases, ""), " ".join(item.point.overrides),
                 item.point.error or "",

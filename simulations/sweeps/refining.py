@@ -1,8 +1,9 @@
-"""What became of rewrites, and how well rewards rank, as far as runs measured it."""
+"""How well the released proxies do, and what became of rewrites, as far as runs measured it."""
 
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping
 
 from simulations.sweeps.results import PointResult
@@ -16,6 +17,20 @@ def acceptance(item: PointResult) -> Mapping[int, float]:
         if match and counts.get("num_pairs") and "num_replaced" in counts:
             shares[int(match[1])] = counts["num_replaced"] / counts["num_pairs"]
     return shares
+
+
+def generator_perplexity(item: PointResult, *, arm: str = "tuned") -> float | None:
+    """Return the perplexity of public test responses under the generators, mean over clients.
+
+    Args:
+        item: The point.
+        arm: `untuned` is the base model below a generator, under its client's instruction.
+
+    Returns:
+        The mean; None where nobody measured it.
+    """
+    generators = (item.metrics or {}).get("generators")
+    return generators and statistics.fmean(own[arm]["mean"] for own in generators.values())
 
 
 def reward_ranking(item: PointResult) -> float | None:

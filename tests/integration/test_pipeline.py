@@ -101,7 +101,8 @@ def test_job_leaves_the_journey_and_the_results(undisturbed: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
 
     assert names == {
-        *{".lock", "manifest.json", "07_queries.jsonl", "12_feedback_r2.jsonl"},
+        *{".lock", "manifest.json", "07_generators.jsonl", "07_queries.jsonl"},
+        "12_feedback_r2.jsonl",
         *{f"{stage}_r{n}.jsonl" for n in (1, 2) for stage in ("08_candidates", "09_scored")},
         *{f"{stage}_r{n}.jsonl" for n in (1, 2) for stage in ("10_best", "10_pool")},
         *{"11_target_r1", "11_target_r2", "13_untuned.jsonl", "13_tuned.jsonl"},
@@ -113,6 +114,7 @@ def test_metrics_tell_what_each_stage_took(undisturbed: Path) -> None:
     metrics = read_metrics(undisturbed / "metrics.json")
 
     assert metrics["privacy"].keys() == {"clinic-a", "clinic-b"}
+    assert metrics["generators"].keys() == {"clinic-a", "clinic-b"}
     assert metrics["peak_rss_bytes"] > 0
     assert metrics["counts"]["07_queries"]["num_kept"] == 10
     assert set(metrics["seconds"]) == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,22 @@ class FakeProxies:
     ) -> list[float]:
         on_progress(len(pairs), len(pairs))
         return [self._perplexity(*pair) for pair in pairs]
+
+    def token_losses(
+        self,
+        pairs: Sequence[PromptAndResponse],
+        *,
+        with_adapter: bool,
+        max_batch_tokens: int,
+        on_progress: OnProgress,
+    ) -> list[tuple[float, int]]:
+        on_progress(len(pairs), len(pairs))
+        losses = []
+        for prompt, response in pairs:
+            num_tokens = len(response.split())
+            nll = math.log(self._perplexity(prompt, response)) * num_tokens
+            losses.append((nll if with_adapter else 2 * nll, num_tokens))
+        return losses
 
     def rewards(
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress

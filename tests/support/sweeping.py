@@ -89,6 +89,10 @@ def write_point(
         "seconds": {"total": 60.0},
         "peak_rss_bytes": 10**9,
         "counts": {"10_best_r2": {"num_pairs": 10, "num_replaced": 4}},
+        "generators": {
+            name: {"untuned": {**METRIC, "mean": 30.0}, "tuned": METRIC, "difference": METRIC}
+            for name in ledgers
+        },
         "ranking": {
             "num_prompts": 9,
             "num_candidates": 54,

@@ -12,6 +12,7 @@ import pytest
 from protocol.errors import StageError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, Metric, RowScores
+from server_side.generator_fit import FitQuality
 from server_side.intervals import Interval
 from server_side.json_values import to_json
 from server_side.metrics import (
@@ -94,7 +95,7 @@ def test_metrics_hold_what_a_reader_is_promised() -> None:
     assert metrics["privacy"]["north"]["delta"] == 1e-5
 
 
-def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) -> None:
+def test_generators_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) -> None:
     interval = Interval(mean=0.1, low=0.0, high=0.2)
     score = ScoreQuality(best=interval, gain=interval, rank_correlation=interval)
     quality = RankingQuality(
@@ -105,8 +106,11 @@ def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) 
         reward_accuracy=interval,
         scores={"reward": score},
     )
+    fit = FitQuality(untuned=interval, tuned=interval, difference=interval)
     metrics = _metrics(
-        ranking=quality, figures={"09_scored_r1": {"reward_length_correlation": -0.3}}
+        generators={"north": fit},
+        ranking=quality,
+        figures={"09_scored_r1": {"reward_length_correlation": -0.3}},
     )
 
     write_metrics(tmp_path / "metrics.json", metrics)
@@ -114,7 +118,8 @@ def test_ranking_and_figures_are_there_where_they_were_measured(tmp_path: Path) 
     found = read_metrics(tmp_path / "metrics.json")
     assert found["ranking"]["scores"]["reward"]["gain"] == {"mean": 0.1, "low": 0.0, "high": 0.2}
     assert found["figures"]["09_scored_r1"]["reward_length_correlation"] == -0.3
-    assert "ranking" not in _metrics()
+    assert found["generators"]["north"]["tuned"] == {"mean": 0.1, "low": 0.0, "high": 0.2}
+    assert not {"generators", "ranking"} & _metrics().keys()
 
 
 def test_what_only_some_runs_know_fits_the_schema_as_well(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from server_side.generator_fit import FitQuality
 from server_side.intervals import Interval
 from server_side.ranking import RankingQuality, ScoreQuality
 from server_side.report.rendering import render_report
@@ -49,6 +50,33 @@ def test_reward_proxies_that_have_no_say_are_counted() -> None:
 
     assert "have no say: 2." in with_some
     assert "have no say" not in render_report(inputs)
+
+
+def test_what_each_generator_has_learnt_is_told_with_its_verdict() -> None:
+    def between(low: float, high: float) -> Interval:
+        return Interval(mean=(low + high) / 2, low=low, high=high)
+
+    generators = {
+        "south": FitQuality(
+            untuned=between(30, 40), tuned=between(30, 40), difference=between(-1, 1)
+        ),
+        "north": FitQuality(
+            untuned=between(30, 40), tuned=between(20, 21), difference=between(-19, -10)
+        ),
+    }
+
+    shown = render_report(make_report_inputs(generators=generators))
+    section = shown[shown.index('<section id="generators"') : shown.index('<section id="funnel"')]
+    north, south = (
+        section[section.index(f'<th scope="row">{name}</th>') :].partition("</tr>")[0]
+        for name in ("north", "south")
+    )
+
+    assert "20.50" in north
+    assert "−19.00 to −10.00" in north
+    assert '<span class="chip better">yes</span>' in north
+    assert '<span class="chip unclear">not clearly</span>' in south
+    assert "What the generators have learnt" not in render_report(make_report_inputs())
 
 
 def test_the_ranking_is_shown_where_it_was_measured() -> None:

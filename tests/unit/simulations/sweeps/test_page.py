@@ -23,7 +23,7 @@ from simulations.sweeps.points import SWEEP_FILE, run_point
 from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
-from tests.support.sweeping import ledger, write_sweep
+from tests.support.sweeping import METRIC, ledger, write_sweep
 
 CONF = Path(__file__).resolve().parents[4] / "conf"
 
@@ -279,7 +279,7 @@ def test_every_plot_has_words_and_no_colour_of_its_own(page: str) -> None:
     labels = said(page).labels
     plots = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
 
-    assert len(labels) == 5 + 2 + 3 + 1  # metrics, noise and time, rewards and acceptance, audit
+    assert len(labels) == 5 + 2 + 4 + 1  # metrics, noise and time, proxies and acceptance, audit
     assert all(len(label) > 40 for label in labels)
     assert not any(re.search(r"#[0-9a-fA-F]{6}\b", plot) for plot in plots)
     assert "bound 1.25, claim 8.00" in " ".join(labels)
@@ -303,6 +303,8 @@ def test_table_has_one_line_a_point_and_says_why_one_failed(
     assert {row["target_epsilon"] for row in rows[:-1]} == {"1.0", "8.0", "inf"}
     assert rows[0]["generator_noise"] == "2.2"
     assert rows[0]["generator_rate"] == "0.12"  # of clients that differ, the dearest
+    assert rows[0]["generator_untuned_perplexity"] == "30.0"
+    assert float(rows[0]["generator_tuned_perplexity"]) == METRIC["mean"]
     assert 0.7 < float(rows[0]["reward_accuracy"]) < 0.8
     assert rows[0]["reward_rank_correlation"] == "0.2"
     assert rows[0]["exchange"] == rows[1]["exchange"] != rows[2]["exchange"]
@@ -311,7 +313,7 @@ def test_table_has_one_line_a_point_and_says_why_one_failed(
 def test_figures_stand_by_themselves_in_light_and_dark(results: SweepResults, page: str) -> None:
     drawn = sorted((results.folder / "figures").glob("*.svg"))
 
-    assert len(drawn) == 11
+    assert len(drawn) == 12
     for file in drawn:
         text = file.read_text(encoding="utf-8")
         assert 'xmlns="http://www.w3.org/2000/svg"' in text

@@ -1,0 +1,165 @@
+"""Whether the generators have learnt: how likely test records' responses are, before and after.
+
+All that the server makes is sampled from the generators, so what they have not learnt no later
+stage can add. ROUGE-L and rewards do not show it: a target gains in ROUGE-L by being tuned on
+likely words, whatever the generator has learnt. The perplexity of what people wrote does show it,
+and costs two passes over the public test records, before anything is sampled.
+
+A generator is compared with the base model that it was tuned from, which need not be the target,
+and under its client's own instruction. The figures of two clients, or of a client and the target,
+are comparable only where these are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from lm.tables import TextRow
+from server_side.config import EvaluationConfig
+from server_side.intervals import (
+    Interval,
+    bootstrap_interval,
+    judge,
+    paired_difference,
+    perplexity_of_sums,
+)
+from server_side.progress import shifted
+from server_side.proxies import GeneratorProxy
+from server_side.samples import OnProgress, StageResult
+
+_LOGGER = logging.getLogger(__name__)
+GENERATORS_STAGE = "07_generators"
+"""Under what name the stage stands in the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorFit:
+    """How likely one client's generator finds the responses of n test records."""
+
+    client_name: str
+    """Public name of the client."""
+    untuned_nll_sums: tuple[float, ...]
+    """Negative log-likelihood of each response under the base model, in nats."""
+    tuned_nll_sums: tuple[float, ...]
+    """The same under the generator."""
+    num_tokens: tuple[int, ...]
+    """Tokens of each response, the end of turn included where it was not cut."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitQuality:
+    """Perplexity of the responses: exp(mean negative log-likelihood of a token)."""
+
+    untuned: Interval
+    """Under the base model."""
+    tuned: Interval
+    """Under the generator."""
+    difference: Interval
+    """Tuned minus untuned, paired by record; below 0 where the generator has learnt."""
+
+    @property
+    def verdict(self) -> str:
+        """`better` where the generator has learnt, `worse`, or `unclear`."""
+        return judge(self.difference, is_lower_better=True)
+
+
+def judge_generators(
+    rows: Sequence[TextRow],
+    *,
+    generators: Sequence[GeneratorProxy],
+    max_batch_tokens: int,
+    on_progress: OnProgress,
+) -> StageResult[GeneratorFit]:
+    """Ask every generator, and the base model below it, how likely test records' responses are.
+
+    Args:
+        rows: Public test records.
+        generators: One generator a client.
+        max_batch_tokens: Tokens, padding included, that go through a model at once.
+        on_progress: Told how far it is.
+
+    Returns:
+        One value a client.
+
+    Raises:
+        ScoringError: A likelihood is not a finite number.
+    """
+    pairs = [(row.prompt, row.response) for row in rows]
+    total = 2 * len(generators) * len(pairs)
+    fits = []
+    for number, generator in enumerate(generators):
+        untuned, tuned = (
+            generator.token_losses(
+                pairs,
+                with_adapter=with_adapter,
+                max_batch_tokens=max_batch_tokens,
+                on_progress=shifted(
+                    on_progress, offset=(2 * number + with_adapter) * len(pairs), total=total
+                ),
+            )
+            for with_adapter in (False, True)
+        )
+        fits.append(
+            GeneratorFit(
+                client_name=generator.client_name,
+                untuned_nll_sums=tuple(nll for nll, _ in untuned),
+                tuned_nll_sums=tuple(nll for nll, _ in tuned),
+                num_tokens=tuple(num_tokens for _, num_tokens in tuned),
+            )
+        )
+    return StageResult(values=tuple(fits), counts={"num_generators": len(fits)})
+
+
+def fit_qualities(
+    fits: Sequence[GeneratorFit], *, config: EvaluationConfig, seed: int
+) -> dict[str, FitQuality]:
+    """Sum up what each generator has learnt.
+
+    Args:
+        fits: What `judge_generators` returned.
+        config: Number of resamples and confidence level.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        By client, the perplexities with their intervals.
+    """
+    qualities = {}
+    for fit in fits:
+        untuned, tuned = (
+            np.array(list(zip(sums, fit.num_tokens, strict=True)), dtype=np.float64)
+            for sums in (fit.untuned_nll_sums, fit.tuned_nll_sums)
+        )
+        alone, paired = (
+            partial(
+                function,
+                formula=perplexity_of_sums,
+                num_resamples=config.num_resamples,
+                confidence_level=config.confidence_level,
+                seed=seed,
+            )
+            for function in (bootstrap_interval, paired_difference)
+        )
+        qualities[fit.client_name] = FitQuality(
+            untuned=alone(untuned), tuned=alone(tuned), difference=paired(untuned, tuned)
+        )
+    return qualities
+
+
+def warn_of_idle_generators(qualities: Mapping[str, FitQuality]) -> None:
+    """Say which generators have not learnt anything that the test records show."""
+    for client_name, quality in qualities.items():
+        if quality.verdict != "better":
+            _LOGGER.warning(
+                "The generator of %s finds public test responses no likelier than its base model "
+                "does (perplexity %.1f, base %.1f): expect little from what it samples. More "
+                "steps, larger batches or more of the budget may help; so may test records that "
+                "are like the client's.",
+                client_name,
+                quality.tuned.mean,
+                quality.untuned.mean,
+            )
