@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -29,25 +28,13 @@ from lm.encoding import encode_chat
 from lm.sampling import Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import ConfigurationError
+from simulations.audit.config import CanaryKind
 
 _NUM_SUFFIX_TOKENS: Final = 8
 _NUM_SAMPLED_TOKENS: Final = 24
 _TEMPERATURE: Final = 2.0
 _MAX_DRAWS: Final = 200
 """Draws for one canary before its vocabulary is called too small."""
-
-
-class CanaryKind(StrEnum):
-    """What makes a canary unlikely."""
-
-    NEW_TOKEN = "new_token"  # noqa: S105 - a token of a vocabulary
-    """A single token that no record and no other canary has."""
-    RANDOM_SUFFIX = "random_suffix"
-    """Tokens drawn at random."""
-    HIGH_TEMPERATURE = "high_temperature"
-    """Written by the base model at a high temperature."""
-    DOMAIN_BEGINNING = "domain_beginning"
-    """A real response's beginning, then tokens drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

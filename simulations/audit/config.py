@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from client_side.config import ClientConfig
 from client_side.records import DECLARED_SIZE_TOLERANCE_FRACTION
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from simulations.audit.canaries import CanaryKind
+
+
+class CanaryKind(StrEnum):
+    """What makes a canary unlikely."""
+
+    NEW_TOKEN = "new_token"  # noqa: S105 - a token of a vocabulary
+    """A single token that no record and no other canary has."""
+    RANDOM_SUFFIX = "random_suffix"
+    """Tokens drawn at random."""
+    HIGH_TEMPERATURE = "high_temperature"
+    """Written by the base model at a high temperature."""
+    DOMAIN_BEGINNING = "domain_beginning"
+    """A real response's beginning, then tokens drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulations.audit.bounds import area_under_curve, audit_bound
-from simulations.audit.canaries import CanaryKind
+from simulations.audit.config import CanaryKind
 
 _ALL_KINDS: Final = "all"
 

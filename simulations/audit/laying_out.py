@@ -15,20 +15,14 @@ import numpy.typing as npt
 
 from client_side.config import Unit
 from client_side.folder import write_private_file
-from client_side.records import SHIPPED_RECORDS
 from lm.loading import load_tokenizer
 from lm.model_folders import resolve_base_model
 from lm.sampling import SamplingEngine, open_sampler
-from lm.tables import ColumnMap, TextRow, read_table
-from protocol.errors import ConfigurationError
+from simulations.audit.audited_rows import RECORDS_FILE, audited_rows
 from simulations.audit.canaries import Canary, compose_canaries, flip_coins
 from simulations.audit.config import AuditConfig
-from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, Runtime, RuntimeConfig, SimulateConfig
 from simulations.tiny_models import build_tiny_model
-
-RECORDS_FILE: Final = "audited_records.jsonl"
-"""What the audited client trains on: records and the canaries that the coins let in."""
 
 UNUSED_FILE: Final = "unused_records.jsonl"
 """Rows whose prompts the canaries took; nothing is trained on them."""
@@ -70,7 +64,7 @@ def lay_out_canaries(
         TableError: The records cannot be used.
         ConfigurationError: There are too few of them, or the vocabulary is too small.
     """
-    rows = _rows(config)
+    rows = audited_rows(config)
     seeds, records = rows[: config.num_canaries], rows[config.num_canaries :]
     rng = np.random.default_rng([config.seed, 0])
     client = config.client_side
@@ -101,26 +95,6 @@ def lay_out_canaries(
         ]
         write_private_file(folder / name, "".join(f"{line}\n" for line in lines).encode())
     return canaries, coins
-
-
-def _rows(config: AuditConfig) -> tuple[TextRow, ...]:
-    """Return rows for canaries first, then for records, in mixed order."""
-    records = config.client_side.records
-    wanted = config.num_canaries + config.num_records
-    if records.path == SHIPPED_RECORDS:
-        messages = compose_messages(wanted, seed=config.seed, split="train")
-        return tuple(TextRow(prompt=m.prompt, response=m.response) for m in messages)
-    columns = ColumnMap(prompt=records.prompt_column, response=records.response_column)
-    table = read_table(
-        records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
-    )
-    if len(table.rows) < wanted:
-        raise ConfigurationError(
-            f"Expected at least num_canaries + num_records = {wanted} rows in {records.path}, got "
-            f"{len(table.rows)}. Lower num_records or num_canaries."
-        )
-    order = np.random.default_rng([config.seed, 2]).permutation(len(table.rows))
-    return tuple(table.rows[int(index)] for index in order[:wanted])
 
 
 def audited_simulation(config: AuditConfig, folder: Path, base_folder: Path) -> SimulateConfig:

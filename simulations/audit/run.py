@@ -15,7 +15,9 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from lm.model_folders import resolve_base_model
 from lm.settings import schema_of, to_settings
+from simulations.audit.audited_rows import RECORDS_FILE, audited_rows
 from simulations.audit.config import AuditConfig
 from simulations.command_line import (
     CONF,
@@ -23,6 +25,7 @@ from simulations.command_line import (
     failures_held,
     run_command_line,
 )
+from simulations.config import TINY_MODEL
 from simulations.provenance import begin_provenance
 from simulations.run_folder import begun_folder
 
@@ -57,6 +60,7 @@ def _compose_and_run(values: DictConfig) -> None:
     raise_on_signals()
     with failures_held():
         config = to_settings(AuditConfig, values)
+        _check_inputs(config)
         with begun_folder(
             config,
             named=None if config.run_folder is None else Path(config.run_folder),
@@ -122,9 +126,14 @@ def _exchange(
     return load_collected(world.server, run_id=folder.name, run_folder=world.server_folder)
 
 
-def _is_begun(folder: Path) -> bool:
-    from simulations.audit.laying_out import RECORDS_FILE
+def _check_inputs(config: AuditConfig) -> None:
+    """Tell a wrong path or too few records before a model's libraries take seconds to load."""
+    if config.client_side.base_model != TINY_MODEL:
+        resolve_base_model(config.client_side.base_model)
+    audited_rows(config)
 
+
+def _is_begun(folder: Path) -> bool:
     return (folder / RECORDS_FILE).exists()
 
 

@@ -11,7 +11,8 @@ import pytest
 from lm.loading import load_tokenizer
 from lm.tables import TextRow
 from protocol.errors import ConfigurationError
-from simulations.audit.canaries import Canary, CanaryKind, compose_canaries, flip_coins
+from simulations.audit.canaries import Canary, compose_canaries, flip_coins
+from simulations.audit.config import CanaryKind
 from tests.support.auditing import build_wordy_model
 from tests.support.samplers import FakeSampler
 

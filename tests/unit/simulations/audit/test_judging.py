@@ -12,7 +12,7 @@ from rich.console import Console
 
 from protocol.ledger import DpSgdEvent, ProxyKind
 from simulations.audit.auditing import AuditResult
-from simulations.audit.canaries import CanaryKind
+from simulations.audit.config import CanaryKind
 from simulations.audit.judging import AttackScores, AuditRow, judge_scores
 from simulations.audit.views import PLOT_FILE, RESULT_FILE, show_result, verdict, write_result
 
