@@ -40,8 +40,9 @@ class SynthesisConfig:
         default_factory=lambda: SamplingConfig(max_new_tokens=80)
     )
     """How prompts are drawn."""
-    response_sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How responses are drawn."""
+    response_sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(top_p=1.0))
+    """How responses are drawn: from the whole distribution, which is what a generator has learnt.
+    The paper cuts it to seven tenths (docs/decisions/0019)."""
     public_prompts_path: str | None = None
     """Public prompts of the domain, for what `public_prompts_use` says."""
     public_prompts_column: str | None = None
