@@ -3,7 +3,7 @@
 All that the server makes is sampled from the generators, so what they have not learnt no later
 stage can add. ROUGE-L and rewards do not show it: a target gains in ROUGE-L by being tuned on
 likely words, whatever the generator has learnt. The perplexity of what people wrote does show it,
-and costs two passes over the public test records, before anything is sampled.
+and costs one pass over the public test records for each generator, and one for the base model.
 
 A generator is compared with the base model that it was tuned from, which need not be the target,
 and under its client's own instruction. The figures of two clients, or of a client and the target,
@@ -13,7 +13,7 @@ are comparable only where these are the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,24 +90,30 @@ def judge_generators(
         ScoringError: A likelihood is not a finite number.
     """
     pairs = [(row.prompt, row.response) for row in rows]
-    total = 2 * len(generators) * len(pairs)
-    fits = []
-    for number, generator in enumerate(generators):
-        untuned, tuned = (
-            generator.token_losses(
-                pairs,
-                with_adapter=with_adapter,
-                max_batch_tokens=max_batch_tokens,
-                on_progress=shifted(
-                    on_progress, offset=(2 * number + with_adapter) * len(pairs), total=total
-                ),
-            )
-            for with_adapter in (False, True)
+    total = (len({generator.untuned for generator in generators}) + len(generators)) * len(pairs)
+    done = 0
+
+    def ask(generator: GeneratorProxy, *, with_adapter: bool) -> list[tuple[float, int]]:
+        nonlocal done
+        losses = generator.token_losses(
+            pairs,
+            with_adapter=with_adapter,
+            max_batch_tokens=max_batch_tokens,
+            on_progress=shifted(on_progress, offset=done, total=total),
         )
+        done += len(pairs)
+        return losses
+
+    of_base: dict[Hashable, list[tuple[float, int]]] = {}
+    fits = []
+    for generator in generators:
+        if generator.untuned not in of_base:  # one base model and one instruction, as a rule
+            of_base[generator.untuned] = ask(generator, with_adapter=False)
+        tuned = ask(generator, with_adapter=True)
         fits.append(
             GeneratorFit(
                 client_name=generator.client_name,
-                untuned_nll_sums=tuple(nll for nll, _ in untuned),
+                untuned_nll_sums=tuple(nll for nll, _ in of_base[generator.untuned]),
                 tuned_nll_sums=tuple(nll for nll, _ in tuned),
                 num_tokens=tuple(num_tokens for _, num_tokens in tuned),
             )

@@ -8,7 +8,7 @@ question and then let go, so memory is that of one model however many clients th
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,6 +62,11 @@ class GeneratorProxy(Writer, Protocol):
     @property
     def instruction(self) -> str:
         """The client's public description of its domain."""
+        ...
+
+    @property
+    def untuned(self) -> Hashable:
+        """What `token_losses` asks without the adapter; clients that share it get one answer."""
         ...
 
     def prompt_prefix(self, examples: Sequence[str] = ()) -> Sequence[int]:
@@ -204,6 +209,12 @@ class ClientProxies:
     def instruction(self) -> str:
         """The client's public description of its domain."""
         return self._generator.instruction
+
+    @property
+    def untuned(self) -> Hashable:
+        """What `token_losses` asks without the adapter; clients that share it get one answer."""
+        limits = (self._max_prompt_tokens, self._max_response_tokens)
+        return (self._base_folder, self.instruction, *limits)
 
     @property
     def fingerprint(self) -> tuple[object, ...]:

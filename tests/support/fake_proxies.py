@@ -82,6 +82,7 @@ class FakeProxies:
     ) -> None:
         self.client_name = client_name
         self.instruction = f"Answer for {client_name}."
+        self.untuned = self.instruction
         self.sampler_of = TextSampler(write)
         self.asked: list[str] = []
         self._reward = reward

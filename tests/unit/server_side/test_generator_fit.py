@@ -70,6 +70,23 @@ def test_every_client_is_asked_for_the_same_responses_and_progress_runs_through(
     assert told == [(6, 24), (12, 24), (18, 24), (24, 24)]
 
 
+def test_clients_with_one_base_model_and_one_instruction_share_its_answer() -> None:
+    told: list[tuple[int, int]] = []
+    proxies = [FakeProxies(name, perplexity=lambda *_: 2.0) for name in ("north", "south")]
+    proxies[1].untuned = proxies[0].untuned
+
+    result = judge_generators(
+        ROWS,
+        generators=proxies,
+        max_batch_tokens=512,
+        on_progress=lambda *done: told.append(done),
+    )
+
+    assert told == [(6, 18), (12, 18), (18, 18)]
+    north, south = result.values
+    assert north.untuned_nll_sums == south.untuned_nll_sums != north.tuned_nll_sums
+
+
 def test_a_generator_that_has_learnt_nothing_is_named_before_anything_is_sampled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
