@@ -60,7 +60,6 @@ def _compose_and_run(values: DictConfig) -> None:
     raise_on_signals()
     with failures_held():
         config = to_settings(AuditConfig, values)
-        _check_inputs(config)
         with begun_folder(
             config,
             named=None if config.run_folder is None else Path(config.run_folder),
@@ -68,7 +67,7 @@ def _compose_and_run(values: DictConfig) -> None:
             settings_file=SETTINGS_FILE,
             written=["models"],
             is_begun=_is_begun,
-            note=partial(begin_provenance, program="rewardds-audit"),
+            note=partial(_begin, config),
         ) as folder:
             _found_broken.append(audit(config, folder))
 
@@ -126,11 +125,12 @@ def _exchange(
     return load_collected(world.server, run_id=folder.name, run_folder=world.server_folder)
 
 
-def _check_inputs(config: AuditConfig) -> None:
-    """Tell a wrong path or too few records before a model's libraries take seconds to load."""
+def _begin(config: AuditConfig, folder: Path) -> None:
+    # A wrong path or too few records are told before a model's libraries take seconds to load.
     if config.client_side.base_model != TINY_MODEL:
         resolve_base_model(config.client_side.base_model)
     audited_rows(config)
+    begin_provenance(folder, program="rewardds-audit")
 
 
 def _is_begun(folder: Path) -> bool:
