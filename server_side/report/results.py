@@ -27,48 +27,24 @@ _LEARNT: Final = {"better": "yes", "worse": "no, it has unlearnt", "unclear": "n
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricResult:
-    """One metric of both arms, written out."""
+    """One metric of a model before and after its tuning, written out."""
 
     key: str
     """Which one."""
     name: str
-    """As it is written."""
+    """As it is written; the client's, of a generator."""
     direction: str
     """Which way is better."""
     untuned: str
-    """Value of the untuned arm."""
+    """Value of the untuned model."""
     untuned_range: str
     """Its interval."""
     tuned: str
-    """Value of the tuned arm."""
+    """Value of the tuned model."""
     tuned_range: str
     """Its interval."""
     change: str
     """Tuned minus untuned."""
-    change_range: str
-    """Its paired interval."""
-    verdict: str
-    """`better`, `worse` or `unclear`."""
-    verdict_text: str
-    """The verdict in words."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GeneratorResult:
-    """What one client's generator has learnt, written out."""
-
-    client_name: str
-    """Public name of the client."""
-    untuned: str
-    """Perplexity of test responses under the base model."""
-    untuned_range: str
-    """Its interval."""
-    tuned: str
-    """The same under the generator."""
-    tuned_range: str
-    """Its interval."""
-    change: str
-    """Generator minus base model."""
     change_range: str
     """Its paired interval."""
     verdict: str
@@ -113,43 +89,29 @@ class Headline:
 
 def metric_results(inputs: ReportInputs) -> list[MetricResult]:
     """Write out each metric of both arms, and judge the difference by its paired interval."""
-    results = []
-    for comparison in inputs.comparisons:
-        key, difference = comparison.key, comparison.difference
-        untuned, tuned = comparison.untuned, comparison.tuned
-        verdict = judge(difference, is_lower_better=key in LOWER_IS_BETTER)
-        results.append(
-            MetricResult(
-                key=key,
-                name=comparison.name,
-                direction="lower is better" if key in LOWER_IS_BETTER else "higher is better",
-                untuned=metric_value(untuned.mean, key),
-                untuned_range=_range(untuned, key),
-                tuned=metric_value(tuned.mean, key),
-                tuned_range=_range(tuned, key),
-                change=metric_change(difference.mean, key),
-                change_range=_change_range(difference, key),
-                verdict=verdict,
-                verdict_text=_VERDICTS[verdict],
-            )
-        )
-    return results
-
-
-def generator_results(inputs: ReportInputs) -> list[GeneratorResult]:
-    """Write out what each client's generator has learnt, by name."""
-    key = Metric.PERPLEXITY
     return [
-        GeneratorResult(
-            client_name=client_name,
-            untuned=metric_value(fit.untuned.mean, key),
-            untuned_range=_range(fit.untuned, key),
-            tuned=metric_value(fit.tuned.mean, key),
-            tuned_range=_range(fit.tuned, key),
-            change=metric_change(fit.difference.mean, key),
-            change_range=_change_range(fit.difference, key),
-            verdict=fit.verdict,
-            verdict_text=_LEARNT[fit.verdict],
+        _result(
+            comparison.key,
+            name=comparison.name,
+            untuned=comparison.untuned,
+            tuned=comparison.tuned,
+            difference=comparison.difference,
+            verdicts=_VERDICTS,
+        )
+        for comparison in inputs.comparisons
+    ]
+
+
+def generator_results(inputs: ReportInputs) -> list[MetricResult]:
+    """Write out what each client's generator has learnt, by name."""
+    return [
+        _result(
+            Metric.PERPLEXITY,
+            name=client_name,
+            untuned=fit.untuned,
+            tuned=fit.tuned,
+            difference=fit.difference,
+            verdicts=_LEARNT,
         )
         for client_name, fit in sorted(inputs.generators.items())
     ]
@@ -260,8 +222,31 @@ def _clause(result: MetricResult) -> str:
             return f"{name} {'rises' if rises else 'falls'} {values}"
 
 
-def _change_range(difference: Interval, key: str) -> str:
-    return f"{metric_change(difference.low, key)} to {metric_change(difference.high, key)}"
+def _result(
+    key: str,
+    *,
+    name: str,
+    untuned: Interval,
+    tuned: Interval,
+    difference: Interval,
+    verdicts: Mapping[str, str],
+) -> MetricResult:
+    is_lower_better = key in LOWER_IS_BETTER
+    verdict = judge(difference, is_lower_better=is_lower_better)
+    low, high = (metric_change(end, key) for end in (difference.low, difference.high))
+    return MetricResult(
+        key=key,
+        name=name,
+        direction="lower is better" if is_lower_better else "higher is better",
+        untuned=metric_value(untuned.mean, key),
+        untuned_range=_range(untuned, key),
+        tuned=metric_value(tuned.mean, key),
+        tuned_range=_range(tuned, key),
+        change=metric_change(difference.mean, key),
+        change_range=f"{low} to {high}",
+        verdict=verdict,
+        verdict_text=verdicts[verdict],
+    )
 
 
 def _range(interval: Interval, key: str) -> str:
