@@ -8,18 +8,26 @@ and costs one pass over the public test records for each generator, and one for 
 A generator is compared with the base model that it was tuned from, which need not be the target,
 and under its client's own instruction. The figures of two clients, or of a client and the target,
 are comparable only where these are the same.
+
+Admission can tell that weights are numbers, not what they compute. A generator whose likelihoods
+are none is found here, before anything is sampled from it: its client is left out, and the others
+go on while there are enough of them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from lm.errors import ScoringError
 from lm.tables import TextRow
+from protocol.errors import ExchangeError
 from server_side.config import EvaluationConfig
 from server_side.intervals import (
     Interval,
@@ -33,6 +41,7 @@ from server_side.proxies import GeneratorProxy
 from server_side.samples import OnProgress, StageResult
 
 _LOGGER = logging.getLogger(__name__)
+_Generator = TypeVar("_Generator", bound=GeneratorProxy)
 GENERATORS_STAGE = "07_generators"
 """Under what name the stage stands in the run folder."""
 
@@ -84,10 +93,11 @@ def judge_generators(
         on_progress: Told how far it is.
 
     Returns:
-        One value a client.
+        One value a client, but none for one whose generator gives a likelihood that is no finite
+        number.
 
     Raises:
-        ScoringError: A likelihood is not a finite number.
+        ScoringError: The base model gives such a likelihood.
     """
     pairs = [(row.prompt, row.response) for row in rows]
     total = (len({generator.untuned for generator in generators}) + len(generators)) * len(pairs)
@@ -109,7 +119,12 @@ def judge_generators(
     for generator in generators:
         if generator.untuned not in of_base:  # one base model and one instruction, as a rule
             of_base[generator.untuned] = ask(generator, with_adapter=False)
-        tuned = ask(generator, with_adapter=True)
+        try:
+            tuned = ask(generator, with_adapter=True)
+        except ScoringError:
+            continue
+        if not all(math.isfinite(nll) for nll, _ in tuned):
+            continue
         fits.append(
             GeneratorFit(
                 client_name=generator.client_name,
@@ -118,7 +133,41 @@ def judge_generators(
                 num_tokens=tuple(num_tokens for _, num_tokens in tuned),
             )
         )
-    return StageResult(values=tuple(fits), counts={"num_generators": len(fits)})
+    counts = {"num_generators": len(generators), "num_left_out": len(generators) - len(fits)}
+    return StageResult(values=tuple(fits), counts=counts)
+
+
+def with_sound_generator(
+    clients: Sequence[_Generator], fits: Sequence[GeneratorFit], *, min_clients: int
+) -> tuple[_Generator, ...]:
+    """Leave out the clients whose generators compute no finite likelihoods, and say so.
+
+    Args:
+        clients: One generator a client.
+        fits: What `judge_generators` returned for them.
+        min_clients: How many must be left.
+
+    Returns:
+        The others, in the same order.
+
+    Raises:
+        ExchangeError: Fewer than `min_clients` are left.
+    """
+    sound = {fit.client_name for fit in fits}
+    broken = [client.client_name for client in clients if client.client_name not in sound]
+    for name in broken:
+        _LOGGER.warning(
+            "Client %s is left out with both of its proxies: its generator finds public test "
+            "responses likely by no finite number, so its weights are broken.",
+            name,
+        )
+    if len(sound) < max(1, min_clients):
+        raise ExchangeError(
+            f"Expected generators that work from at least {max(1, min_clients)} clients "
+            f"(server_side.min_clients), found {len(sound)}: the weights of {', '.join(broken)} "
+            "are broken. Lower min_clients, or have these clients train again, in another run."
+        )
+    return tuple(client for client in clients if client.client_name in sound)
 
 
 def fit_qualities(

@@ -24,6 +24,7 @@ from server_side.generator_fit import (
     fit_qualities,
     judge_generators,
     warn_of_idle_generators,
+    with_sound_generator,
 )
 from server_side.inputs import gather_inputs
 from server_side.outputs import (
@@ -82,7 +83,6 @@ def run_pipeline(
         LmError: A model or table cannot be used.
     """
     job = gather_inputs(releases, config=config, run_folder=run_folder)
-    clients = job.clients
     store_of_run = RunStore(
         run_folder, settings=job.settings, seed=config.seed, progress=progress, shared=shared
     )
@@ -92,11 +92,12 @@ def run_pipeline(
         tune = partial(finetune_target, target_folder=job.target_folder)
 
         # What the generators have learnt bounds all that follows: better told before hours of it.
-        fit = partial(judge_generators, job.test_rows, generators=clients)
+        fit = partial(judge_generators, job.test_rows, generators=job.clients)
         fit = partial(fit, max_batch_tokens=config.scoring.max_batch_tokens)
         fits = store.values(GENERATORS_STAGE, GeneratorFit, partial(fit, on_progress=store.advance))
         generators = fit_qualities(fits, config=config.evaluation, seed=evaluation_seed(config))
         warn_of_idle_generators(generators)
+        clients = with_sound_generator(job.clients, fits, min_clients=config.min_clients)
 
         # The generators write prompts and answer them.
         synthesize = partial(
@@ -133,10 +134,7 @@ def run_pipeline(
         for number in range(2, num_rounds + 1):
             writer = target_writer(job, target / TUNED, round_index=number - 1, config=config)
             samples = samples_to_refine(
-                best,
-                pool_size=len(pool),
-                filtering=config.filtering,
-                config=config.refinement,
+                best, pool=pool, filtering=config.filtering, config=config.refinement
             )
             advise = partial(write_feedback, samples, generators=clients, target=writer)
             feedback = store.drawn(

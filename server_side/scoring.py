@@ -355,11 +355,14 @@ def _perplexities_by_own_generator(
         own = [i for i, name in enumerate(client_names) if name == generator.client_name]
         if not own:
             continue
-        values = generator.perplexities(
-            [pairs[i] for i in own],
-            max_batch_tokens=config.max_batch_tokens,
-            on_progress=shifted(on_progress, offset=done, total=len(pairs)),
-        )
+        try:
+            values = generator.perplexities(
+                [pairs[i] for i in own],
+                max_batch_tokens=config.max_batch_tokens,
+                on_progress=shifted(on_progress, offset=done, total=len(pairs)),
+            )
+        except ScoringError as caught:
+            raise _broken("perplexity", generator.client_name) from caught
         if not all(map(math.isfinite, values)):
             raise _broken("perplexity", generator.client_name)
         for i, value in zip(own, values, strict=True):

@@ -85,6 +85,12 @@ class ReportInputs:
     """What a simulation knows about the run; None in a deployment."""
 
     @property
+    def clients_left_out(self) -> list[str]:
+        """Clients of which nothing was used, because their generators are broken; by name."""
+        heard = {certificate.client_name for certificate in self.certificates}
+        return sorted(heard - self.generators.keys()) if self.generators else []
+
+    @property
     def num_reward_proxies_left_out(self) -> int:
         """Reward proxies that have no say, because they told no candidates apart."""
         first = self.stages.get("09_scored_r1")

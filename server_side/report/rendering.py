@@ -70,6 +70,7 @@ def render_report(inputs: ReportInputs) -> str:
             versions=inputs.versions,
             synthetic=inputs.synthetic,
             generators=generator_results(inputs),
+            clients_left_out=inputs.clients_left_out,
             ranking=inputs.ranking,
             num_reward_proxies_left_out=inputs.num_reward_proxies_left_out,
             length_correlations=length_correlations(inputs),

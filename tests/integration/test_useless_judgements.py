@@ -1,4 +1,4 @@
-"""The server's job on tiny models where a judge or a reward proxy gives nothing to go by."""
+"""The server's job on tiny models where a judge or a proxy gives nothing to go by."""
 
 from __future__ import annotations
 
@@ -112,3 +112,18 @@ def test_run_that_chooses_without_the_reward_does_not_stop_because_of_it(
     metrics = read_metrics(tmp_path / "metrics.json")
     assert metrics["counts"]["09_scored_r1"]["num_reward_proxies_left_out"] == 2
     assert "have no say: 2." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_client_whose_generator_computes_no_number_does_not_end_the_others_job(
+    base: Path, config: ServerConfig, tmp_path: Path
+) -> None:
+    """Its weights are finite, so that they are admitted."""
+    releases = make_releases(base, overflowing=("clinic-a",))
+
+    run_pipeline(releases, config=config, run_folder=tmp_path)
+
+    metrics = read_metrics(tmp_path / "metrics.json")
+    assert list(metrics["generators"]) == ["clinic-b"]
+    assert metrics["counts"]["07_generators"]["num_left_out"] == 1
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "with both of their proxies: clinic-a." in report

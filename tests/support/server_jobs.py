@@ -37,8 +37,12 @@ def make_releases(
     *,
     client_names: tuple[str, ...] = ("clinic-a", "clinic-b"),
     instructions: Mapping[str, str] | None = None,
+    overflowing: tuple[str, ...] = (),
 ) -> list[AdmittedRelease]:
-    """Make releases with random weights for a tiny base model."""
+    """Make releases with random weights for a tiny base model.
+
+    The generators of the clients that `overflowing` names have finite weights and no finite output.
+    """
     stated = instructions or dict.fromkeys(client_names, "Answer the message.")
     policy = AdmissionPolicy(run_id=RUN_ID, base_model_digest=base_model_digest(base))
     releases = []
@@ -46,8 +50,10 @@ def make_releases(
         for proxy in ProxyKind:
             rng = np.random.default_rng(seed)
             shapes = expected_adapter_shapes(base, LORA, has_reward_head=proxy is ProxyKind.REWARD)
+            is_broken = proxy is ProxyKind.GENERATOR and client_name in overflowing
+            scale = 1e30 if is_broken else 0.02
             tensors = {
-                name: rng.normal(scale=0.02, size=shape).astype(np.float32)
+                name: rng.normal(scale=scale, size=shape).astype(np.float32)
                 for name, shape in shapes.items()
             }
             reply = make_reply(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
+from lm.errors import ScoringError
 from lm.tables import TextRow
+from protocol.errors import ExchangeError
 from server_side.config import EvaluationConfig
 from server_side.generator_fit import (
     FitQuality,
@@ -14,6 +17,7 @@ from server_side.generator_fit import (
     fit_qualities,
     judge_generators,
     warn_of_idle_generators,
+    with_sound_generator,
 )
 from tests.support.fake_proxies import FakeProxies, no_progress
 
@@ -102,3 +106,50 @@ def test_a_generator_that_has_learnt_nothing_is_named_before_anything_is_sampled
     (record,) = caplog.records
     assert "The generator of idle" in record.getMessage()
     assert "perplexity 1.0, base 1.0" in record.getMessage()
+
+
+def raise_scoring_error(prompt: str, response: str) -> float:
+    raise ScoringError
+
+
+def without_number(prompt: str, response: str) -> float:
+    return math.inf
+
+
+@pytest.mark.parametrize("perplexity", [without_number, raise_scoring_error])
+def test_a_client_whose_generator_is_broken_is_left_out_and_the_others_go_on(
+    perplexity: Callable[[str, str], float], caplog: pytest.LogCaptureFixture
+) -> None:
+    able, broken = FakeProxies("able"), FakeProxies("broken", perplexity=perplexity)
+    broken.untuned = able.untuned  # the base model below it is in order
+
+    result = judge_generators(
+        ROWS, generators=[able, broken], max_batch_tokens=512, on_progress=no_progress
+    )
+    left = with_sound_generator([able, broken], result.values, min_clients=1)
+
+    assert left == (able,)
+    assert result.counts == {"num_generators": 2, "num_left_out": 1}
+    (record,) = caplog.records
+    assert "Client broken is left out with both of its proxies" in record.getMessage()
+
+
+def test_too_few_clients_with_a_generator_that_works_are_an_error_that_names_the_others() -> None:
+    able, broken = FakeProxies("able"), FakeProxies("broken", perplexity=without_number)
+    broken.untuned = able.untuned
+    result = judge_generators(
+        ROWS, generators=[able, broken], max_batch_tokens=512, on_progress=no_progress
+    )
+
+    with pytest.raises(ExchangeError, match=r"at least 2 clients.*found 1: the weights of broken"):
+        with_sound_generator([able, broken], result.values, min_clients=2)
+
+
+def test_a_base_model_that_is_broken_is_nobodys_fault_and_ends_the_job() -> None:
+    with pytest.raises(ScoringError):
+        judge_generators(
+            ROWS,
+            generators=[FakeProxies("north", perplexity=raise_scoring_error)],
+            max_batch_tokens=512,
+            on_progress=no_progress,
+        )

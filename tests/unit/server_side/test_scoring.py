@@ -121,15 +121,18 @@ def test_no_candidates_give_no_scores() -> None:
     assert score(FakeProxies("north"), candidates=()) == ()
 
 
-def test_perplexity_that_is_no_number_is_refused() -> None:
-    south = FakeProxies("south", perplexity=lambda prompt, response: math.nan)
+def raise_scoring_error(prompt: str, response: str) -> float:
+    raise ScoringError
+
+
+@pytest.mark.parametrize("perplexity", [lambda prompt, response: math.nan, raise_scoring_error])
+def test_perplexity_that_is_no_number_is_refused_with_the_clients_name(
+    perplexity: Callable[[str, str], float],
+) -> None:
+    south = FakeProxies("south", perplexity=perplexity)
 
     with pytest.raises(StageError, match=r"finite perplexity.*south"):
         score(FakeProxies("north"), south)
-
-
-def raise_scoring_error(prompt: str, response: str) -> float:
-    raise ScoringError
 
 
 @pytest.mark.parametrize(
