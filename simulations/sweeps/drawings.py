@@ -263,8 +263,8 @@ def _acceptance(results: SweepResults) -> Plot:
         return finished_plot(
             figure,
             title="Rewrites that were accepted",
-            text="Share of samples whose best response became a rewrite, in percent, mean over "
-            f"seeds: {_sentence(said)}",
+            text="Share of the rewritten samples whose best response became a rewrite, in percent, "
+            f"mean over seeds: {_sentence(said)}",
             name="sweep-acceptance",
         )
 

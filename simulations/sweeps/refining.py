@@ -10,12 +10,20 @@ from simulations.sweeps.results import PointResult
 
 
 def acceptance(item: PointResult) -> Mapping[int, float]:
-    """Return by round, from 2, the share of samples whose best response became a rewrite."""
+    """Return by round, from 2, how many of its rewritten samples got a rewrite as their best.
+
+    A round may rewrite some of the samples alone (`refinement.max_queries`); the others do not
+    count.
+    """
     shares = {}
-    for stage, counts in _counts(item).items():
-        match = re.fullmatch(r"10_best_r(\d+)", stage)
-        if match and counts.get("num_pairs") and "num_replaced" in counts:
-            shares[int(match[1])] = counts["num_replaced"] / counts["num_pairs"]
+    stages = _counts(item)
+    for stage, counts in stages.items():
+        match = re.fullmatch(r"10_best_(r(\d+))", stage)
+        if match is None:
+            continue
+        num_rewritten = stages.get(f"08_candidates_{match[1]}", {}).get("num_samples")
+        if num_rewritten and "num_replaced" in counts:
+            shares[int(match[2])] = counts["num_replaced"] / num_rewritten
     return shares
 
 

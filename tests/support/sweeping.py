@@ -26,6 +26,14 @@ def arm(shift: float) -> dict[str, object]:
     return {**scores, **plain}
 
 
+def counts_of_round_2(*, num_rewritten: int, num_replaced: int) -> dict[str, dict[str, int]]:
+    """Give what a round counts that rewrites a quarter of the samples, as `metrics.json` has it."""
+    return {
+        "08_candidates_r2": {"num_samples": num_rewritten},
+        "10_best_r2": {"num_pairs": 4 * num_rewritten, "num_replaced": num_replaced},
+    }
+
+
 def ledger(noise: float, *, rate: float = 0.1) -> dict[str, object]:
     """Give one client's ledger as `provenance.json` has it."""
     event = {"noise_multiplier": noise, "sample_rate": rate, "steps": 10}
@@ -88,7 +96,7 @@ def write_point(
         },
         "seconds": {"total": 60.0},
         "peak_rss_bytes": 10**9,
-        "counts": {"10_best_r2": {"num_pairs": 10, "num_replaced": 4}},
+        "counts": counts_of_round_2(num_rewritten=10, num_replaced=4),
         "generators": {
             name: {"untuned": {**METRIC, "mean": 30.0}, "tuned": METRIC, "difference": METRIC}
             for name in ledgers

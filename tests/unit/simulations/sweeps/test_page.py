@@ -23,7 +23,7 @@ from simulations.sweeps.points import SWEEP_FILE, run_point
 from simulations.sweeps.report import main
 from simulations.sweeps.results import SweepResults, read_results
 from tests.support.browser import CHROMIUM, browser_page
-from tests.support.sweeping import METRIC, ledger, write_sweep
+from tests.support.sweeping import METRIC, counts_of_round_2, ledger, write_sweep
 
 CONF = Path(__file__).resolve().parents[4] / "conf"
 
@@ -190,7 +190,7 @@ def test_noise_and_acceptance_are_drawn_for_each_arm_and_never_averaged_over_arm
         facts["digests"]["releases"] = {"a": item.name}
         (item / "provenance.json").write_text(json.dumps(facts), encoding="utf-8")
         metrics = json.loads((item / "metrics.json").read_text("utf-8"))
-        metrics["counts"] = {"10_best_r2": {"num_pairs": 10, "num_replaced": 9}}
+        metrics["counts"] = counts_of_round_2(num_rewritten=10, num_replaced=9)
         (item / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
 
     plots = draw_sweep(read_results(folder))
