@@ -131,6 +131,12 @@ class FinetuningConfig:
             "finetuning", self, "lora_alpha", "learning_rate", "max_grad_norm", "preference_beta"
         )
         require_fractions("finetuning", self, "lora_dropout", "warmup_fraction", "weight_decay")
+        require(
+            self.warmup_fraction < 1,  # where 1 means a single step to the trainer
+            "finetuning.warmup_fraction",
+            "a fraction in [0, 1)",
+            self.warmup_fraction,
+        )
         require(bool(self.target_modules), "finetuning.target_modules", "at least one name", "none")
         is_partial = self.method == Method.FULL and self.num_upper_layers is not None
         require(

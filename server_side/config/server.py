@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from server_side.config.admission import AdmissionConfig
 from server_side.config.evaluation import EvaluationConfig
-from server_side.config.filtering import FilteringConfig
-from server_side.config.finetuning import FinetuningConfig, Method
+from server_side.config.filtering import ChooseBy, FilteringConfig
+from server_side.config.finetuning import FinetuningConfig, Method, Objective
 from server_side.config.ranking import RankingConfig
 from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
@@ -83,6 +83,13 @@ class ServerConfig:
             "server_side.finetuning.num_steps",
             f"at least one in each of refinement.num_rounds={num_rounds} rounds",
             num_steps,
+        )
+        prefers = self.finetuning.objective != Objective.SFT
+        require(
+            not (prefers and self.filtering.choose_by == ChooseBy.FIRST),
+            "server_side.finetuning.objective",
+            "sft, because filtering.choose_by=first prefers no response to another",
+            self.finetuning.objective,
         )
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
 

@@ -87,6 +87,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: FinetuningConfig(target_modules=[]), "finetuning.target_modules"),
         (lambda: FinetuningConfig(method="dora"), "finetuning.method"),
         (lambda: FinetuningConfig(objective="ppo"), "finetuning.objective"),
+        (lambda: FinetuningConfig(warmup_fraction=1.0), "finetuning.warmup_fraction"),
         (lambda: FinetuningConfig(report_to="all"), "finetuning.report_to"),
         (lambda: FinetuningConfig(preference_beta=0.0), "finetuning.preference_beta"),
         (lambda: FinetuningConfig(num_epochs_later_rounds=0), "finetuning.num_epochs_later_rounds"),
@@ -112,6 +113,13 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
                 refinement=RefinementConfig(num_rounds=3),
             ),
             "server_side.finetuning.num_steps",
+        ),
+        (
+            lambda: ServerConfig(
+                finetuning=FinetuningConfig(objective="dpo"),
+                filtering=FilteringConfig(choose_by="first"),
+            ),
+            "server_side.finetuning.objective",
         ),
         (
             lambda: ServerConfig(synthesis=SynthesisConfig(engine="vllm")),
