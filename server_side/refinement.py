@@ -67,7 +67,7 @@ _PLAIN_ADVICE = "Be more specific, correct and complete, and answer every part o
 def samples_to_refine(
     best: Sequence[CuratedSample],
     *,
-    pool_size: int,
+    pool: Sequence[CuratedSample],
     filtering: FilteringConfig,
     config: RefinementConfig,
 ) -> tuple[CuratedSample, ...]:
@@ -75,21 +75,36 @@ def samples_to_refine(
 
     Rewriting the best alone would let nobody join, for they are in the pool; so half of a bounded
     round goes to the members that are weakest, half to the outsiders that are nearest to joining.
+    Near-duplicates of members stay outside whatever their merit, so they come after all others.
 
     Args:
         best: Each query's best sample so far.
-        pool_size: How many of them are in the pool.
-        filtering: By what queries are compared.
+        pool: The pool before this round, of some of these queries.
+        filtering: By what queries are compared, and how much alike two samples may be.
         config: How many to rewrite at most.
 
     Returns:
         The samples, in the order of `best`. Where one side has fewer than its half, the other
         gives more.
     """
-    by_merit = best_first(best, config=filtering)
-    count = len(by_merit) if config.max_queries is None else min(config.max_queries, len(by_merit))
-    start = min(max(0, pool_size - (count + 1) // 2), len(by_merit) - count)
-    kept = {sample.query_id for sample in by_merit[start : start + count]}
+    count = len(best) if config.max_queries is None else min(config.max_queries, len(best))
+    member_ids = {sample.query_id for sample in pool}
+    distinct = DistinctTexts(max_similarity=filtering.max_similarity)
+    for sample in pool:
+        distinct.add(sample_text(sample))
+    members, outsiders, near_duplicates = [], [], []
+    for sample in best_first(best, config=filtering):
+        if sample.query_id in member_ids:
+            members.append(sample)
+        elif distinct.add(sample_text(sample)):
+            outsiders.append(sample)
+        else:
+            near_duplicates.append(sample)
+    outsiders += near_duplicates
+    num_outsiders = min(len(outsiders), max(count // 2, count - len(members)))
+    num_members = count - num_outsiders
+    rewritten = members[len(members) - num_members :] + outsiders[:num_outsiders]
+    kept = {sample.query_id for sample in rewritten}
     return tuple(sample for sample in best if sample.query_id in kept)
 
 
