@@ -13,7 +13,7 @@ trained once; all is kept in the work folder, so a run that was cut off goes on 
 Run:  python benchmarks/reward_ranking.py --data TRAIN.jsonl --test-data TEST.jsonl
 Time: an estimate, from a run of a tenth of the size: about four minutes of one idle core a mix,
 privacy and seed with SmolLM2-135M and the default settings, so about four hours for the whole table
-(10 mixes, two privacies, three seeds).
+(11 mixes, two privacies, three seeds).
 
 A long file, because it is a whole experiment that nothing else imports: from records to the table,
 in the order in which it happens.
@@ -89,6 +89,7 @@ MIXES: dict[str, dict[str, float]] = {
     "damaged": {"chosen_over_damaged": 1},
     "other_prompt": {"chosen_over_other_prompt": 1},
     "relevance": {"generator_over_other_prompt": 1},
+    "generator_over_base": {"generator_over_base": 1},
     "generator+damaged": {"chosen_over_generator": 1, "chosen_over_damaged": 1},
     "generator+relevance": {"chosen_over_generator": 1, "generator_over_other_prompt": 1},
     "damaged+relevance": {"chosen_over_damaged": 1, "generator_over_other_prompt": 1},
@@ -122,6 +123,7 @@ class Setting:
     work_folder: Path
     num_candidates: int
     candidates_from: str
+    top_p: float
     seed: int
 
 
@@ -153,6 +155,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--candidates-from", choices=("generator", "base", "both"), default="generator"
     )
+    parser.add_argument("--top-p", type=float, default=1.0, help="how candidates are sampled")
     parser.add_argument("--mixes", nargs="+", choices=list(MIXES), default=list(MIXES))
     parser.add_argument(
         "--privacies", nargs="+", choices=("no_noise", "dp"), default=["no_noise", "dp"]
@@ -208,7 +211,8 @@ def prepare(arguments: argparse.Namespace, *, seed: int) -> Setting:
             to_mapping(replace(config, preferences=PreferencesConfig(), num_threads=None)),
             [[r.prompt, r.response] for r in records],
             [[row.prompt, row.response] for row in tests],
-            [arguments.num_candidates, arguments.candidates_from, seed, code_digest()],
+            [arguments.num_candidates, arguments.candidates_from, arguments.top_p, seed],
+            code_digest(),
         ]
     )
     work_folder = arguments.work_folder / hashlib.sha256(fixed.encode()).hexdigest()[:16]
@@ -223,6 +227,7 @@ def prepare(arguments: argparse.Namespace, *, seed: int) -> Setting:
         work_folder=work_folder,
         num_candidates=arguments.num_candidates,
         candidates_from=arguments.candidates_from,
+        top_p=arguments.top_p,
         seed=seed,
     )
 
@@ -350,6 +355,7 @@ def sample_candidates(setting: Setting, generator: ReleasedGenerator) -> list[Pr
             SamplingParams(
                 max_new_tokens=setting.config.records.max_response_tokens,
                 num_candidates=math.ceil(setting.num_candidates / len(folders)),
+                top_p=setting.top_p,
             ),
             seed=setting.seed + number,
         )
