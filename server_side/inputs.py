@@ -16,7 +16,7 @@ from protocol import SOFTWARE_VERSION
 from protocol.artifacts import Certificate
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
-from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig
+from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig, WhenCut
 from server_side.proxies import ClientProxies
 from server_side.public_texts import read_public_prompts, read_test_rows
 from server_side.synthesis import client_quotas
@@ -40,7 +40,9 @@ class JobInputs:
     target_folder: Path
     """The untuned target model."""
     test_rows: tuple[TextRow, ...]
-    """Public test records."""
+    """Public test records by which target and generators are judged."""
+    ranked_rows: tuple[TextRow, ...]
+    """Public test records whose prompts the ranking is judged by; as a rule the first of those."""
     test_instruction: str
     """System turn under which the test is taken."""
     public_prompts: tuple[str, ...]
@@ -52,8 +54,8 @@ class JobInputs:
 
     @property
     def test_prompts(self) -> list[str]:
-        """What the target is judged on, and so must not be tuned on."""
-        return [row.prompt for row in self.test_rows]
+        """What anything is judged on, and so the target must not be tuned on."""
+        return [row.prompt for row in max(self.test_rows, self.ranked_rows, key=len)]
 
     @property
     def instructions(self) -> dict[str, str]:
@@ -98,7 +100,8 @@ def gather_inputs(
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
     target_folder = resolve_base_model(config.target_model)
-    rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
+    all_rows = read_test_rows(config.evaluation)
+    rows, ranked = all_rows[: config.evaluation.max_rows], all_rows[: config.ranking.max_rows]
     work_folder = run_folder / "work"
     clients = tuple(
         ClientProxies(
@@ -119,6 +122,7 @@ def gather_inputs(
         certificates=tuple(release.certificate for pair in pairs for release in pair),
         target_folder=target_folder,
         test_rows=rows,
+        ranked_rows=ranked,
         test_instruction=_test_instruction(clients, config.evaluation),
         public_prompts=public_prompts,
         work_folder=work_folder,
@@ -127,7 +131,7 @@ def gather_inputs(
             "config": config.fingerprint,
             "base_model_digest": base_digest,
             "target_model_digest": base_model_digest(target_folder),
-            "test_rows_digest": _rows_digest(rows),
+            "test_rows_digest": _rows_digest(max(rows, ranked, key=len)),
             "public_prompts_digest": _digest(public_prompts),
             "releases": {
                 generator.client_name: {
@@ -167,6 +171,7 @@ def inputs_without_releases(
         certificates=(),
         target_folder=target_folder,
         test_rows=rows,
+        ranked_rows=(),
         test_instruction=instruction if own is None else own,
         public_prompts=(),
         work_folder=run_folder / "work",
@@ -206,6 +211,7 @@ def _pair_up(
 
 def _warn_of_short_limits(generators: Sequence[AdmittedRelease], config: SynthesisConfig) -> None:
     prompts, responses = config.prompt_sampling, config.response_sampling
+    fate = "fall" if config.when_cut == WhenCut.DROP else "are cut to their last whole sentence"
     for generator in generators:
         learnt = generator.certificate
         for what, tokens, setting, limit in (
@@ -220,12 +226,13 @@ def _warn_of_short_limits(generators: Sequence[AdmittedRelease], config: Synthes
             if limit < tokens:
                 _LOGGER.warning(
                     "The generator of client %s learnt %s of up to %d tokens; those that do not "
-                    "end within synthesis.%s.max_new_tokens=%d fall.",
+                    "end within synthesis.%s.max_new_tokens=%d %s.",
                     generator.client_name,
                     what,
                     tokens,
                     setting,
                     limit,
+                    fate,
                 )
 
 

@@ -161,8 +161,8 @@ def run_pipeline(
             target = store.subfolder(f"11_target_r{number}", tune_on)
 
         # How well the scores rank, and the target before and after, on public test records.
-        if num_ranked := config.ranking.max_rows:
-            rank = partial(judge_ranking, job.test_rows[:num_ranked], generators=clients)
+        if job.ranked_rows:
+            rank = partial(judge_ranking, job.ranked_rows, generators=clients)
             rank = partial(rank, reward_proxies=clients, scales=scales)
             rank = partial(rank, synthesis=config.synthesis, scoring=config.scoring)
             store.drawn(RANKING_STAGE, RankedPrompt, rank)

@@ -192,7 +192,7 @@ def test_client_with_one_proxy_is_left_out(
     assert "clinic-b is left out" in caplog.text
     # The releases say 64 and 96 tokens, the settings 48.
     assert "learnt prompts of up to 64 tokens" in caplog.text
-    assert "synthesis.response_sampling.max_new_tokens=48 fall" in caplog.text
+    assert "response_sampling.max_new_tokens=48 are cut to their last whole" in caplog.text
 
 
 def test_release_on_another_base_model_is_refused(
@@ -279,6 +279,7 @@ def test_baseline_and_ranking_are_settings_alone(
         refinement=dataclasses.replace(config.refinement, num_rounds=1),
         scoring=ScoringConfig(ensemble="min", length_debias=True),
         ranking=RankingConfig(max_rows=4),
+        evaluation=dataclasses.replace(config.evaluation, max_rows=2),
     )
 
     run_pipeline(make_releases(base), config=raw, run_folder=tmp_path)
@@ -288,6 +289,9 @@ def test_baseline_and_ranking_are_settings_alone(
     assert len(pool) == metrics["counts"]["10_pool_r1"]["num_pairs"]
     assert {sample["joined_round"] for sample in pool} == {1}
     assert metrics["ranking"]["scores"].keys() == {"reward", "likelihood", "consensus", "choice"}
+    # The rows that one judges by do not bound those of the other.
+    assert metrics["counts"][RANKING_STAGE]["num_prompts"] == 4
+    assert metrics["counts"]["13_tuned"]["num_rows"] == 2
     assert -1 <= metrics["figures"]["09_scored_r1"]["reward_length_correlation"] <= 1
 
 

@@ -36,6 +36,7 @@ def job(target: Path, folder: Path) -> JobInputs:
         certificates=(),
         target_folder=target,
         test_rows=(TextRow(prompt="A question?", response="An answer."),),
+        ranked_rows=(),
         test_instruction="Help.",
         public_prompts=(),
         work_folder=folder / "work",
