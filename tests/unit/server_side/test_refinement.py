@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server_side.config import FilteringConfig, RefinementConfig, ThresholdRule
+from lm.sampling import SamplingParams
+from server_side.config import FilteringConfig, RefinementConfig, SamplingConfig, ThresholdRule
 from server_side.filtering import pool_threshold, select_samples
 from server_side.refinement import (
     choose_again,
@@ -409,3 +410,29 @@ def test_unjudged_refinement_takes_the_first_rewrite() -> None:
     )
 
     assert (again.values[0].chosen, again.values[0].rejected) == ("rewrite 1", "good")
+
+
+def test_feedback_and_rewrites_are_drawn_each_as_its_own_settings_say() -> None:
+    clinic, target = FakeProxies("clinic"), FakeProxies("target")
+    config = RefinementConfig(
+        num_candidates=3,
+        feedback_sampling=SamplingConfig(
+            max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3
+        ),
+        rewrite_sampling=SamplingConfig(
+            max_new_tokens=12, temperature=0.4, top_p=0.5, repetition_penalty=1.6
+        ),
+    )
+    common = {"target": target, "config": config, "seed": 0, "on_progress": no_progress}
+
+    feedback = write_feedback(FIVE, generators=[clinic], **common).values  # type: ignore[arg-type]
+    refine_samples(FIVE, feedback, round_index=2, **common)  # type: ignore[arg-type]
+
+    assert clinic.sampler_of.params == [
+        SamplingParams(max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3)
+    ]
+    assert target.sampler_of.params == [
+        SamplingParams(
+            max_new_tokens=12, num_candidates=3, temperature=0.4, top_p=0.5, repetition_penalty=1.6
+        )
+    ]

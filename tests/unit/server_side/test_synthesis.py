@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from lm.sampling import SamplingParams
 from protocol.errors import ConfigurationError, StageError
-from server_side.config import SynthesisConfig
+from server_side.config import SamplingConfig, SynthesisConfig
 from server_side.samples import PromptOrigin, Query
 from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
 from tests.support.fake_proxies import CUT, FakeProxies, no_progress, write_words
@@ -362,3 +363,31 @@ def test_no_candidate_that_ends_is_one_clear_error() -> None:
             seed=0,
             on_progress=no_progress,
         )
+
+
+def test_prompts_and_responses_are_drawn_each_as_its_own_settings_say() -> None:
+    proxies = FakeProxies()
+    config = SynthesisConfig(
+        num_queries=3,
+        num_candidates=5,
+        prompt_sampling=SamplingConfig(
+            max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3
+        ),
+        response_sampling=SamplingConfig(
+            max_new_tokens=12, temperature=0.4, top_p=0.5, repetition_penalty=1.6
+        ),
+    )
+
+    queries = synthesize_queries([proxies], config=config, seed=0, on_progress=no_progress).values
+    of_prompts = list(proxies.sampler_of.params)
+    propose_candidates(queries, [proxies], config=config, seed=0, on_progress=no_progress)
+    of_responses = proxies.sampler_of.params[len(of_prompts) :]
+
+    assert set(of_prompts) == {
+        SamplingParams(max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3)
+    }
+    assert set(of_responses) == {
+        SamplingParams(
+            max_new_tokens=12, num_candidates=5, temperature=0.4, top_p=0.5, repetition_penalty=1.6
+        )
+    }
