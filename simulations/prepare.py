@@ -29,6 +29,8 @@ from simulations.splitting import split_among_clients
 
 WORLD_FILE = "world.json"
 """Names what was laid out; written last, so a world without it is laid out again."""
+RECORDS_FILE = "records.jsonl"
+"""One client's private records, in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,8 @@ class World:
 
     clients: tuple[ClientFolder, ...]
     """One folder a client."""
+    num_records: tuple[int, ...]
+    """Records of each client, in the same order."""
     server_folder: Path
     """Run folder of the server's job, with its settings."""
     server: ServerConfig
@@ -88,7 +92,7 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     clients = []
     for client_config, rows in zip(configs, parts, strict=True):
         folder = make_client_folder(run_folder / "clients" / client_config.name, client_config)
-        write_private_file(folder.path / "records.jsonl", _json_lines(rows))
+        write_private_file(folder.path / RECORDS_FILE, _json_lines(rows))
         clients.append(folder)
     server_folder = run_folder / "server"
     server_folder.mkdir(parents=True, exist_ok=True)
@@ -140,11 +144,17 @@ def _reopen(config: SimulateConfig, run_folder: Path, facts: Mapping[str, object
     clients = tuple(ClientFolder(path=run_folder / "clients" / name) for name in names)
     return World(
         clients=clients,
+        num_records=tuple(_count_lines(client.path / RECORDS_FILE) for client in clients),
         server_folder=run_folder / "server",
         server=_server_config(config, clients, run_folder / "server"),
         num_overlapping=overlapping,
         num_evaluation=evaluation,
     )
+
+
+def _count_lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:
@@ -252,7 +262,7 @@ def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) 
         ),
         records=replace(
             records,
-            path="records.jsonl",
+            path=RECORDS_FILE,
             split=None,
             prompt_column="prompt",
             response_column="response",

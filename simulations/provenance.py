@@ -67,6 +67,7 @@ def note_price(
     from lm.model_folders import base_model_digest, resolve_base_model
     from server_side.dataset_export import guarantees
     from server_side.shared_stages import file_digest
+    from simulations.prepare import RECORDS_FILE
     from simulations.shared_exchange import ORIGIN_FILE
 
     certificates = [release.certificate for release in releases]
@@ -87,7 +88,7 @@ def note_price(
             "test_records": file_digest(world.server_folder / "evaluation.jsonl"),
             "public_texts": _public_texts(config),
             "records": {
-                client.path.name: file_digest(client.path / "records.jsonl")
+                client.path.name: file_digest(client.path / RECORDS_FILE)
                 for client in world.clients
             },
             "releases": {

@@ -212,8 +212,8 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
         for text in [*later_sources(run_folder), *delta_warnings(world)]:
             console.say(f"Warning: {text}")
         console.say(
-            f"{len(world.clients)} clients, {world.num_evaluation} test records "
-            f"({world.num_overlapping} left out, their prompts stand in training)."
+            f"{_clients(world.num_records)}; {world.num_evaluation:,} test records "
+            f"({world.num_overlapping:,} left out, their prompts stand in training)."
         )
         if config.tuned_on is TunedOn.SYNTHETIC:
             _run_both_parties(
@@ -294,6 +294,13 @@ def _shared_folder(config: SimulateConfig, run_folder: Path) -> Path | None:
         return Path(config.shared_folder).resolve()
     is_point = read_sweep(run_folder.parent) is not None
     return run_folder.parent / SHARED_FOLDER if is_point else None
+
+
+def _clients(num_records: Sequence[int]) -> str:
+    fewest, most = min(num_records), max(num_records)
+    number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    count = "1 client" if len(num_records) == 1 else f"{len(num_records)} clients"
+    return f"{count} with {number} records{' each' if len(num_records) > 1 else ''}"
 
 
 def _prefix() -> str:

@@ -41,14 +41,15 @@ def split_among_clients(
         config: How to split.
         count_units: Counts the privacy units of some rows.
         min_units: Units that every client needs. Where a draw gives a client fewer, it is filled
-            up from those who have most, so very uneven splits come out a little more even.
+            up from those who have most, so very uneven splits come out a little more even; shares
+            that were named are refused.
         seed: Fixes which rows go where.
 
     Returns:
         One tuple a client, each in the order of `rows`.
 
     Raises:
-        ConfigurationError: There are too few units for so many clients.
+        ConfigurationError: There are too few units for so many clients, or for the shares named.
         TableError: There are fewer separable rows than clients.
     """
     if config.kind is SplitKind.IID:
@@ -62,6 +63,14 @@ def split_among_clients(
         shares = config.shares or rng.dirichlet([config.concentration] * num_clients)
         parts = _by_size(clusters, np.asarray(shares, dtype=float), rng)
     units = {id(cluster): count_units([rows[i] for i in cluster]) for cluster in clusters}
+    if config.kind is SplitKind.BY_SIZE and config.shares:
+        smallest = min(sum(units[id(cluster)] for cluster in part) for part in parts)
+        if smallest < min_units:
+            raise ConfigurationError(
+                f"Expected split.shares to leave every client at least {min_units} privacy units "
+                f"(the largest expected_batch_size), found one with {smallest}. Supply more "
+                "records, even out the shares, or lower client_side.*.expected_batch_size."
+            )
     _fill_up(parts, units, min_units=min_units, rng=rng)
     return tuple(
         tuple(rows[i] for i in sorted(i for cluster in part for i in cluster)) for part in parts

@@ -29,33 +29,48 @@ OWN_EXCHANGE = OTHER_BUDGET | {"public_warm_start"}
 NAMED_BY_A_PATH = {"public_prompts"}
 """Arms whose difference is a file, which only the command can name (`prepare_world` wants it)."""
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
-CHANGED = {
-    "rewardds": set(),
-    "with_consensus": {"server_side.filtering.consensus_weight"},
-    "dp_generate": {
-        "server_side.filtering.choose_by", "server_side.filtering.select_by",
-        "server_side.filtering.max_similarity", "server_side.refinement.num_rounds",
+SYNTHETIC = {"tuned_on": "synthetic"}
+ONE_ROUND = {"server_side.refinement.num_rounds": 1}
+UNFILTERED = {
+    "server_side.filtering.choose_by": "first",
+    "server_side.filtering.select_by": "all",
+    "server_side.filtering.max_similarity": 1.0,
+}
+BY_CONSENSUS = {
+    "server_side.filtering.choose_by": "consensus",
+    "server_side.filtering.select_by": "consensus",
+}
+SAYS: dict[str, dict[str, object]] = {
+    "rewardds": SYNTHETIC,
+    "with_consensus": SYNTHETIC | {"server_side.filtering.consensus_weight": 1.0},
+    "dp_generate": SYNTHETIC | UNFILTERED | ONE_ROUND,
+    "similarity_filter": SYNTHETIC | BY_CONSENSUS | ONE_ROUND | {
+        "server_side.filtering.max_similarity": 1.0,
     },
-    "similarity_filter": {
-        "server_side.filtering.choose_by", "server_side.filtering.select_by",
-        "server_side.filtering.max_similarity", "server_side.refinement.num_rounds",
+    "ablation_no_filtering": SYNTHETIC | UNFILTERED,
+    "ablation_no_refinement": SYNTHETIC | ONE_ROUND,
+    "ablation_no_reward": SYNTHETIC | {
+        "server_side.filtering.choose_by": "ranks",
+        "server_side.filtering.select_by": "consensus",
+        "server_side.filtering.alpha": 0.0,
     },
-    "ablation_no_filtering": {
-        "server_side.filtering.choose_by", "server_side.filtering.select_by",
-        "server_side.filtering.max_similarity",
+    "ablation_no_perplexity": SYNTHETIC | {
+        "server_side.filtering.choose_by": "ranks",
+        "server_side.filtering.alpha": 1.0,
     },
-    "ablation_no_refinement": {"server_side.refinement.num_rounds"},
-    "ablation_no_reward": {"server_side.filtering.alpha", "server_side.filtering.select_by"},
-    "ablation_no_perplexity": {"server_side.filtering.alpha"},
-    "ablation_generator_budget": {
-        "client_side.budget.reward_noise_ratio", "server_side.filtering.choose_by",
-        "server_side.filtering.select_by",
+    "ablation_generator_budget": SYNTHETIC | BY_CONSENSUS | {
+        "client_side.budget.reward_noise_ratio": 20.0,
     },
-    "ablation_reward_budget": {"client_side.budget.reward_noise_ratio"},
-    "private_no_dp": {"tuned_on"},
-    "private_dp": {"tuned_on"},
-    "public_prompts": set(),
-    "public_warm_start": {"client_side.warm_start.accept"},
+    "ablation_reward_budget": SYNTHETIC | {"client_side.budget.reward_noise_ratio": 0.05},
+    "private_no_dp": {"tuned_on": "private_records"},
+    "private_dp": {"tuned_on": "private_records_dp"},
+    "public_prompts": SYNTHETIC,
+    "public_warm_start": SYNTHETIC | {"client_side.warm_start.accept": True},
+}  # fmt: skip
+"""What each arm says, whatever the experiment says of the same."""
+WITHOUT_REWARD = {
+    "dp_generate", "similarity_filter", "ablation_no_filtering", "ablation_no_reward",
+    "ablation_generator_budget",
 }  # fmt: skip
 
 
@@ -80,15 +95,21 @@ def test_an_arm_changes_what_it_says_and_nothing_else(arm: str, experiment: str)
 
     own = dict(flat(to_mapping(settings(f"experiment={experiment}", f"arm={arm}"))))
 
-    changed = {name for name in own if own[name] != plain[name]} - {"arm"}
-    assert own["arm"] == arm
-    assert changed <= CHANGED[arm]
+    assert own == {**plain, **SAYS[arm], "arm": arm}
     # An experiment may say the same as an arm already, but no arm may be RewardDS under any.
-    assert changed or arm in {"rewardds", *NAMED_BY_A_PATH}
+    assert own != {**plain, "arm": arm} or arm in {"rewardds", *NAMED_BY_A_PATH}
 
 
 def test_every_arm_is_listed_here() -> None:
-    assert set(CHANGED) == set(ARMS)
+    assert set(SAYS) == set(ARMS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_that_do_without_the_reward_never_ask_it(arm: str, experiment: str) -> None:
+    filtering = settings(f"experiment={experiment}", f"arm={arm}").server_side.filtering
+
+    assert filtering.needs_reward is (arm not in WITHOUT_REWARD)
 
 
 @pytest.mark.parametrize("arm", sorted(set(ARMS) - OWN_EXCHANGE))

@@ -23,6 +23,7 @@ def world(tmp_path: Path) -> World:
     (tmp_path / "client-1").mkdir()
     return World(
         clients=(ClientFolder(path=tmp_path / "client-1"),),
+        num_records=(1,),
         server_folder=tmp_path,
         server=ServerConfig(),
         num_overlapping=0,

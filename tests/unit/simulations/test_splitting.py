@@ -98,6 +98,13 @@ def test_shares_give_the_sizes() -> None:
     assert [len(part) for part in parts] == [50, 50, 100, 200]
 
 
+def test_shares_that_were_named_are_kept_or_refused() -> None:
+    config = SplitConfig(kind=SplitKind.BY_SIZE, shares=[1.0, 1.0, 2.0, 4.0])
+
+    with pytest.raises(ConfigurationError, match=r"split.shares.*at least 51.*one with 50"):
+        split(config, min_units=51)
+
+
 def test_the_minimum_counts_units_not_rows() -> None:
     """Every unit has four rows here."""
     rows = [
