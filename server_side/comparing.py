@@ -370,6 +370,8 @@ def _permutation_p_value(
     first: FloatArray, second: FloatArray, measure: str, *, config: ComparingConfig
 ) -> float:
     """Return how often exchanging the arms within rows gives as large a difference."""
+    if len(first) < 2:  # exchanged or not, the difference of one row is as large
+        return 1.0
     formula = measure_formula(measure)
     stacked = np.concatenate([first, second])  # (2 clusters, k)
 

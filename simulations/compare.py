@@ -26,7 +26,8 @@ from server_side.json_values import from_json
 from server_side.measures import is_measure
 from server_side.metrics import read_metrics
 from server_side.run_store import write_atomically
-from simulations.compare_views import as_csv, as_markdown, show_comparison
+from simulations.compare_checks import origin_notes, read_origin, require_one_test
+from simulations.compare_views import as_csv, as_markdown, show_comparison, show_lines
 from simulations.config import SimulateConfig
 from simulations.run_folder import SETTINGS_FILE
 
@@ -128,17 +129,22 @@ def _compare(options: argparse.Namespace) -> None:
         num_resamples=options.resamples,
         num_permutations=options.permutations,
     )
+    origins = [read_origin(folder) for folder in folders]
+    require_one_test(origins)
     comparison = compare_runs([read_run(folder) for folder in folders], config=config)
     measures = _chosen(options.metric, comparison)
     for measure in measures:
         show_comparison(comparison, measure)
+    remarks = origin_notes(origins, comparison)
+    show_lines(remarks)
     if num_unfinished:
         print(f"Runs left out because they are not finished: {num_unfinished}.")
     if options.csv is not None:
         write_atomically(options.csv, as_csv(comparison))
     if options.markdown is not None:
-        text = "\n".join(as_markdown(comparison, measure) for measure in measures)
-        write_atomically(options.markdown, text)
+        tables = [as_markdown(comparison, measure) for measure in measures]
+        lines = [*tables, *(f"{line}  " for line in remarks)]
+        write_atomically(options.markdown, "\n".join(lines))
 
 
 def _chosen(asked: Sequence[str] | None, comparison: Comparison) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -43,9 +43,21 @@ def show_comparison(
     for arm in comparison.arms:
         table.add_row(*(Text(cell) for cell in _cells(arm, measure, comparison, break_by="\n")))
     console.print(table)
-    for line in notes(comparison):
+    show_lines(notes(comparison), console=console)
+
+
+def show_lines(lines: Sequence[str], *, console: Console | None = None) -> None:
+    """Print sentences, a line or more each, and an empty line after them.
+
+    Args:
+        lines: The sentences; of none nothing is printed.
+        console: Where to print; None takes standard output, 80 columns wide.
+    """
+    console = console or Console(width=_WIDTH)
+    for line in lines:
         console.print(Text(line))
-    console.print()
+    if lines:
+        console.print()
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -52,6 +52,14 @@ def test_a_p_value_of_few_rows_is_exact() -> None:
     assert arm(found, "other").figures[Metric.ROUGEL].p_value == pytest.approx(2 / 2**8)
 
 
+def test_one_row_bears_no_difference_out() -> None:
+    found = compare_runs(
+        [run_of("dp_generate", [0.1]), run_of("other", [0.9])], config=ComparingConfig()
+    )
+
+    assert arm(found, "other").figures[Metric.ROUGEL].p_value == 1.0
+
+
 def test_seeds_do_not_multiply_the_rows_of_a_test() -> None:
     """What one row says under three seeds is one observation, not three."""
     better = [value + 0.01 * (i + 1) for i, value in enumerate(VALUES)]
