@@ -237,6 +237,17 @@ def test_one_ready_made_sweep_runs_every_arm_that_needs_no_public_text() -> None
     assert arms == files - {"public_prompts", "public_warm_start"}
 
 
+@pytest.mark.parametrize("name", ["arms_135m", "medical_qa", "financial_qa", "code_generation"])
+@pytest.mark.parametrize("arm", ["rewardds", "dp_generate", "similarity_filter", "private_no_dp"])
+def test_arms_of_an_experiment_that_compares_them_tune_for_as_many_steps(
+    name: str, arm: str
+) -> None:
+    method = settings(f"experiment={name}").server_side.finetuning.num_steps
+
+    assert method is not None
+    assert settings(f"experiment={name}", f"arm={arm}").server_side.finetuning.num_steps == method
+
+
 @pytest.mark.parametrize("name", ["privacy_budget", "split", "ablations", "arms"])
 def test_ready_made_sweeps_measure_how_rewards_rank(name: str) -> None:
     assert settings(f"sweep={name}").server_side.ranking.max_rows > 0
