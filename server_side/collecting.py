@@ -40,7 +40,7 @@ from server_side.admission import (
 )
 from server_side.admission_terms import ClientKeys, admission_terms
 from server_side.config import ServerConfig
-from server_side.greeting import judge_hello
+from server_side.greeting import cap_warning, judge_hello
 from server_side.outcome import ClientOutcome, RunLostError, write_outcome
 from server_side.starts import StartShapes, sent_digests
 
@@ -317,6 +317,8 @@ class _Exchange:
             self._answered(client_id, "hello", f"not admitted: {code.value}")
             _LOGGER.warning("%s", words)
             return
+        if warning := cap_warning(reply, policy=self._policy):
+            _LOGGER.warning("%s", warning)
         self._start_shapes[client_id] = {
             ProxyKind.GENERATOR: reply.generator_start,
             ProxyKind.REWARD: reply.reward_start,

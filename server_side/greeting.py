@@ -57,3 +57,26 @@ def judge_hello(
             f"{reply.base_model_digest[:16]}…. Agree with its operator on one base model."
         )
     return None
+
+
+def cap_warning(reply: HelloReply, *, policy: AdmissionPolicy) -> str | None:
+    """Say where a client may pay for more than this server admits.
+
+    It need not come to that: a first run may cost far less than the cap. Where it does, the release
+    is kept and admitted as soon as the limit is raised.
+
+    Args:
+        reply: How the client introduced itself.
+        policy: What the server accepts.
+
+    Returns:
+        A sentence for the server's operator; None where the cap is within the limit, or not stated.
+    """
+    cap = reply.epsilon_cap
+    if cap is None or cap <= policy.max_epsilon:
+        return None
+    return (
+        f"{reply.client_name} may spend ε = {cap:g} over the lifetime of its records, and "
+        f"admission.max_epsilon={policy.max_epsilon:g} would refuse a release that says so, after "
+        "it is paid for. Raise max_epsilon first if you would accept it."
+    )

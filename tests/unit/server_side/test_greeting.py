@@ -11,7 +11,7 @@ from protocol.errors import AdmissionCode
 from protocol.ledger import PrivacyUnit
 from protocol.messages import HelloReply
 from server_side.admission_checks import AdmissionPolicy
-from server_side.greeting import judge_hello
+from server_side.greeting import cap_warning, judge_hello
 
 KEY, OTHER = "a" * 64, "b" * 64
 POLICY = AdmissionPolicy(
@@ -71,3 +71,15 @@ def test_a_flaw_is_named(
     assert flaw is not None
     assert flaw[0] is code
     assert words in flaw[1]
+
+
+def test_a_cap_above_what_the_server_admits_is_said_before_anybody_pays() -> None:
+    within, above = (replace(HELLO, epsilon_cap=cap) for cap in (POLICY.max_epsilon, 20.0))
+
+    said = cap_warning(above, policy=POLICY)
+
+    assert cap_warning(HELLO, policy=POLICY) is None
+    assert cap_warning(within, policy=POLICY) is None
+    assert said is not None
+    assert "ward may spend ε = 20" in said
+    assert "max_epsilon=8" in said
