@@ -9,7 +9,8 @@ are never told to it.
 
 Does not cover: a test of any other form (several statements; a call without comparison; a literal
 on neither side) is decided within the candidate's process, as is usual, and a candidate that aims
-at it can feign a pass. Values that are no plain data equal no literal. Under 2 in 100 tests of the
+at it can feign a pass. So it is with all of a set in the manner of HumanEval, whose tests are one
+`check(candidate)`. Values that are no plain data equal no literal. Under 2 in 100 tests of the
 published code records are of another form.
 """
 
@@ -61,6 +62,8 @@ class Verdict(StrEnum):
     """Killed for its time."""
     TALKED_TOO_MUCH = "talked_too_much"
     """Killed for the size of its answers."""
+    WROTE_TOO_MUCH = "wrote_too_much"
+    """Killed for the size of its files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +184,8 @@ def judge_candidate(code: str, tests: Sequence[str], *, limits: SandboxLimits) -
             return Verdict.TIMED_OUT
         case Ending.TALKED_TOO_MUCH:
             return Verdict.TALKED_TOO_MUCH
+        case Ending.WROTE_TOO_MUCH:
+            return Verdict.WROTE_TOO_MUCH
         case Ending.FAILED:
             return Verdict.FAILED
     values = _decode_all(run.output)

@@ -18,16 +18,17 @@ Covers, in both ways, for root and for an ordinary user:
   So there is nothing to fork, and nothing to leave behind. The process group is killed at the end.
 - Files: none of the user's can be opened, listed, changed or removed. The scratch folder is
   empty, takes plain files only, and vanishes with the program.
-- Limits: CPU time, time on the clock, address space, size of a file, open files, and output. A
-  program that exceeds one is killed, or gets an error that it may handle.
+- Limits: CPU time, time on the clock, address space, size of a file and of all files, open files,
+  and output. A program that exceeds one is killed, or gets an error that it may handle.
 - The server dies: the kernel kills the program.
 
 Does not cover:
 - A flaw in the kernel, or in the processor (side channels between processes).
 - Libraries are readable: `/lib`, `/usr/lib` and where Python's own lie. Keep no secret there.
 - `landlock` only: whether a file exists, its size and times can be asked for by name, though
-  nothing can be opened; many small files can be written, each up to the limit, until the time
-  is over.
+  nothing can be opened. No quota holds all files together: they are looked at from outside every
+  `SECONDS_BETWEEN_LOOKS`, and what is written between two looks can go beyond `disk_bytes`
+  (`server_side/sandbox_scratch.py`).
 - Memory that is not address space: none to speak of with one process, no shared memory and few
   open files, but in `namespaces` the scratch folder counts beside `memory_bytes`.
 - Whether what the program says is true. It can print anything: see `server_side/code_tests.py`.
@@ -46,12 +47,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigurationError, StageError
+from server_side.sandbox_scratch import is_overfull
+
+SECONDS_BETWEEN_LOOKS: Final = 0.02
+"""How often `landlock` has the scratch folder looked at. In a longer time more is written before a
+program is killed; a shorter one takes a noticeable part of a core from many programs at a time."""
 
 _START: Final = """
 import sys
@@ -84,6 +92,8 @@ class Ending(StrEnum):
     """Killed for its CPU time or its time on the clock."""
     TALKED_TOO_MUCH = "talked_too_much"
     """Killed for its output."""
+    WROTE_TOO_MUCH = "wrote_too_much"
+    """Killed for its files. By `landlock` only: with namespaces a full folder is an error to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +108,8 @@ class SandboxLimits:
     """Address space."""
     file_bytes: int = 16 * 1024 * 1024
     """Largest file; with namespaces also all files together."""
+    disk_bytes: int = 64 * 1024 * 1024
+    """All files together, by `landlock`, removed ones that are in use included."""
     output_bytes: int = 128 * 1024
     """Most that it may write to its output."""
 
@@ -180,21 +192,28 @@ def _run(
             process = _start()
         except OSError as problem:
             return None, f"{problem.filename}: {problem.strerror}"
+        is_full = partial(
+            is_overfull, folder, max_bytes=limits.disk_bytes, max_file_bytes=limits.file_bytes
+        )
+        # With namespaces the folder that it fills is not this one, and has a size of its own.
+        watch = partial(is_full, process.pid) if confinement is Confinement.LANDLOCK else None
         try:
-            output, reason, is_late = _talk(process, json.dumps(request).encode(), limits=limits)
+            output, reason, ending = _talk(
+                process, json.dumps(request).encode(), limits=limits, is_overfull=watch
+            )
         finally:
             # Its group is itself alone, as it can start nobody; killed all the same.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
+        # A program that was quicker than the next look gets the same verdict as a slower one.
+        if ending is None and is_full(None):
+            ending = Ending.WROTE_TOO_MUCH
     if reason != _READY:
         return None, reason.decode(errors="replace")
-    if len(output) > limits.output_bytes:
-        ending = Ending.TALKED_TOO_MUCH
-    elif is_late or code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if ending is None and code in (-signal.SIGXCPU, -signal.SIGKILL):
         ending = Ending.TIMED_OUT
-    else:
-        ending = Ending.FAILED if code else Ending.FINISHED
+    ending = ending or (Ending.FAILED if code else Ending.FINISHED)
     return ConfinedRun(ending=ending, output=output[: limits.output_bytes]), ""
 
 
@@ -217,10 +236,19 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _talk(
-    process: subprocess.Popen[bytes], request: bytes, *, limits: SandboxLimits
-) -> tuple[bytes, bytes, bool]:
-    """Hand over the request, and read until all is said, too much is, or time is up."""
+    process: subprocess.Popen[bytes],
+    request: bytes,
+    *,
+    limits: SandboxLimits,
+    is_overfull: Callable[[], bool] | None,
+) -> tuple[bytes, bytes, Ending | None]:
+    """Hand over the request, and read until all is said, a limit is exceeded, or time is up.
+
+    Returns:
+        Output, reason, and for what the program is to be killed; None where it ended by itself.
+    """
     deadline = time.monotonic() + limits.wall_seconds
+    next_look = 0.0 if is_overfull else deadline
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -233,19 +261,26 @@ def _talk(
         most = {output: limits.output_bytes, reason: _MAX_REASON_BYTES}
         for stream in heard:
             selector.register(stream, selectors.EVENT_READ)
-        is_late = False
-        while selector.get_map() and not is_late:
-            for key, _ in selector.select(timeout=max(0.0, deadline - time.monotonic())):
-                chunk = os.read(key.fd, 65536)
-                heard[key.fd] += chunk
-                if not chunk:
-                    selector.unregister(key.fd)
+        ending = None
+        while ending is None and (selector.get_map() or process.poll() is None):
+            if is_overfull and (now := time.monotonic()) >= next_look:
+                next_look = now + SECONDS_BETWEEN_LOOKS
+                if is_overfull():
+                    ending = Ending.WROTE_TOO_MUCH
+                    break
+            pause = max(0.0, min(next_look, deadline) - time.monotonic())
+            if selector.get_map():
+                for key, _ in selector.select(timeout=pause):
+                    chunk = os.read(key.fd, 65536)
+                    heard[key.fd] += chunk
+                    if not chunk:
+                        selector.unregister(key.fd)
+            else:
+                # Both are closed; a program can close its output and go on, but not for ever.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=pause)
             if any(len(heard[stream]) > most[stream] for stream in heard):
-                break
-            is_late = time.monotonic() >= deadline
-        if not is_late and not selector.get_map():
-            # Both are closed; a program can close its output and go on, but not for ever.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(0.0, deadline - time.monotonic()))
-            is_late = process.returncode is None
-    return heard[output], heard[reason], is_late
+                ending = Ending.TALKED_TOO_MUCH
+            elif process.returncode is None and time.monotonic() >= deadline:
+                ending = Ending.TIMED_OUT
+    return heard[output], heard[reason], ending

@@ -8,6 +8,7 @@ sandbox covers: whoever adds to the one sees what the other lacks. A way of conf
 machine does not have is skipped by name and reason.
 """
 
+import errno
 import json
 import os
 import platform
@@ -189,6 +190,121 @@ except OSError:
     run = run_confined(program, limits=limits, confinement=confinement)
 
     assert 90_000 <= int(run.output) <= 102_400  # memory comes in pages
+
+
+# Each would fill the disk for as long as it is let: 40 files of 16 MiB, the default limit of one.
+FILL = """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+block = bytes(2**20)
+def fill(path, flags=os.O_CREAT):
+    file = os.open(path, os.O_RDWR | flags, 0o600)
+    for _ in range(16):
+        os.write(file, block)
+    return file
+def named(n):
+    os.close(fill(f"file{n}"))
+def removed(n):
+    fill("file")
+    os.remove("file")
+def replaced(n):
+    fill(f"file{n}")
+    os.rename(f"file{n}", "file")
+def unnamed(n):
+    fill(".", os.O_TMPFILE)
+def mapped(n):
+    file = fill("file")
+    page = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+    assert page not in (None, ctypes.c_void_p(-1).value)
+    os.close(file)
+    os.remove("file")
+def silent(n):
+    if n == 0:
+        os.close(1)
+        os.close(2)
+    named(n)
+"""
+ENDLESS = """
+import time
+try:
+    for n in range(40):
+        WAY(n)
+except OSError as error:
+    print(type(error).__name__, error.errno, flush=True)
+else:
+    time.sleep(600)  # still holds it all
+"""
+
+
+@pytest.mark.parametrize("way", ["named", "removed", "replaced", "unnamed", "mapped", "silent"])
+def test_many_files_do_not_fill_the_disk(confinement: Confinement, way: str) -> None:
+    """Also such as have no name any more, which a listing of the folder does not show."""
+    started = time.monotonic()
+
+    run = run_confined(FILL + ENDLESS.replace("WAY", way), limits=LIMITS, confinement=confinement)
+
+    if confinement is Confinement.LANDLOCK:
+        assert run == ConfinedRun(ending=Ending.WROTE_TOO_MUCH, output=b"")
+        assert time.monotonic() - started < LIMITS.wall_seconds
+    else:
+        full = f"OSError {errno.ENOSPC}\n".encode()
+        assert run.output == (b"" if way == "silent" else full)
+
+
+def test_program_is_killed_before_it_has_written_much_more_than_it_may() -> None:
+    """It could write 400 MiB in 8 seconds, and is watched every few hundredths of one."""
+    program = """
+import time
+for n in range(400):
+    with open(f"file{n % 200}", "ab", buffering=0) as file:
+        file.write(bytes(2**20))
+    print(n, flush=True)
+    time.sleep(0.02)
+"""
+    limits = SandboxLimits(cpu_seconds=20, wall_seconds=60.0, disk_bytes=8 * 2**20)
+    try:
+        run = run_confined(program, limits=limits, confinement=Confinement.LANDLOCK)
+    except StageError as error:
+        pytest.skip(f"this machine has no Landlock: {error}")
+
+    assert run.ending is Ending.WROTE_TOO_MUCH
+    assert 7 <= int(run.output.split()[-1]) < 100
+
+
+def test_many_small_files_do_not_use_up_the_inodes(confinement: Confinement) -> None:
+    program = """
+import time
+try:
+    for n in range(3000):
+        open(f"file{n}", "w").close()
+except OSError as error:
+    print(n)
+"""
+
+    run = run_confined(program, limits=LIMITS, confinement=confinement)
+
+    if confinement is Confinement.LANDLOCK:
+        assert run.ending is Ending.WROTE_TOO_MUCH
+    else:
+        assert int(run.output) < 256
+
+
+def test_program_may_use_and_remove_files_one_after_the_other(confinement: Confinement) -> None:
+    """What counts is what it holds at a time: here one file of 4 MiB, 40 times."""
+    program = """
+import os
+for _ in range(40):
+    with open("file", "wb") as file:
+        file.write(bytes(2**22))
+    os.remove("file")
+print("done")
+"""
+
+    run = run_confined(program, limits=LIMITS, confinement=confinement)
+
+    assert run == ConfinedRun(ending=Ending.FINISHED, output=b"done\n")
 
 
 def test_files_of_the_user_are_out_of_reach(confinement: Confinement, tmp_path: Path) -> None:

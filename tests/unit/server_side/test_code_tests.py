@@ -168,6 +168,16 @@ def test_candidate_may_define_classes_that_look_their_module_up() -> None:
     assert _judge(code, ["assert f() == Point(1)", "assert f().x == 1"]) is Verdict.PASSED
 
 
+def test_tests_within_a_function_are_decided_where_they_can_be_feigned() -> None:
+    """The form of HumanEval: no single assert, so that the candidate's process has all of it."""
+    check = "def check(candidate):\n    assert candidate(2) == 4\n\ncheck(double)"
+    same = "class Same:\n    def __eq__(self, other): return True\ndef double(x): return Same()"
+
+    assert _judge("def double(x): return x + 3", [check]) is Verdict.FAILED
+    assert _judge(same, [check]) is Verdict.PASSED
+    assert _judge(same, ["assert double(2) == 4"]) is Verdict.WRONG
+
+
 def test_verdicts_repeat_where_python_would_shuffle() -> None:
     """The order of a set of texts differs between processes, unless their hashes are fixed."""
     code = "def f(): return list({'a', 'b', 'c', 'd', 'e', 'f', 'g'})[0]"
