@@ -5,10 +5,14 @@ letter that it finds likeliest counts. An endpoint speaks OpenAI's chat completi
 many providers do; what can pass (a broken connection, a time-out, 408, 429, 5xx, an answer that is
 cut off) is tried again, a refusal is an error at once, and a reply without a letter counts as no
 answer. The key comes from an environment variable and is neither logged nor stored.
+
+A text reaches the judge as it was written, line breaks and indentation included: code means
+something else without them. It is cut at a number of words; `_PIECE` says what counts as one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -16,11 +20,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import encode_chat
@@ -53,6 +59,18 @@ INSTRUCTION: Final = (
 """System turn of every question."""
 
 _LETTERS: Final = {"A": Choice.FIRST, "B": Choice.SECOND, "C": Choice.TIE}
+_PIECE: Final = re.compile(r"\s{0,32}\S{1,32}|\s{1,32}")
+"""What counts as a word, with the space before it. Every 32 characters of a longer one count anew,
+and so do those of a longer space: a text in a script without spaces, or of line breaks, is bounded
+as well."""
+_BLANK_LINES: Final = re.compile(r"\A(?:[^\S\n]*\n)+")
+_SAMPLE: Final = Question(
+    prompt="\n  Add:\n\n\ttwo numbers.\n",
+    first="def f(a, b):\n    return a + b",
+    second="ab" * 200,
+)
+"""A question with all that rendering treats in a way of its own: lines, indentation, cuts."""
+_SAMPLE_WORDS: Final = 4
 _REPLY: Final = re.compile(r"\W*(?:answer\s+)?([ABC])\W*", re.IGNORECASE)
 _PASSING_STATUSES: Final = frozenset({408, 429})
 _MAX_REPLY_TOKENS: Final = 8
@@ -141,15 +159,30 @@ def measure_win_rate(
 
 
 def render_question(question: Question, *, max_words: int) -> str:
-    """Write a question as the judge's user turn; each of its texts is cut at `max_words`."""
+    r"""Write a question as the judge's user turn; each of its texts is cut at `max_words`.
+
+    Args:
+        question: Prompt and two answers.
+        max_words: Words of each text that are kept, a long one counted as several.
+
+    >>> code = Question(prompt="Write f.", first="def f():\n    return 1", second="pass")
+    >>> render_question(code, max_words=3).splitlines()[3:6]
+    ['Answer A:', 'def f():', '    return']
+    """
     prompt, first, second = (
-        " ".join(text.split()[:max_words])
-        for text in (question.prompt, question.first, question.second)
+        _first_words(text, max_words) for text in (question.prompt, question.first, question.second)
     )
     return (
         f"Message:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}\n\n"
         "Which answer is better, A, B or C (neither)?"
     )
+
+
+def _first_words(text: str, max_words: int) -> str:
+    # Not `strip`: the first line's indentation is part of code.
+    text = _BLANK_LINES.sub("", text.rstrip())
+    pieces = islice(_PIECE.finditer(text), max_words)
+    return "".join(piece[0] for piece in pieces).rstrip()
 
 
 def parse_reply(reply: str) -> Choice | None:
@@ -181,7 +214,7 @@ class LocalJudge:
     @property
     def identity(self) -> str:
         """All that decides what it says."""
-        return f"local: {self.name}, {self._max_words} words"
+        return f"local: {self.name}, {self._max_words} words, asked as {_digest_of_asking()}"
 
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better."""
@@ -194,12 +227,11 @@ class LocalJudge:
             encode_chat(
                 tokenizer,
                 instruction=INSTRUCTION,
-                prompt=render_question(question, max_words=self._max_words),
+                prompt=text,
                 response=letter,
-                max_prompt_tokens=_MAX_PROMPT_TOKENS,
                 max_response_tokens=_MAX_REPLY_TOKENS,
             )
-            for question in questions
+            for text in (self._fitting(tokenizer, question) for question in questions)
             for letter in _LETTERS
         ]
         sums = response_nll_sums(self._model, chats, max_batch_tokens=_MAX_BATCH_TOKENS)
@@ -209,6 +241,19 @@ class LocalJudge:
             own = sums[start : start + len(choices)]
             found.append(choices[own.index(min(own))])
         return found
+
+    def _fitting(self, tokenizer: PreTrainedTokenizerBase, question: Question) -> str:
+        """Write a question so that all of it fits; where it must, all texts lose further words.
+
+        To cut its tokens would take from the second answer alone, and the request for a letter.
+        """
+        max_words = self._max_words
+        while True:
+            text = render_question(question, max_words=max_words)
+            chat = encode_chat(tokenizer, instruction=INSTRUCTION, prompt=text)
+            if len(chat.prompt_ids) <= _MAX_PROMPT_TOKENS:
+                return text
+            max_words //= 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,7 +278,7 @@ class EndpointJudge:
     @property
     def identity(self) -> str:
         """All that decides what it says; the same model may be served elsewhere."""
-        return f"endpoint: {self.name}, {self.max_words} words"
+        return f"endpoint: {self.name}, {self.max_words} words, asked as {_digest_of_asking()}"
 
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better.
@@ -293,6 +338,12 @@ class EndpointJudge:
             f"Expected the judge at {self.url} to answer, got {problem} in {self.num_attempts} "
             "attempts. See that it runs and can be reached from here."
         )
+
+
+def _digest_of_asking() -> str:
+    """Return what changes with the instruction, or with how a question is written."""
+    asked = (INSTRUCTION, render_question(_SAMPLE, max_words=_SAMPLE_WORDS))
+    return hashlib.sha256("\0".join(asked).encode()).hexdigest()[:16]
 
 
 def _reply_text(document: Any) -> str:  # decoded JSON

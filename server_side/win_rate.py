@@ -7,7 +7,8 @@ it calls a tie, neither wins. A tie counts half, so a rate of 0.5 means no prefe
 Judges stand in `server_side/judges.py`. They see public prompts and sampled answers, nothing else.
 
 Covers: position bias, ties, judges that do not answer (left out and counted).
-Does not cover: a judge's taste for length or for its own style; an answer that talks to the judge.
+Does not cover: a judge's taste for length or for its own style; an answer that talks to the judge,
+or imitates the lines between the answers.
 
 Reference: Zheng et al., "Judging LLM-as-a-Judge" (NeurIPS 2023), section 3.4 (swapping, ties).
 """

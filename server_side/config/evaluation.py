@@ -36,7 +36,7 @@ class JudgeConfig:
     num_attempts: int = 4
     """How often a question that failed in passing is asked in all."""
     max_words: int = 250
-    """Words of each text that the judge reads."""
+    """Words of each text that the judge reads; every 32 characters of a longer one count anew."""
 
     def __post_init__(self) -> None:
         require_choice("evaluation.judge.kind", self.kind, JUDGES)

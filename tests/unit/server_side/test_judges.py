@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lm.encoding import encode_chat
+from lm.encoding import EncodedChat, encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
+from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
-from server_side.config import JudgeConfig
+from server_side import judges
+from server_side.config import EvaluationConfig, JudgeConfig
 from server_side.judges import (
     INSTRUCTION,
     EndpointJudge,
     LocalJudge,
+    measure_win_rate,
     open_judge,
     parse_reply,
     render_question,
 )
+from server_side.run_store import RunStore
 from server_side.win_rate import Choice, Question
+from tests.support.arms import scores
 from tests.support.chat_server import ChatServer
 
 QUESTIONS = [
@@ -156,6 +162,35 @@ def test_long_texts_are_cut_alike() -> None:
     assert text.count("y ") + text.count("y\n") == 20
 
 
+CODE = "    def double(x):\n        if x:\n\n            return 2 * x\n\treturn 0"
+
+
+def test_code_reaches_the_judge_with_its_lines_and_indentation(server: ChatServer) -> None:
+    asked = Question(prompt="good", first=f"\n \n{CODE}\n", second=f"bad\n{CODE}")
+
+    judge_at(server).choose([asked])
+
+    content = server.requests[0]["messages"][1]["content"]
+    assert f"\n\nAnswer A:\n{CODE}\n\nAnswer B:\nbad\n{CODE}\n\n" in content
+
+
+@pytest.mark.parametrize("unit", ["word ", "one\n    ", "a" * 31 + " ", "\u5b57" * 32, "\n" * 32])
+def test_a_text_is_cut_after_so_many_words_whatever_stands_between_them(unit: str) -> None:
+    """Characters without a space count as a word every 32, and so does space without characters."""
+    question = Question(prompt="p", first=f"a {unit * 100}b", second=f"c {unit * 100}d")
+
+    text = render_question(question, max_words=20)
+
+    assert f"Answer A:\n{f'a {unit * 19}'.rstrip()}\n\nAnswer B" in text
+    assert f"Answer B:\n{f'c {unit * 19}'.rstrip()}\n\nWhich" in text
+
+
+def test_what_is_not_too_long_keeps_its_last_word() -> None:
+    question = Question(prompt="p", first="one two\nthree", second="word " * 3)
+
+    assert "one two\nthree\n\nAnswer B:\nword word word\n" in render_question(question, max_words=3)
+
+
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
@@ -195,3 +230,89 @@ def test_a_local_judge_says_the_letter_that_its_model_finds_likeliest(tiny_llama
     (choice,) = LocalJudge(tiny_llama, name="tiny", max_words=20).choose(QUESTIONS[:1])
 
     assert choice is list(Choice)[totals.index(max(totals))]
+
+
+def test_a_local_judge_reads_both_answers_where_they_are_too_long_for_it(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut of the tokens would take the end alone: the second answer, and what is asked for."""
+    seen: list[str] = []
+
+    def remember(_: object, chats: list[EncodedChat], **__: object) -> list[float]:
+        seen.extend(tokenizer.decode(chat.prompt_ids) for chat in chats)
+        return [0.0] * len(chats)
+
+    tokenizer = load_tokenizer(tiny_llama)
+    monkeypatch.setattr(judges, "response_nll_sums", remember)
+    asked = Question(prompt="p", first="\u5b57" * 8000, second="\u8bcd" * 8000)
+
+    LocalJudge(tiny_llama, name="tiny", max_words=250).choose([asked])
+
+    assert seen[0].endswith("A, B or C (neither)?")
+    assert seen[0].count("\u5b57") == seen[0].count("\u8bcd") > 100
+
+
+ROWS = [TextRow(prompt=f"question {i}", response="reference") for i in range(2)]
+
+
+def _num_asked(server: ChatServer, folder: Path, **changes: object) -> int:
+    """Measure the win rate in a run folder; return how many questions the judge got for it."""
+    before = len(server.requests)
+    judge = replace(JudgeConfig(kind="endpoint", model="judge-1", url=server.url), **changes)  # type: ignore[arg-type]
+    arm = scores({"row0": 0.1, "row1": 0.1})
+    with RunStore(folder, settings={}, seed=0) as store:
+        measure_win_rate(
+            store,
+            ROWS,
+            untuned=replace(arm, answers=(("bad",), ("bad",))),
+            tuned=replace(arm, answers=(("good",), ("good",))),
+            config=EvaluationConfig(judge=judge, num_resamples=10),
+            seed=0,
+        )
+    return len(server.requests) - before
+
+
+def test_a_judge_is_not_asked_again_where_the_same_would_be_asked(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    assert _num_asked(server, tmp_path) == 4
+    assert _num_asked(server, tmp_path, timeout_seconds=30.0) == 0
+
+
+def _ask_otherwise(render: Callable[..., str]) -> Callable[..., str]:
+    return lambda question, *, max_words: f"{render(question, max_words=max_words)} Think first."
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("INSTRUCTION", "Say A, B or C."),
+        ("render_question", _ask_otherwise(render_question)),
+        ("_first_words", lambda text, max_words: " ".join(text.split()[:max_words])),
+        ("_first_words", lambda text, max_words: text[:max_words]),
+    ],
+)
+def test_verdicts_on_what_was_asked_otherwise_are_not_read_back(
+    server: ChatServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    changed: object,
+) -> None:
+    _num_asked(server, tmp_path)
+    server.reply = lambda _: "A"
+    monkeypatch.setattr(judges, name, changed)
+
+    assert _num_asked(server, tmp_path) == 4
+
+
+def test_identities_of_both_kinds_of_judge_change_with_the_instruction(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = (judge_at(server), LocalJudge(tmp_path, name="tiny", max_words=20))
+    before = [judge.identity for judge in both]
+    assert [judge.identity for judge in both] == before
+
+    monkeypatch.setattr(judges, "INSTRUCTION", "Say A, B or C.")
+
+    assert not set(before) & {judge.identity for judge in both}
