@@ -6,7 +6,8 @@ likely they find the reference responses. Higher is better for ROUGE and BLEU, l
 - `rouge1`, `rouge2`, `rougeL`: F-measures of `rouge_score`, 0 to 1, averaged over rows (and over
   the samples of a row). Its tokenizer keeps Latin letters and digits only, so text in other
   scripts scores 0; judge such text by BLEU and perplexity.
-- `bleu`: corpus BLEU of `sacrebleu`, 0 to 100, over all samples.
+- `bleu`: corpus BLEU of `sacrebleu`, 0 to 100, over all samples. Its tokenizer parts words at
+  spaces, so text of a script without them is judged by perplexity alone.
 - `perplexity`: exp(mean negative log-likelihood of a reference token), the end of turn included.
 - `distinct1`, `distinct2`: distinct n-grams ÷ n-grams of all answers of an arm; it falls when a
   model repeats itself. It depends on how much text there is, so compare arms of equal size only.

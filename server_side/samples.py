@@ -136,7 +136,7 @@ class Feedback:
     query_id: str
     """The query whose responses were compared."""
     text: str
-    """The comparison; empty where the model wrote nothing usable or was not asked."""
+    """The comparison; a fixed sentence where the model wrote nothing or was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from transformers import modeling_utils
 from trl import SFTTrainer
 
 import server_side.tuning_trainers as tuning_trainers
@@ -213,12 +214,22 @@ def test_a_bfloat16_base_keeps_a_float32_adapter(target: Path, tmp_path: Path) -
 
 
 def test_gradient_checkpointing_changes_memory_and_not_the_result(
-    target: Path, undisturbed: TunedTarget, tmp_path: Path
+    target: Path, undisturbed: TunedTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls = []
+    checkpoint = modeling_utils.checkpoint
+
+    def counted(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counted)
+
     adapter = _tune(
         target, tmp_path, config=FinetuningConfig(**CONFIG, gradient_checkpointing=True)
     )
 
+    assert calls
     np.testing.assert_allclose(adapter.losses, undisturbed.losses, rtol=1e-4)
 
 
