@@ -36,8 +36,8 @@ def schema_of(kind: type) -> type:
     """Return the twin of a settings dataclass that OmegaConf can compose into.
 
     Args:
-        kind: A dataclass of numbers, texts, enums with text values, lists, mappings and further
-            such dataclasses; every field has a default.
+        kind: A dataclass of numbers, texts, enums with text values, lists, further such
+            dataclasses, and mappings to any of these or None; every field has a default.
 
     Returns:
         A mutable dataclass of the same name, fields and defaults, which checks types only.
@@ -156,6 +156,8 @@ def _composable(hint: Any) -> Any:  # a type hint can be many kinds of object
         return str
     arms = typing.get_args(hint)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if any(typing.get_origin(arm) is dict for arm in arms):
+            return Any  # OmegaConf merges no mapping into a typed None; `_build` checks it
         return typing.Union[tuple(_composable(arm) for arm in arms)]  # noqa: UP007 - built here
     return hint
 
@@ -184,9 +186,18 @@ def _build(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any c
     arms = [arm for arm in typing.get_args(hint) if arm is not types.NoneType]
     if typing.get_origin(hint) in (types.UnionType, typing.Union) and len(arms) == 1:
         return None if value is None else _build(arms[0], value, path=path)
+    prefix = f"{path}." if path else ""
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise SettingsError(
+                f"Expected {path} to be a mapping, got {value!r}. Change or remove it."
+            )
+        return {
+            key: _build(arms[1], _typed(arms[1], item, path=f"{prefix}{key}"), path=prefix + key)
+            for key, item in value.items()
+        }
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        prefix = f"{path}." if path else ""
         unknown = [name for name in value if name not in hints]
         if unknown:
             raise SettingsError(
@@ -203,6 +214,18 @@ def _build(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any c
             )
         return choices[str(value).lower()]
     return value
+
+
+def _typed(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any composed type
+    """Check a mapping's value by what it should be, as OmegaConf does where it knows of it."""
+    schema = dataclasses.make_dataclass("Item", [("value", _composable(hint))])
+    try:
+        checked = OmegaConf.merge(OmegaConf.structured(schema), {"value": value})
+        plain = OmegaConf.to_container(checked, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"In {path}: {explain(error)}") from None
+    assert isinstance(plain, dict)
+    return plain["value"]
 
 
 def _plain(value: object) -> object:

@@ -114,6 +114,32 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DomainConfig:
+    """Records of another domain, for one client; what else is asked of it is as of the others."""
+
+    path: str = ""
+    """JSON lines, CSV or parquet file, or a `datasets` name; the client gets all of it."""
+    split: str | None = None
+    """Split of a `datasets` name; None where the source has only one."""
+    prompt_column: str | None = None
+    """Column with the prompt; None infers it from known names."""
+    response_column: str | None = None
+    """Column with the response; None infers it from known names."""
+    group_column: str | None = None
+    """Column that names the person of a record; wanted where the privacy unit is the person."""
+    instruction: str = ""
+    """Public sentence about the domain, used as system turn."""
+
+    def __post_init__(self) -> None:
+        for name in ("path", "instruction"):
+            if not getattr(self, name).strip():
+                raise ConfigurationError(
+                    f"Expected every one of domains to have {name}, got nothing. Name it, as in "
+                    "'domains={client-2: {path: FILE, instruction: SENTENCE}}'."
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """Private selection: a random number of runs, of which the best alone is shown."""
 
@@ -147,6 +173,9 @@ class SimulateConfig:
     """Clients among whom the records are split."""
     split: SplitConfig = field(default_factory=SplitConfig)
     """How they are split."""
+    domains: dict[str, DomainConfig] | None = None
+    """By name (client-1, client-2, …), clients that have records of another domain in the place of
+    a part of `client_side.records`; None where there is none."""
     num_records: int = 2000
     """Training records composed for all clients together where the shipped records are used."""
     num_evaluation_records: int = 200
@@ -207,6 +236,7 @@ class SimulateConfig:
                 f"Expected server_side.min_clients <= num_clients, got "
                 f"{self.server_side.min_clients} > {self.num_clients}. Add clients or lower it."
             )
+        self._check_domains()
         self._check_split()
         self._check_admissible()
         if self.client_side.base_model != self.server_side.base_model:
@@ -216,12 +246,50 @@ class SimulateConfig:
                 "can only be used on the model that they were trained on."
             )
 
+    @property
+    def client_names(self) -> list[str]:
+        """Names of the clients, in their order."""
+        return [f"client-{number}" for number in range(1, self.num_clients + 1)]
+
+    @property
+    def own_domains(self) -> dict[str, DomainConfig]:
+        """Clients with records of another domain, by name."""
+        return self.domains or {}
+
+    def _check_domains(self) -> None:
+        records, evaluation = self.client_side.records, self.server_side.evaluation
+        if unknown := sorted(set(self.own_domains) - set(self.client_names)):
+            raise ConfigurationError(
+                f"Expected domains to name clients of client-1 to client-{self.num_clients}, got "
+                f"{', '.join(unknown)}. Mend the name, or raise num_clients."
+            )
+        if len(self.own_domains) == self.num_clients:
+            raise ConfigurationError(
+                "Expected a client without an entry in domains, found that all have one, so that "
+                "client_side.records is nobody's. Name one of these domains there."
+            )
+        stated = {records.instruction, *(own.instruction for own in self.own_domains.values())}
+        if len(stated) > 1 and evaluation.instruction is None:
+            raise ConfigurationError(
+                "Expected server_side.evaluation.instruction to say under which system turn the "
+                "test is taken, because domains have instructions of their own, got nothing. Give "
+                "the one that fits the test records."
+            )
+        for name, own in self.own_domains.items():
+            if (own.group_column is None) != (records.group_column is None):
+                expected = "nothing" if records.group_column is None else "a column"
+                raise ConfigurationError(
+                    f"Expected domains.{name}.group_column to be {expected}, as "
+                    f"client_side.records.group_column is, got {own.group_column!r}. Change it."
+                )
+
     def _check_split(self) -> None:
         split, is_shipped = self.split, self.client_side.records.path == SHIPPED_RECORDS
-        if split.shares is not None and len(split.shares) != self.num_clients:
+        num_sharing = self.num_clients - len(self.own_domains)
+        if split.shares is not None and len(split.shares) != num_sharing:
             raise ConfigurationError(
-                f"Expected split.shares to have num_clients={self.num_clients} numbers, got "
-                f"{len(split.shares)}. Name one for each client."
+                f"Expected split.shares to have {num_sharing} numbers, one for each client that "
+                f"shares client_side.records, got {len(split.shares)}. Name as many."
             )
         if split.kind is SplitKind.BY_TOPIC and is_shipped == (split.topic_column is not None):
             expected = "null for the shipped records" if is_shipped else "a column of the records"

@@ -12,19 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client_side.config import ClientConfig, RecordsConfig, Unit
+from client_side.config import ClientConfig, Unit
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
-from client_side.records import SHIPPED_RECORDS, check_declared_size
+from client_side.records import check_declared_size
 from lm.model_folders import resolve_base_model
 from lm.settings import save_settings
 from lm.table_formats import is_same_source
-from lm.tables import ColumnMap, TextRow, drop_overlapping, read_table, split_rows
+from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.public_texts import read_public_prompts, read_test_rows
-from simulations.clinic import compose_messages
+from server_side.public_texts import read_public_prompts
 from simulations.config import TINY_MODEL, SimulateConfig
+from simulations.record_sources import read_domain, read_rows
 from simulations.splitting import split_among_clients
 
 WORLD_FILE = "world.json"
@@ -69,28 +69,35 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     world_file = run_folder / WORLD_FILE
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
-    training, evaluation = _rows(config)
+    training, evaluation = read_rows(config)
+    of_domains = {name: read_domain(config, own) for name, own in config.own_domains.items()}
     _check_public_text(config)
     unit = config.client_side.records.privacy_unit
-    parts = split_among_clients(
-        training,
-        config.num_clients,
-        config=config.split,
-        count_units=lambda rows: _count_units(rows, unit=unit),
-        min_units=_largest_batch(config.client_side),
-        seed=config.seed,
+    shares = iter(
+        split_among_clients(
+            training,
+            config.num_clients - len(of_domains),
+            config=config.split,
+            count_units=lambda rows: _count_units(rows, unit=unit),
+            min_units=_largest_batch(config.client_side),
+            seed=config.seed,
+        )
     )
+    parts = {
+        name: of_domains[name] if name in of_domains else next(shares)
+        for name in config.client_names
+    }
     # The records first: what is wrong with them should not take a model to find out.
     config = _with_models(config, run_folder)
     kept, num_overlapping = drop_overlapping(
-        evaluation, training_prompts=(row.prompt for row in training)
+        evaluation, training_prompts=(row.prompt for rows in parts.values() for row in rows)
     )
     # Every client's settings are checked before the first folder is made.
-    configs = [_client_config(config, index, rows) for index, rows in enumerate(parts)]
+    configs = [_client_config(config, name, rows) for name, rows in parts.items()]
     # What an earlier start laid out in part, or was about to take over from another run.
     shutil.rmtree(run_folder / "clients", ignore_errors=True)
     clients = []
-    for client_config, rows in zip(configs, parts, strict=True):
+    for client_config, rows in zip(configs, parts.values(), strict=True):
         folder = make_client_folder(run_folder / "clients" / client_config.name, client_config)
         write_private_file(folder.path / RECORDS_FILE, _json_lines(rows))
         clients.append(folder)
@@ -159,10 +166,10 @@ def _count_lines(file: Path) -> int:
 
 def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:
     """Turn model names into folders, once for all parties: they share this machine."""
-    folders = {
-        name: _model_folder(name, run_folder)
-        for name in {config.server_side.base_model, config.server_side.target_model}
-    }
+    names = {config.server_side.base_model, config.server_side.target_model}
+    # What must be found comes before what is built.
+    ordered = sorted(names, key=lambda name: (name == TINY_MODEL, name))
+    folders = {name: _model_folder(name, run_folder) for name in ordered}
     base = folders[config.server_side.base_model]
     target = folders[config.server_side.target_model]
     return replace(
@@ -183,68 +190,16 @@ def _model_folder(name: str, run_folder: Path) -> str:
     return str(folder)
 
 
-def _rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]:
-    """Return training rows and test rows."""
-    records, evaluation = config.client_side.records, config.server_side.evaluation
-    held_out: Sequence[TextRow]
-    if records.path == SHIPPED_RECORDS:
-        training = _compose(config.num_records, records, seed=config.seed, split="train")
-        held_out = _compose(config.num_evaluation_records, records, seed=config.seed, split="test")
-    else:
-        columns = ColumnMap(
-            prompt=records.prompt_column,
-            response=records.response_column,
-            group=records.group_column,
-            topic=config.split.topic_column,
-        )
-        table = read_table(
-            records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
-        )
-        training, held_out = table.rows, ()
-    if evaluation.path is not None:
-        return training, read_test_rows(evaluation)
-    if evaluation.tests_column is not None:
-        raise ConfigurationError(
-            "Expected server_side.evaluation.path with server_side.evaluation.tests_column="
-            f"{evaluation.tests_column!r}, got no path: tests come with a file of test records. "
-            "Name the file, or leave tests_column unset."
-        )
-    if not held_out:
-        # Groups and copies of a prompt stay together, so the test has nobody from the training.
-        num_parts = max(2, round(1 / config.evaluation_fraction))
-        first, *others = split_rows(training, num_parts, seed=config.seed)
-        held_out, training = first, tuple(row for part in others for row in part)
-    return training, held_out
-
-
-def _compose(
-    num_records: int, records: RecordsConfig, *, seed: int, split: str
-) -> tuple[TextRow, ...]:
-    keeps_groups = records.group_column is not None
-    try:
-        messages = compose_messages(num_records, seed=seed, split=split)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    return tuple(
-        TextRow(
-            prompt=message.prompt,
-            response=message.response,
-            group=message.patient_id if keeps_groups else None,
-            topic=message.topic,
-        )
-        for message in messages
-    )
-
-
-def _client_config(config: SimulateConfig, index: int, rows: Sequence[TextRow]) -> ClientConfig:
+def _client_config(config: SimulateConfig, name: str, rows: Sequence[TextRow]) -> ClientConfig:
     records = config.client_side.records
+    if name in config.own_domains:
+        records = replace(records, instruction=config.own_domains[name].instruction)
     num_units = _count_units(rows, unit=records.privacy_unit)
     declared_size = records.declared_size
     if config.declare_sizes:
         declared_size = round_to_two_digits(num_units)
     # The client checks this as well, but its refusal would come late and say little.
     check_declared_size(num_units, declared_size=declared_size)
-    name = f"client-{index + 1}"
     batch = _largest_batch(config.client_side)
     if batch > num_units:
         raise ConfigurationError(
@@ -307,10 +262,14 @@ def _check_public_text(config: SimulateConfig) -> None:
             config.client_side.preferences.public_prompts_path
         ),
     }
+    private_sources = [
+        config.client_side.records.path,
+        *(own.path for own in config.own_domains.values()),
+    ]
     for setting, path in called_public.items():
         # Privacy: neither the server nor another record's pairs may get the records by another
         # name. The clients have copies of them, so that this is the one place to see it.
-        if path and is_same_source(path, config.client_side.records.path):
+        if path and any(is_same_source(path, private) for private in private_sources):
             raise ConfigurationError(
                 f"Expected {setting} to name public text, got the file of the records. Name "
                 "another file."

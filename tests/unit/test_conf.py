@@ -215,6 +215,18 @@ def test_the_non_private_baseline_is_one_choice_beside_the_budgets() -> None:
     assert not priced.server_side.admission.accept_unsafe_non_private
 
 
+def test_mappings_by_client_can_be_given_on_a_command_line() -> None:
+    found = settings(
+        "num_clients=3",
+        "server_side.synthesis.client_weights={client-1: 2, client-3: 0.5}",
+        "domains={client-2: {path: bonds.jsonl, instruction: Answer the investor.}}",
+        "server_side.evaluation.instruction=Answer.",
+    )
+
+    assert found.server_side.synthesis.client_weights == {"client-1": 2.0, "client-3": 0.5}
+    assert found.own_domains["client-2"].instruction == "Answer the investor."
+
+
 @pytest.mark.parametrize(
     "file", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda file: file.stem
 )

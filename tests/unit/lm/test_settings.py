@@ -30,6 +30,7 @@ class Outer:
     limit: int | None = None
     names: list[str] = field(default_factory=lambda: ["a"])
     weights: dict[str, float] | None = None
+    others: dict[str, Inner] | None = None
     inner: Inner = field(default_factory=lambda: Inner(size=7))
 
 
@@ -51,7 +52,12 @@ def test_values_arrive_typed_and_enums_by_their_text() -> None:
 
 
 def test_a_saved_file_reads_back_equal(tmp_path: Path) -> None:
-    settings = Outer(name="y", names=["b", "c"], inner=Inner(colour=Colour.BLUE))
+    settings = Outer(
+        name="y",
+        names=["b", "c"],
+        inner=Inner(colour=Colour.BLUE),
+        others={"north": Inner(size=3, colour=Colour.BLUE)},
+    )
 
     save_settings(settings, tmp_path / "settings.yaml")
 
@@ -72,6 +78,11 @@ def test_a_dataclass_has_one_twin() -> None:
         ({"inner": {"colour": "green"}}, "inner.colour to be one of red, blue"),
         ({"inner": 3}, "inner"),
         ({"names": 3}, "names"),
+        ({"others": {"north": {"colour": "green"}}}, "others.north.colour to be one of red"),
+        ({"others": {"north": {"colr": "red"}}}, "In others.north: Expected a known key"),
+        ({"others": {"north": 3}}, "In others.north: "),
+        ({"weights": {"north": "many"}}, "In weights.north: "),
+        ({"weights": 3}, "weights to be a mapping"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(values: dict[str, object], named: str) -> None:
