@@ -288,8 +288,9 @@ class SimulateConfig:
         num_sharing = self.num_clients - len(self.own_domains)
         if split.shares is not None and len(split.shares) != num_sharing:
             raise ConfigurationError(
-                f"Expected split.shares to have {num_sharing} numbers, one for each client that "
-                f"shares client_side.records, got {len(split.shares)}. Name as many."
+                f"Expected split.shares to have {num_sharing} numbers, one for each of "
+                f"num_clients={self.num_clients} that has no entry in domains, got "
+                f"{len(split.shares)}. Name as many."
             )
         if split.kind is SplitKind.BY_TOPIC and is_shipped == (split.topic_column is not None):
             expected = "null for the shipped records" if is_shipped else "a column of the records"
