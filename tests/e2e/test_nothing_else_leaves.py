@@ -201,6 +201,7 @@ def exchange(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Exch
             processes.run_exchange(
                 World(
                     clients=clients,
+                    num_records=(0,) * len(clients),
                     server_folder=folder / "server",
                     server=server,
                     num_overlapping=0,
