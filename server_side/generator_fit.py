@@ -157,8 +157,8 @@ def with_sound_generator(
     broken = [client.client_name for client in clients if client.client_name not in sound]
     for name in broken:
         _LOGGER.warning(
-            "Client %s is left out with both of its proxies: its generator finds public test "
-            "responses likely by no finite number, so its weights are broken.",
+            "Client %s is left out with both of its proxies: its generator gives public test "
+            "responses no finite likelihood, so its weights are broken.",
             name,
         )
     if len(sound) < max(1, min_clients):
