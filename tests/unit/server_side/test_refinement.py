@@ -14,7 +14,6 @@ from server_side.refinement import (
     choose_again,
     grow_pool,
     refine_samples,
-    samples_to_refine,
     write_feedback,
 )
 from server_side.samples import (
@@ -67,54 +66,6 @@ def refine(
 
 
 FIVE = [curated(f"q{number}", reward) for number, reward in enumerate((0.0, 4.0, 3.0, 1.0, 2.0))]
-
-
-@pytest.mark.parametrize(
-    ("max_queries", "pool_size", "expected"),
-    [
-        (2, 2, {3.0, 2.0}),
-        (3, 2, {4.0, 3.0, 2.0}),
-        (2, 5, {1.0, 0.0}),
-        (4, 1, {4.0, 3.0, 2.0, 1.0}),
-        (9, 2, {0.0, 1.0, 2.0, 3.0, 4.0}),
-        (None, 2, {0.0, 1.0, 2.0, 3.0, 4.0}),
-    ],
-)
-def test_a_bounded_round_rewrites_about_the_edge_of_the_pool(
-    max_queries: int | None, pool_size: int, expected: set[float]
-) -> None:
-    best_first = sorted(FIVE, key=lambda sample: -sample.chosen_reward)
-
-    kept = samples_to_refine(
-        FIVE,
-        pool=best_first[:pool_size],
-        filtering=FilteringConfig(),
-        config=RefinementConfig(max_queries=max_queries),
-    )
-
-    assert {sample.chosen_reward for sample in kept} == expected
-    assert list(kept) == [sample for sample in FIVE if sample in kept]
-
-
-def test_a_bounded_round_passes_over_those_that_are_nearly_the_same_as_a_member() -> None:
-    """They rank above the edge and can still not join, so rewriting them would be in vain."""
-    copy = "What helps against a cough that keeps me awake all night?"
-    best = [
-        replace(curated(f"q{number}", 9.0 - number), prompt=copy if number < 5 else f"own {number}")
-        for number in range(12)
-    ]
-    filtering = FilteringConfig(k=3.0, min_pool_size=1, max_similarity=0.7)
-    pool = select_samples(best, config=filtering).values
-
-    def rewritten(max_queries: int) -> list[str]:
-        kept = samples_to_refine(
-            best, pool=pool, filtering=filtering, config=RefinementConfig(max_queries=max_queries)
-        )
-        return [sample.query_id for sample in kept]
-
-    assert [sample.query_id for sample in pool] == ["q0", "q5", "q6", "q7"]
-    assert rewritten(4) == ["q6", "q7", "q8", "q9"]
-    assert rewritten(10) == ["q0", "q1", "q2", "q5", "q6", "q7", "q8", "q9", "q10", "q11"]
 
 
 def test_generator_of_the_own_client_writes_feedback() -> None:

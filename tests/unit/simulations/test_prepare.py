@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client_side.config import ClientConfig, GeneratorConfig, RecordsConfig, RewardProxyConfig, Unit
+from client_side.config import Unit
 from lm.errors import TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
@@ -17,22 +17,9 @@ from server_side import public_texts
 from server_side.config import EvaluationConfig, ServerConfig
 from server_side.public_texts import read_test_rows
 from simulations.clinic import compose_messages
-from simulations.config import TINY_MODEL, DomainConfig, SimulateConfig, SplitConfig, SplitKind
-from simulations.prepare import World, delta_warnings, prepare_world
-
-
-def config(**changes: object) -> SimulateConfig:
-    client = ClientConfig(
-        base_model=TINY_MODEL,
-        records=RecordsConfig(),
-        generator=GeneratorConfig(expected_batch_size=4),
-        reward_proxy=RewardProxyConfig(expected_batch_size=4),
-    )
-    server = ServerConfig(base_model=TINY_MODEL, target_model=TINY_MODEL)
-    start = SimulateConfig(
-        num_records=60, num_evaluation_records=10, client_side=client, server_side=server
-    )
-    return replace(start, **changes)  # type: ignore[arg-type]  # names checked by replace
+from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
+from simulations.prepare import delta_warnings, prepare_world
+from tests.support.laid_out import rows_of, simulation, write_rows
 
 
 def with_records(start: SimulateConfig, **changes: object) -> SimulateConfig:
@@ -40,23 +27,8 @@ def with_records(start: SimulateConfig, **changes: object) -> SimulateConfig:
     return replace(start, client_side=replace(start.client_side, records=records))
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def rows_of(world: World) -> list[list[dict[str, str]]]:
-    return [
-        [
-            json.loads(line)
-            for line in (client.path / "records.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
-        for client in world.clients
-    ]
-
-
 def test_the_shipped_records_are_split_and_share_no_prompt_with_the_test(tmp_path: Path) -> None:
-    world = prepare_world(config(), tmp_path)
+    world = prepare_world(simulation(), tmp_path)
 
     first, second = rows_of(world)
     test_file = (world.server_folder / "evaluation.jsonl").read_text(encoding="utf-8")
@@ -71,9 +43,9 @@ def test_the_shipped_records_are_split_and_share_no_prompt_with_the_test(tmp_pat
 
 
 def test_another_seed_gives_other_records(tmp_path: Path) -> None:
-    first = rows_of(prepare_world(config(), tmp_path / "a"))
-    again = rows_of(prepare_world(config(), tmp_path / "b"))
-    other = rows_of(prepare_world(config(seed=2), tmp_path / "c"))
+    first = rows_of(prepare_world(simulation(), tmp_path / "a"))
+    again = rows_of(prepare_world(simulation(), tmp_path / "b"))
+    other = rows_of(prepare_world(simulation(seed=2), tmp_path / "c"))
 
     assert first == again
     assert first != other
@@ -86,7 +58,7 @@ def test_copies_of_a_prompt_stay_on_one_side(tmp_path: Path) -> None:
     ]
     path = write_rows(tmp_path / "rows.jsonl", rows)
 
-    world = prepare_world(with_records(config(), path=path), tmp_path / "run")
+    world = prepare_world(with_records(simulation(), path=path), tmp_path / "run")
 
     first, second = ({row["prompt"] for row in rows} for rows in rows_of(world))
     assert not first & second
@@ -99,7 +71,7 @@ def test_records_of_one_person_stay_on_one_side_and_count_as_one(tmp_path: Path)
     ]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     start = with_records(
-        config(), path=path, group_column="who", privacy_unit=Unit.GROUP, max_records_per_unit=4
+        simulation(), path=path, group_column="who", privacy_unit=Unit.GROUP, max_records_per_unit=4
     )
 
     world = prepare_world(start, tmp_path / "run")
@@ -114,7 +86,7 @@ def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_p
     path = write_rows(tmp_path / "rows.jsonl", rows)
     test_rows = [*rows[:3], {"prompt": "Something else", "response": "Answer"}]
     test_path = write_rows(tmp_path / "test.jsonl", test_rows)
-    start = with_records(config(), path=path)
+    start = with_records(simulation(), path=path)
     evaluation = EvaluationConfig(path=test_path)
 
     world = prepare_world(
@@ -129,14 +101,14 @@ def test_without_a_test_file_some_records_are_kept_for_the_test(tmp_path: Path) 
     rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(100)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
 
-    world = prepare_world(with_records(config(), path=path), tmp_path / "run")
+    world = prepare_world(with_records(simulation(), path=path), tmp_path / "run")
 
     assert world.num_evaluation == 10
     assert sum(map(len, rows_of(world))) == 90
 
 
 def test_each_party_knows_its_own_only(tmp_path: Path) -> None:
-    world = prepare_world(config(), tmp_path)
+    world = prepare_world(simulation(), tmp_path)
 
     first, second = (client.load_config() for client in world.clients)
     assert (first.name, second.name) == ("client-1", "client-2")
@@ -145,36 +117,36 @@ def test_each_party_knows_its_own_only(tmp_path: Path) -> None:
 
 
 def test_a_world_is_laid_out_once(tmp_path: Path) -> None:
-    prepare_world(config(), tmp_path)
+    prepare_world(simulation(), tmp_path)
     records = tmp_path / "clients" / "client-1" / "records.jsonl"
     before = records.stat().st_mtime_ns
 
-    world = prepare_world(config(), tmp_path)
+    world = prepare_world(simulation(), tmp_path)
 
     assert records.stat().st_mtime_ns == before
-    assert world == prepare_world(config(), tmp_path)
+    assert world == prepare_world(simulation(), tmp_path)
 
 
 def test_a_world_cut_off_is_laid_out_again(tmp_path: Path) -> None:
-    whole = prepare_world(config(), tmp_path / "a")
-    prepare_world(config(), tmp_path / "b")
+    whole = prepare_world(simulation(), tmp_path / "a")
+    prepare_world(simulation(), tmp_path / "b")
     (tmp_path / "b" / "world.json").unlink()
     (tmp_path / "b" / "clients" / "client-2" / "records.jsonl").write_text("{", encoding="utf-8")
 
-    again = prepare_world(config(), tmp_path / "b")
+    again = prepare_world(simulation(), tmp_path / "b")
 
     assert rows_of(again) == rows_of(whole)
 
 
 def test_too_few_records_for_a_batch_is_said_before_any_folder_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="expected_batch_size=4"):
-        prepare_world(config(num_records=6), tmp_path)
+        prepare_world(simulation(num_records=6), tmp_path)
 
     assert not (tmp_path / "clients").exists()
 
 
 def test_a_wrong_declared_size_is_said_before_any_folder_is_made(tmp_path: Path) -> None:
-    start = with_records(config(declare_sizes=False), declared_size=500)
+    start = with_records(simulation(declare_sizes=False), declared_size=500)
 
     with pytest.raises(RecordsError, match="declared_size=500"):
         prepare_world(start, tmp_path)
@@ -183,7 +155,7 @@ def test_a_wrong_declared_size_is_said_before_any_folder_is_made(tmp_path: Path)
 
 
 def test_a_delta_that_promises_little_is_warned_about(tmp_path: Path) -> None:
-    start = config()
+    start = simulation()
     budget = replace(start.client_side.budget, target_delta=0.1)
     server = replace(
         start.server_side, admission=replace(start.server_side.admission, max_delta=0.2)
@@ -198,7 +170,7 @@ def test_a_delta_that_promises_little_is_warned_about(tmp_path: Path) -> None:
 
 def test_the_shipped_records_are_split_by_their_complaints(tmp_path: Path) -> None:
     """The clients' topics differ; their files tell nothing of topics."""
-    start = config(split=SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.01))
+    start = simulation(split=SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.01))
     topics = {m.prompt: m.topic for m in compose_messages(60, seed=start.seed, split="train")}
 
     first, second = rows_of(prepare_world(start, tmp_path))
@@ -214,7 +186,7 @@ def test_own_records_are_split_by_a_column(tmp_path: Path) -> None:
         {"prompt": f"Question {n}", "response": "Answer", "ward": f"ward {n % 2}"}
         for n in range(60)
     ]
-    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    start = with_records(simulation(), path=write_rows(tmp_path / "rows.jsonl", rows))
     split = SplitConfig(kind=SplitKind.BY_TOPIC, concentration=0.001, topic_column="ward")
 
     first, _ = rows_of(prepare_world(replace(start, split=split), tmp_path / "run"))
@@ -225,7 +197,7 @@ def test_own_records_are_split_by_a_column(tmp_path: Path) -> None:
 
 def test_a_missing_topic_column_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(60)]
-    start = with_records(config(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    start = with_records(simulation(), path=write_rows(tmp_path / "rows.jsonl", rows))
     start = replace(
         start,
         split=SplitConfig(kind=SplitKind.BY_TOPIC, topic_column="ward"),
@@ -243,7 +215,7 @@ def test_tests_of_code_travel_to_the_server_with_their_rows(tmp_path: Path) -> N
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
 
-    world = prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+    world = prepare_world(simulation(server_side=_server_with(path, "checks")), tmp_path / "run")
 
     (found,) = read_test_rows(world.server.evaluation)
     assert found.tests == tuple(tests)
@@ -259,13 +231,13 @@ def test_tests_that_cannot_be_run_are_said_before_any_folder_is_made(
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
 
     with pytest.raises(TableError, match=r"row 1"):
-        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+        prepare_world(simulation(server_side=_server_with(path, "checks")), tmp_path / "run")
     assert not (tmp_path / "run" / "clients").exists()
 
 
 def test_a_tests_column_without_a_file_of_test_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"server_side\.evaluation\.path"):
-        prepare_world(config(server_side=_server_with(None, "checks")), tmp_path)
+        prepare_world(simulation(server_side=_server_with(None, "checks")), tmp_path)
 
 
 def test_a_machine_that_cannot_confine_code_is_refused_before_any_folder_is_made(
@@ -280,7 +252,7 @@ def test_a_machine_that_cannot_confine_code_is_refused_before_any_folder_is_made
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
 
     with pytest.raises(ConfigurationError, match="can confine untrusted programs"):
-        prepare_world(config(server_side=_server_with(path, "checks")), tmp_path / "run")
+        prepare_world(simulation(server_side=_server_with(path, "checks")), tmp_path / "run")
     assert not (tmp_path / "run" / "clients").exists()
 
 
@@ -308,13 +280,13 @@ def test_public_prompts_are_found_from_wherever_the_server_runs(
     monkeypatch.chdir(tmp_path)
     write_rows(Path("public.jsonl"), [{"prompt": "May I walk today?"}])
 
-    world = prepare_world(with_public_prompts(config(), "public.jsonl"), tmp_path / "run")
+    world = prepare_world(with_public_prompts(simulation(), "public.jsonl"), tmp_path / "run")
 
     assert world.server.synthesis.public_prompts_path == str(tmp_path.resolve() / "public.jsonl")
 
 
 def test_missing_public_prompts_are_said_before_any_folder_is_made(tmp_path: Path) -> None:
-    start = with_public_prompts(config(), str(tmp_path / "missing.jsonl"))
+    start = with_public_prompts(simulation(), str(tmp_path / "missing.jsonl"))
 
     with pytest.raises(TableError, match=r"missing\.jsonl"):
         prepare_world(start, tmp_path / "run")
@@ -358,7 +330,7 @@ def test_the_file_of_the_records_is_never_taken_for_public_text(
     (tmp_path / "hard link.jsonl").hardlink_to(records)
     (tmp_path / "symbolic link.jsonl").symlink_to(records)
     spelled = {"as it is": str(records), "~": "~/records.jsonl", "relative": "records.jsonl"}
-    start = with_records(config(), path=str(records))
+    start = with_records(simulation(), path=str(records))
 
     with pytest.raises(ConfigurationError, match=f"{setting} .* got the file of the records"):
         prepare_world(name_it(start, spelled.get(spelling, f"{spelling}.jsonl")), tmp_path / "run")
@@ -372,7 +344,7 @@ def test_the_clients_find_public_prompts_from_wherever_they_run(
     monkeypatch.chdir(tmp_path)
     write_rows(Path("public.jsonl"), [{"prompt": "May I walk?"}, {"prompt": "May I run?"}])
 
-    world = prepare_world(with_prompts_for_pairs(config(), "public.jsonl"), tmp_path / "run")
+    world = prepare_world(with_prompts_for_pairs(simulation(), "public.jsonl"), tmp_path / "run")
 
     found = {client.load_config().preferences.public_prompts_path for client in world.clients}
     assert found == {str(tmp_path.resolve() / "public.jsonl")}
@@ -389,85 +361,4 @@ def test_an_arm_that_lives_on_public_text_wants_some(
     arm: str, setting: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError, match=rf"server_side\.{setting} to name public text"):
-        prepare_world(config(arm=arm), tmp_path / "run")
-
-
-def test_a_client_of_another_domain_has_its_own_file_and_instruction(tmp_path: Path) -> None:
-    """It gets all of its file, and the others share what they would have shared without it."""
-    rows = [{"question": f"Bond {number}?", "answer": f"Sell {number}."} for number in range(20)]
-    test_rows = [{"prompt": "Bond 3?", "response": "Sell."}, {"prompt": "New?", "response": "Yes."}]
-    domain = DomainConfig(
-        path=write_rows(tmp_path / "bonds.jsonl", rows),
-        prompt_column="question",
-        response_column="answer",
-        instruction="Answer the investor.",
-    )
-    start = with_test_file(config(num_clients=3), write_rows(tmp_path / "test.jsonl", test_rows))
-    start = replace(start, domains={"client-2": domain})
-
-    world = prepare_world(start, tmp_path / "run")
-
-    first, second, third = rows_of(world)
-    assert second == [{"prompt": row["question"], "response": row["answer"]} for row in rows]
-    assert (len(first), len(third)) == (30, 30)
-    assert world.num_records == (30, 20, 30)
-    instructions = [client.load_config().records.instruction for client in world.clients]
-    assert instructions == ["Answer the message.", "Answer the investor.", "Answer the message."]
-    # Its prompts stand in training like all others.
-    assert (world.num_evaluation, world.num_overlapping) == (1, 1)
-
-
-def test_the_file_of_a_domain_cannot_be_called_public(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "bonds.jsonl", [{"prompt": "Bond?", "response": "Sell."}] * 20)
-    start = with_instruction(config())
-    start = replace(
-        start,
-        domains={"client-2": DomainConfig(path=path, instruction="Answer the investor.")},
-        server_side=replace(
-            start.server_side,
-            synthesis=replace(start.server_side.synthesis, public_prompts_path=path),
-        ),
-    )
-
-    with pytest.raises(ConfigurationError, match=r"public_prompts_path to name public text"):
-        prepare_world(start, tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("domains", "named"),
-    [
-        ({"client-3": {}}, "client-1 to client-2, got client-3"),
-        ({"client-1": {}, "client-2": {}}, "client_side.records is nobody's"),
-        ({"client-2": {"group_column": "who"}}, r"domains\.client-2\.group_column to be nothing"),
-        ({"client-2": {"path": ""}}, "to have path"),
-        ({"client-2": {"instruction": " "}}, "to have instruction"),
-    ],
-)
-def test_domains_that_do_not_fit_are_refused(
-    domains: dict[str, dict[str, str]], named: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=named):
-        with_domains(with_instruction(config()), domains)
-
-
-def test_where_instructions_differ_that_of_the_test_must_be_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"server_side\.evaluation\.instruction"):
-        with_domains(config(), {"client-2": {}})
-
-
-def with_domains(start: SimulateConfig, domains: dict[str, dict[str, str]]) -> SimulateConfig:
-    plain = {"path": "bonds.jsonl", "instruction": "Answer the investor."}
-    return replace(
-        start, domains={name: DomainConfig(**{**plain, **own}) for name, own in domains.items()}
-    )
-
-
-def with_instruction(start: SimulateConfig) -> SimulateConfig:
-    evaluation = replace(start.server_side.evaluation, instruction="Answer the message.")
-    return replace(start, server_side=replace(start.server_side, evaluation=evaluation))
-
-
-def with_test_file(start: SimulateConfig, path: str) -> SimulateConfig:
-    start = with_instruction(start)
-    evaluation = replace(start.server_side.evaluation, path=path)
-    return replace(start, server_side=replace(start.server_side, evaluation=evaluation))
+        prepare_world(simulation(arm=arm), tmp_path / "run")
