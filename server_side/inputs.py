@@ -96,10 +96,9 @@ def gather_inputs(
         )
     _warn_of_short_limits([generator for generator, _ in pairs], synthesis)
     public_prompts = read_public_prompts(synthesis)
-    base_folder = resolve_base_model(config.base_model)
+    base_folder, target_folder, *_ = map(resolve_base_model, config.model_names)
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
-    target_folder = resolve_base_model(config.target_model)
     all_rows = read_test_rows(config.evaluation)
     rows, ranked = all_rows[: config.evaluation.max_rows], all_rows[: config.ranking.max_rows]
     work_folder = run_folder / "work"
@@ -162,7 +161,7 @@ def inputs_without_releases(
         ConfigurationError: No test records are named.
         LmError: A model or the table of test records cannot be used.
     """
-    target_folder = resolve_base_model(config.target_model)
+    _, target_folder, *_ = map(resolve_base_model, config.model_names)
     rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
     own = config.evaluation.instruction
     return JobInputs(

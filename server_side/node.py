@@ -12,16 +12,18 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lm.errors import LmError
 from lm.logs import last_word, set_up_logs
+from lm.model_folders import resolve_base_model
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
 from server_side.certificates import make_authority, make_server_certificate
 from server_side.clients import allow_client, read_register, revoke_client
+from server_side.config import ServerConfig
 from server_side.folder import ServerFolder, make_server_folder
 
 # By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _begin(folder)
                 _finetune(folder)
             case "run":
-                _begin(folder)
+                _begin(folder, check=_check_job)
                 _collect(folder)
                 _finetune(folder)
             case "status":
@@ -121,15 +123,27 @@ def _allow(folder: ServerFolder, file: Path) -> None:
     )
 
 
-def _begin(folder: ServerFolder) -> None:
+def _begin(
+    folder: ServerFolder, *, check: Callable[[ServerConfig], None] = lambda _config: None
+) -> None:
     from server_side.provenance import later_sources, note_start
 
     network = folder.load_network()
     set_up_logs("server_side", form=network.log_format, level=network.log_level)
-    folder.load_config()  # a start that is refused for its settings has begun nothing
+    check(folder.load_config())  # a start that is refused for its settings has begun nothing
     note_start(folder.path, ["rewardds-server", *sys.argv[1:]], digests={})
     for text in later_sources(folder.path):
         _LOGGER.warning("%s", text)
+
+
+def _check_job(config: ServerConfig) -> None:
+    """Find out what is wrong with the job's inputs before clients spend budget on its exchange."""
+    from server_side.public_texts import read_public_prompts, read_test_rows
+
+    read_test_rows(config.evaluation)
+    read_public_prompts(config.synthesis)
+    for name in config.model_names:
+        resolve_base_model(name)
 
 
 def _collect(folder: ServerFolder) -> None:

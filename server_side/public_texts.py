@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lm.errors import TableError
 from lm.public_prompts import read_prompts
 from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
 from protocol.errors import ConfigurationError, StageError
 from server_side.code_tests import check_tests
-from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig
+from server_side.config import MIN_TEST_ROWS, EvaluationConfig, ServerConfig, SynthesisConfig
 from server_side.sandbox import find_confinement
 
 _LOGGER = logging.getLogger(__name__)
@@ -28,11 +29,11 @@ def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
         config: The file, its columns, and whether there are tests.
 
     Returns:
-        All rows.
+        All rows, at least `MIN_TEST_ROWS`.
 
     Raises:
         ConfigurationError: No file is named, or this machine cannot confine code that is tested.
-        TableError: The file or its tests cannot be used.
+        TableError: The file or its tests cannot be used, or it has too few rows.
     """
     if config.path is None:
         raise ConfigurationError(
@@ -46,7 +47,25 @@ def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
     if config.tests_column is not None:
         check_tests(rows)
         find_confinement()
+    require_test_rows(rows, f"in {config.path}")
     return rows
+
+
+def require_test_rows(rows: Sequence[TextRow], where: str) -> None:
+    """Refuse a test of so few records that no interval can be taken.
+
+    Args:
+        rows: The test records.
+        where: Where they were found, for the error.
+
+    Raises:
+        TableError: They are fewer than `MIN_TEST_ROWS`.
+    """
+    if len(rows) < MIN_TEST_ROWS:
+        raise TableError(
+            f"Expected at least {MIN_TEST_ROWS} test records, of which an interval can be taken, "
+            f"found {len(rows)} {where}. Supply more; a hundred tell something."
+        )
 
 
 def read_public_prompts(config: SynthesisConfig) -> tuple[str, ...]:

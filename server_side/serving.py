@@ -30,6 +30,7 @@ from server_side.collecting import Waiting
 from server_side.folder import ServerFolder, write_private_file
 from server_side.network import LOOPBACK, NetworkConfig
 from server_side.outcome import OUTCOME_FILE, RunLostError, read_outcome
+from server_side.public_texts import read_public_text
 from server_side.registering import sync_nodes
 from server_side.submitting import (
     Link,
@@ -112,6 +113,8 @@ def collect_from_clients(folder: ServerFolder) -> None:
 
     Raises:
         ConfigurationError: Certificate or allow-list do not let anybody in, or the folder is busy.
+        TableError: The public text of a warm start, or the test records beside it, cannot be read.
+        StageError: All of that text stands in the test set.
         ExchangeError: Too few clients gave both proxies, or the processes cannot be kept alive.
     """
     network, config = folder.load_network(), folder.load_config()
@@ -119,6 +122,8 @@ def collect_from_clients(folder: ServerFolder) -> None:
     if outcome is not None and outcome["error"] is None:
         _LOGGER.info("The exchange of this folder is over already.%s", _missing(folder, outcome))
         return
+    if config.warm_start.path is not None:
+        read_public_text(config)  # what is wrong with it should not take a client to find out
     files = TlsFiles.within(folder.tls_folder)
     ends = check_certificate(files, host=network.host)
     wanted = network.num_clients or config.min_clients

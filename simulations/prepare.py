@@ -22,7 +22,7 @@ from lm.table_formats import is_same_source
 from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.public_texts import read_public_prompts
+from server_side.public_texts import read_public_prompts, require_test_rows
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.record_sources import read_domain, read_rows
 from simulations.splitting import split_among_clients
@@ -92,6 +92,7 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     kept, num_overlapping = drop_overlapping(
         evaluation, training_prompts=(row.prompt for rows in parts.values() for row in rows)
     )
+    require_test_rows(kept, "whose prompts stand in no training")
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, name, rows) for name, rows in parts.items()]
     # What an earlier start laid out in part, or was about to take over from another run.
@@ -172,6 +173,9 @@ def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:
     folders = {name: _model_folder(name, run_folder) for name in ordered}
     base = folders[config.server_side.base_model]
     target = folders[config.server_side.target_model]
+    judge = config.server_side.evaluation.judge
+    if judge.kind == "local":
+        resolve_base_model(judge.model)  # it is asked last, and should not be missed only then
     return replace(
         config,
         client_side=replace(config.client_side, base_model=base),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from server_side.config.admission import AdmissionConfig
 from server_side.config.choices import WhenCut
-from server_side.config.evaluation import EvaluationConfig, JudgeConfig
+from server_side.config.evaluation import MIN_TEST_ROWS, EvaluationConfig, JudgeConfig
 from server_side.config.filtering import ChooseBy, FilteringConfig, SelectBy
 from server_side.config.finetuning import FinetuningConfig
 from server_side.config.ranking import RankingConfig
@@ -29,6 +29,7 @@ from server_side.config.synthesis import PublicPromptsUse, SynthesisConfig
 from server_side.config.warm_start import WarmStartConfig
 
 __all__ = [
+    "MIN_TEST_ROWS",
     "AdmissionConfig",
     "ChooseBy",
     "Ensemble",

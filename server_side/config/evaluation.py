@@ -13,6 +13,8 @@ from server_side.setting_checks import (
     require_positive,
 )
 
+MIN_TEST_ROWS = 2
+"""Fewest test records of which an interval can be taken."""
 _MIN_MEMORY_BYTES = 64 * 1024 * 1024
 
 JUDGES = ("none", "local", "endpoint")
@@ -65,7 +67,7 @@ class EvaluationConfig(SamplingConfig):
     instruction: str | None = None
     """System turn of the test; None takes the clients' own, where all have the same."""
     max_rows: int | None = 80
-    """Rows to judge, the first ones; None takes all."""
+    """Rows to judge, the first ones, at least `MIN_TEST_ROWS`; None takes all."""
     samples_per_prompt: int = 1
     """Answers to each prompt, whose metrics are averaged; the same decoding for every arm."""
     repetition_penalty: float = 1.1
@@ -108,7 +110,12 @@ class EvaluationConfig(SamplingConfig):
             "num_resamples",
         )
         if self.max_rows is not None:
-            require_counts("evaluation", self, "max_rows")
+            require(
+                self.max_rows >= MIN_TEST_ROWS,
+                "evaluation.max_rows",
+                f"a whole number >= {MIN_TEST_ROWS}, of which an interval can be taken, or null",
+                self.max_rows,
+            )
         require_choice("evaluation.dtype", self.dtype, DTYPES)
         require_counts("evaluation", self, "execution_seconds", "execution_memory_bytes")
         ks = self.pass_k

@@ -94,6 +94,13 @@ class ServerConfig:
         require(0 <= self.seed < 2**63, "server_side.seed", "0 <= seed < 2**63", self.seed)
 
     @property
+    def model_names(self) -> tuple[str, ...]:
+        """All models that the job loads on this machine; a judge behind an address is not one."""
+        judge = self.evaluation.judge
+        of_judge = (judge.model,) if judge.kind == "local" else ()
+        return (self.base_model, self.target_model, *of_judge)
+
+    @property
     def fingerprint(self) -> dict[str, object]:
         """All settings that decide an outcome, as JSON values (`server_side/shared_stages.py`)."""
         settings = dataclasses.asdict(self)

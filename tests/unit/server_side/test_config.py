@@ -80,6 +80,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: RefinementConfig(threshold="mean"), "refinement.threshold"),
         (lambda: RefinementConfig(pool_growth="shrink"), "refinement.pool_growth"),
         (lambda: RankingConfig(max_rows=-1), "ranking.max_rows"),
+        (lambda: EvaluationConfig(max_rows=1), "evaluation.max_rows"),
         (lambda: FilteringConfig(consensus_weight=-1.0), "filtering.consensus_weight"),
         (lambda: RefinementConfig(num_rounds=0), "refinement.num_rounds"),
         (lambda: RefinementConfig(feedback_writer="me"), "refinement.feedback_writer"),

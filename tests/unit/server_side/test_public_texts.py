@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lm.errors import TableError
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
-from server_side.public_texts import read_public_text
+from server_side.public_texts import read_public_text, read_test_rows
 
 
 def write_rows(file: Path, prompts: Sequence[str]) -> str:
@@ -22,16 +23,23 @@ def test_public_text_that_repeats_a_test_prompt_falls_and_is_counted(
 ) -> None:
     """Proxies that had learnt the test's answers would hand them on to the target."""
     public = write_rows(tmp_path / "public.jsonl", ["Is it  SAFE?", "a", "b", "c"])
-    tests = write_rows(tmp_path / "test.jsonl", ["is it safe?", "other"])
+    tests = write_rows(tmp_path / "test.jsonl", ["other", "another", "is it safe?"])
     warm_start = WarmStartConfig(path=public, max_rows=2)
     # Also those rows of the file that this run does not judge: another may.
-    evaluation = EvaluationConfig(path=tests, max_rows=1)
+    evaluation = EvaluationConfig(path=tests, max_rows=2)
 
     text = read_public_text(ServerConfig(warm_start=warm_start, evaluation=evaluation))
 
     assert [row.prompt for row in text.rows] == ["a", "b", "c"]
     assert text.counts == {"num_rows": 4, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2}
     assert "1 of 4 rows" in caplog.text
+
+
+def test_a_test_of_one_record_is_refused_for_no_interval_can_be_taken(tmp_path: Path) -> None:
+    tests = write_rows(tmp_path / "test.jsonl", ["is it safe?"])
+
+    with pytest.raises(TableError, match=r"at least 2 test records.* found 1 in "):
+        read_test_rows(EvaluationConfig(path=tests))
 
 
 def test_public_text_that_is_the_test_set_is_refused(tmp_path: Path) -> None:

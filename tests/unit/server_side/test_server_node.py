@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lm.locks import held
 from lm.settings import save_settings
-from protocol.bundle import sources_digest
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.introductions import Introduction, write_introduction
 from server_side.certificates import (
@@ -32,12 +30,13 @@ from server_side.clients import (
     read_register,
     revoke_client,
 )
-from server_side.config import ServerConfig
+from server_side.config import (
+    ServerConfig,
+)
 from server_side.folder import ServerFolder
 from server_side.network import NetworkConfig, is_host
 from server_side.node import main
 from server_side.outcome import ClientOutcome, write_outcome
-from server_side.provenance import read_provenance
 from server_side.registering import sync_nodes
 from server_side.serving import collect_from_clients
 from server_side.standing import standing
@@ -317,46 +316,6 @@ def test_last_words_of_an_earlier_try_are_not_the_outcome_of_this_one(
 
 def test_a_simulation_has_no_register(tmp_path: Path) -> None:
     assert read_register(ServerFolder(path=tmp_path)) is None
-
-
-def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
-    with pytest.raises(SystemExit, match="Expected at least 1 allowed clients, found 0"):
-        main(["collect", str(folder.path)])
-
-
-def test_finetune_wants_releases(folder: ServerFolder, tiny_llama: Path) -> None:
-    config = replace(ServerConfig(), base_model=str(tiny_llama), target_model=str(tiny_llama))
-    save_settings(config, folder.settings_file)
-
-    with pytest.raises(SystemExit, match="Expected admitted releases"):
-        main(["finetune", str(folder.path)])
-
-
-def test_the_folder_tells_by_which_command_and_versions_each_start_computed(
-    folder: ServerFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_settings(replace(folder.load_config(), base_model=str(tiny_llama)), folder.settings_file)
-    words = ["finetune", str(folder.path)]
-    monkeypatch.setattr("sys.argv", ["rewardds-server", *words])
-
-    for _ in range(2):
-        with pytest.raises(SystemExit, match="admitted releases"):
-            main(words)
-
-    first = read_provenance(folder.path)
-    (second,) = first["resumed"]
-    assert first["command"] == second["command"] == ["rewardds-server", *words]
-    assert first["sources_digest"] == sources_digest()
-    assert first["libraries"]["torch"] == version("torch")
-
-
-def test_a_start_that_is_refused_for_its_settings_is_not_noted(folder: ServerFolder) -> None:
-    folder.settings_file.write_text("no_such_key: 1\n", encoding="utf-8")
-
-    with pytest.raises(SystemExit, match="no_such_key"):
-        main(["finetune", str(folder.path)])
-
-    assert not read_provenance(folder.path)
 
 
 def test_status_of_a_new_folder(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from client_side.config import Unit
-from lm.errors import TableError
+from lm.errors import ModelFolderError, TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError
 from server_side import public_texts
-from server_side.config import EvaluationConfig, ServerConfig
+from server_side.config import EvaluationConfig, JudgeConfig, ServerConfig
 from server_side.public_texts import read_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
@@ -84,8 +84,8 @@ def test_records_of_one_person_stay_on_one_side_and_count_as_one(tmp_path: Path)
 def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(40)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    test_rows = [*rows[:3], {"prompt": "Something else", "response": "Answer"}]
-    test_path = write_rows(tmp_path / "test.jsonl", test_rows)
+    others = [{"prompt": f"Something else {n}", "response": "Answer"} for n in range(2)]
+    test_path = write_rows(tmp_path / "test.jsonl", [*rows[:3], *others])
     start = with_records(simulation(), path=path)
     evaluation = EvaluationConfig(path=test_path)
 
@@ -94,7 +94,22 @@ def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_p
         tmp_path / "run",
     )
 
-    assert (world.num_overlapping, world.num_evaluation) == (3, 1)
+    assert (world.num_overlapping, world.num_evaluation) == (3, 2)
+
+
+def test_a_single_test_row_that_is_not_trained_on_is_too_few(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(40)]
+    test_rows = [*rows[:3], {"prompt": "Something else", "response": "Answer"}]
+    start = with_records(simulation(), path=write_rows(tmp_path / "rows.jsonl", rows))
+    evaluation = EvaluationConfig(path=write_rows(tmp_path / "test.jsonl", test_rows))
+
+    with pytest.raises(TableError, match="found 1 whose prompts stand in no training"):
+        prepare_world(
+            replace(start, server_side=replace(start.server_side, evaluation=evaluation)),
+            tmp_path / "run",
+        )
+
+    assert not (tmp_path / "run" / "clients").exists()
 
 
 def test_without_a_test_file_some_records_are_kept_for_the_test(tmp_path: Path) -> None:
@@ -209,16 +224,31 @@ def test_a_missing_topic_column_is_told_before_a_model_is_looked_for(tmp_path: P
         prepare_world(start, tmp_path / "run")
 
 
+def test_a_missing_judge_is_told_before_any_folder_is_made(tmp_path: Path) -> None:
+    judge = JudgeConfig(kind="local", model="./no-such-judge")
+    start = simulation()
+    evaluation = replace(start.server_side.evaluation, judge=judge)
+
+    with pytest.raises(ModelFolderError, match="no-such-judge"):
+        prepare_world(
+            replace(start, server_side=replace(start.server_side, evaluation=evaluation)),
+            tmp_path / "run",
+        )
+
+    assert not (tmp_path / "run" / "clients").exists()
+
+
 def test_tests_of_code_travel_to_the_server_with_their_rows(tmp_path: Path) -> None:
     tests = ["assert f(1) == 2", "assert f(2) == 3"]
-    row = {"task": "Write f.", "solution": "def f(x): return x + 1", "checks": tests}
+    row = {"solution": "def f(x): return x + 1", "checks": tests}
+    rows = [{"task": task, **row} for task in ("Write f.", "Write f again.")]
     path = tmp_path / "test.jsonl"
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     world = prepare_world(simulation(server_side=_server_with(path, "checks")), tmp_path / "run")
 
-    (found,) = read_test_rows(world.server.evaluation)
-    assert found.tests == tuple(tests)
+    found = read_test_rows(world.server.evaluation)
+    assert [row.tests for row in found] == [tuple(tests)] * 2
     assert world.server.evaluation.tests_column == "tests"
 
 
