@@ -38,7 +38,7 @@ from server_side.config.finetuning import Method
 from server_side.samples import CuratedSample, OnProgress
 from server_side.target_adapter import write_adapter
 from server_side.tuned_target import TUNED, TunedTarget, write_model
-from server_side.tuning_curves import CURVES, keep_curves, require_tracker
+from server_side.tuning_curves import CURVES, keep_curves
 from server_side.tuning_folder import (
     claim_folder,
     describe_training,
@@ -46,7 +46,8 @@ from server_side.tuning_folder import (
     read_finished,
     write_history,
 )
-from server_side.tuning_model import require_method, trainable_target
+from server_side.tuning_model import trainable_target
+from server_side.tuning_packages import require_packages
 from server_side.tuning_processes import TuningJob, tune_in_processes
 from server_side.tuning_trainers import prepare_training
 
@@ -90,8 +91,7 @@ def finetune_target(
             f"Expected samples to tune the target on in round {round_index}, found an empty pool. "
             "Ask for more queries, or keep a larger share of them."
         )
-    require_method(config)
-    require_tracker(config)
+    require_packages(config)
     output_folder.mkdir(parents=True, exist_ok=True)
     description = describe_training(
         pool,

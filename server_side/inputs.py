@@ -20,6 +20,7 @@ from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig, 
 from server_side.proxies import ClientProxies
 from server_side.public_texts import read_public_prompts, read_test_rows
 from server_side.synthesis import client_quotas
+from server_side.tuning_packages import require_packages
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease
@@ -79,11 +80,13 @@ def gather_inputs(
     Raises:
         ExchangeError: Fewer than `min_clients` clients have both proxies here.
         ConfigurationError: No test records are named, a release belongs to another base model,
-            `client_weights` gives nothing to any client that is there, or the clients' instructions
-            differ and none is given for the test.
+            `client_weights` gives nothing to any client that is there, the clients' instructions
+            differ and none is given for the test, or a package that a setting needs is not
+            installed.
         LmError: A model or the table of test records cannot be used.
     """
     pairs = _pair_up(releases, min_clients=config.min_clients)
+    require_packages(config.finetuning)
     synthesis = config.synthesis
     names = [generator.client_name for generator, _ in pairs]
     client_quotas(names, synthesis, num_queries=synthesis.num_queries)
@@ -158,9 +161,11 @@ def inputs_without_releases(
         Target, test records and settings; no clients and no certificates.
 
     Raises:
-        ConfigurationError: No test records are named.
+        ConfigurationError: No test records are named, or a package that a setting needs is not
+            installed.
         LmError: A model or the table of test records cannot be used.
     """
+    require_packages(config.finetuning)
     _, target_folder, *_ = map(resolve_base_model, config.model_names)
     rows = read_test_rows(config.evaluation)[: config.evaluation.max_rows]
     own = config.evaluation.instruction

@@ -139,9 +139,11 @@ def _begin(
 def _check_job(config: ServerConfig) -> None:
     """Find out what is wrong with the job's inputs before clients spend budget on its exchange."""
     from server_side.public_texts import read_public_prompts, read_test_rows
+    from server_side.tuning_packages import require_packages
 
     read_test_rows(config.evaluation)
     read_public_prompts(config.synthesis)
+    require_packages(config.finetuning)
     for name in config.model_names:
         resolve_base_model(name)
 

@@ -7,7 +7,6 @@ owner may synchronise afterwards. All of it lies in `curves/` and outlives the c
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,6 @@ from typing import Final
 from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
-from protocol.errors import ConfigurationError
 from server_side.config import FinetuningConfig
 from server_side.config.finetuning import Tracker
 
@@ -40,20 +38,6 @@ _QUIET: Final = {
 }
 # Each would send the curves somewhere, or attach them to another run.
 _REMOVED: Final = ("WANDB_RUN_ID", "WANDB_RESUME", "MLFLOW_RUN_ID")
-
-
-def require_tracker(config: FinetuningConfig) -> None:
-    """Refuse a tracker whose package is not installed.
-
-    Raises:
-        ConfigurationError: It is not; the message says which.
-    """
-    name = config.report_to
-    if name != Tracker.NONE and not importlib.util.find_spec(name):
-        raise ConfigurationError(
-            f"Expected the package {name} because finetuning.report_to={name}, found it missing. "
-            f"Install {name}, or set finetuning.report_to=none."
-        )
 
 
 @contextmanager

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -27,19 +26,6 @@ from server_side.config import FinetuningConfig
 from server_side.config.finetuning import Method
 from server_side.target_adapter import read_adapter
 from server_side.tuned_target import is_adapter
-
-
-def require_method(config: FinetuningConfig) -> None:
-    """Refuse a method whose optional package is not installed.
-
-    Raises:
-        ConfigurationError: It is not; the message says which.
-    """
-    if config.method == Method.QLORA and not importlib.util.find_spec("bitsandbytes"):
-        raise ConfigurationError(
-            "Expected the package bitsandbytes because finetuning.method=qlora, found it missing. "
-            "Install bitsandbytes, or set finetuning.method=lora."
-        )
 
 
 def trainable_target(

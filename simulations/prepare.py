@@ -23,6 +23,7 @@ from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from server_side.public_texts import read_public_prompts, require_test_rows
+from server_side.tuning_packages import require_packages
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.record_sources import read_domain, read_rows
 from simulations.splitting import split_among_clients
@@ -63,12 +64,14 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
 
     Raises:
         TableError: Records or test records cannot be used.
-        ConfigurationError: A client would have too few records for its settings.
+        ConfigurationError: A client would have too few records for its settings, or a package that
+            the target's tuning needs is not installed.
         ModelFolderError: A model cannot be found.
     """
     world_file = run_folder / WORLD_FILE
     if world_file.is_file():
         return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
+    require_packages(config.server_side.finetuning)
     training, evaluation = read_rows(config)
     of_domains = {name: read_domain(config, own) for name, own in config.own_domains.items()}
     _check_public_text(config)

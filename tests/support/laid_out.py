@@ -27,6 +27,12 @@ def simulation(**changes: object) -> SimulateConfig:
     return replace(start, **changes)  # type: ignore[arg-type]  # names checked by replace
 
 
+def with_records(start: SimulateConfig, **changes: object) -> SimulateConfig:
+    """Return the simulation with changes in what its records are."""
+    records = replace(start.client_side.records, **changes)  # type: ignore[arg-type]
+    return replace(start, client_side=replace(start.client_side, records=records))
+
+
 def write_rows(path: Path, rows: list[dict[str, str]]) -> str:
     """Write rows as JSON lines, and return where."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

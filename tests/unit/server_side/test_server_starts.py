@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from lm.settings import save_settings
 from protocol.bundle import sources_digest
 from server_side.config import (
     EvaluationConfig,
+    FinetuningConfig,
     JudgeConfig,
     ServerConfig,
     SynthesisConfig,
@@ -42,6 +44,7 @@ def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
         ({"evaluation": EvaluationConfig(path="absent.jsonl")}, "absent"),
         ({"synthesis": SynthesisConfig(public_prompts_path="absent.jsonl")}, "absent"),
         ({"target_model": "./no-such-model"}, "no-such-model"),
+        ({"finetuning": FinetuningConfig(report_to="mlflow")}, "package mlflow"),
         (
             {
                 "evaluation": EvaluationConfig(
@@ -64,6 +67,7 @@ def test_run_asks_no_client_for_anything_before_its_own_inputs_are_there(
     row = json.dumps({"prompt": "Is it safe?", "response": "Yes."}) + "\n"
     (tmp_path / "test.jsonl").write_text(row * 2, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as where it is not installed
     whole = ServerConfig(
         base_model=str(tiny_llama),
         target_model=str(tiny_llama),
