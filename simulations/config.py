@@ -184,7 +184,7 @@ class SimulateConfig:
     """Share of other records that is kept for the test where no test file is named."""
     declare_sizes: bool = True
     """Declare each client's number of units, rounded to two digits, as `declared_size`."""
-    arm: str = "rewardds"
+    arm: str = "with_consensus"
     """What this run stands for where runs are compared, such as `rewardds` or `dp_generate`."""
     tuned_on: TunedOn = TunedOn.SYNTHETIC
     """What the target is tuned on; all but `synthetic` exists in simulation only."""

@@ -43,7 +43,7 @@ class FilteringConfig:
     """By what the responses to one query are ordered: ranks, consensus or first."""
     alpha: float = 0.5
     """Weight of the reward's rank within a query; that of likelihood is one minus it."""
-    consensus_weight: float = 0.0
+    consensus_weight: float = 1.0
     """Weight of the rank of mean ROUGE-L to the query's other responses; 0 as published."""
     select_by: str = "reward"
     """By what queries are compared, here and at the pool's threshold: reward, consensus or all."""

@@ -84,7 +84,7 @@ def test_in_one_process(whole: Whole) -> None:
     assert set(metrics["privacy"]) == {"client-1", "client-2"}
     assert all(0 < ledger["epsilon"] <= 8 for ledger in metrics["privacy"].values())
     assert (latest / "report.html").is_file()
-    assert (metrics["arm"], metrics["tuned_on"]) == ("rewardds", "synthetic")
+    assert (metrics["arm"], metrics["tuned_on"]) == ("with_consensus", "synthetic")
     assert metrics["private_overlap"]["num_records"] > 100
     assert metrics["tuning"]["num_samples_seen"] > metrics["synthetic"]["num_texts"]
     assert "beside the private records" in (latest / "report.html").read_text(encoding="utf-8")

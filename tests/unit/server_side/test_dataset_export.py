@@ -162,8 +162,10 @@ def test_an_honest_run_carries_no_warning(tmp_path: Path) -> None:
     assert "## Known limits" in card
 
 
-def test_card_of_the_method_says_that_reward_and_likelihood_decide(tmp_path: Path) -> None:
-    making = _making(tmp_path)
+def test_card_of_the_published_method_says_that_reward_and_likelihood_decide(tmp_path: Path) -> None:
+    published = FilteringConfig(consensus_weight=0.0)
+
+    making = _making(tmp_path, settings=_settings(filtering=published))
 
     assert "by the weighted ranks of reward and likelihood under the client's generator" in making
     assert "competed for a place by their `chosen` response's reward" in making
@@ -218,10 +220,8 @@ def test_card_says_that_agreement_alone_decides(tmp_path: Path) -> None:
     assert "likelihood" not in making
 
 
-def test_card_counts_agreement_among_the_ranks_where_it_has_a_weight(tmp_path: Path) -> None:
-    filtering = FilteringConfig(consensus_weight=1.0)
-
-    making = _making(tmp_path, settings=_settings(filtering=filtering))
+def test_card_counts_agreement_among_the_ranks_by_default(tmp_path: Path) -> None:
+    making = _making(tmp_path)
 
     assert (
         "the weighted ranks of reward, likelihood under the client's generator and agreement "
@@ -236,7 +236,7 @@ def test_card_names_the_client_whose_rows_no_reward_model_could_judge(tmp_path: 
     making = _making(tmp_path, pool=[make_sample(0), make_sample(1, **unjudged)])
 
     assert "could judge the rows of south: their rewards are 0" in making
-    assert "weighted ranks of reward and likelihood" in making
+    assert "weighted ranks of reward" in making
 
 
 def test_card_credits_no_reward_where_every_proxy_was_left_out(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_card_credits_no_reward_where_every_proxy_was_left_out(tmp_path: Path) -
     making = _making(tmp_path, pool=pool)
 
     assert "No reward model could judge these rows, so that their rewards are 0" in making
-    assert "came first by likelihood under the client's generator" in making
+    assert "ranks of likelihood under the client's generator and agreement" in making
     assert "The rewards come from models" not in making
 
 

@@ -16,6 +16,7 @@ from lm.settings import to_mapping, to_settings
 from protocol.accounting import PlannedRun, calibrate, composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
+from server_side.config import FilteringConfig, ServerConfig
 from simulations.config import SimulateConfig, TunedOn
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -30,6 +31,7 @@ NAMED_BY_A_PATH = {"public_prompts"}
 """Arms whose difference is a file, which only the command can name (`prepare_world` wants it)."""
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 SYNTHETIC = {"tuned_on": "synthetic"}
+BY_PUBLISHED_RANKS = {"server_side.filtering.consensus_weight": 0.0}
 ONE_ROUND = {"server_side.refinement.num_rounds": 1}
 UNFILTERED = {
     "server_side.filtering.choose_by": "first",
@@ -41,31 +43,35 @@ BY_CONSENSUS = {
     "server_side.filtering.select_by": "consensus",
 }
 SAYS: dict[str, dict[str, object]] = {
-    "rewardds": SYNTHETIC,
+    "rewardds": SYNTHETIC | BY_PUBLISHED_RANKS,
     "with_consensus": SYNTHETIC | {"server_side.filtering.consensus_weight": 1.0},
     "dp_generate": SYNTHETIC | UNFILTERED | ONE_ROUND,
     "similarity_filter": SYNTHETIC | BY_CONSENSUS | ONE_ROUND | {
         "server_side.filtering.max_similarity": 1.0,
     },
     "ablation_no_filtering": SYNTHETIC | UNFILTERED,
-    "ablation_no_refinement": SYNTHETIC | ONE_ROUND,
-    "ablation_no_reward": SYNTHETIC | {
+    "ablation_no_refinement": SYNTHETIC | BY_PUBLISHED_RANKS | ONE_ROUND,
+    "ablation_no_reward": SYNTHETIC | BY_PUBLISHED_RANKS | {
         "server_side.filtering.choose_by": "ranks",
         "server_side.filtering.select_by": "consensus",
         "server_side.filtering.alpha": 0.0,
     },
-    "ablation_no_perplexity": SYNTHETIC | {
+    "ablation_no_perplexity": SYNTHETIC | BY_PUBLISHED_RANKS | {
         "server_side.filtering.choose_by": "ranks",
         "server_side.filtering.alpha": 1.0,
     },
     "ablation_generator_budget": SYNTHETIC | BY_CONSENSUS | {
         "client_side.budget.reward_noise_ratio": 20.0,
     },
-    "ablation_reward_budget": SYNTHETIC | {"client_side.budget.reward_noise_ratio": 0.05},
+    "ablation_reward_budget": SYNTHETIC | BY_PUBLISHED_RANKS | {
+        "client_side.budget.reward_noise_ratio": 0.05,
+    },
     "private_no_dp": {"tuned_on": "private_records"},
     "private_dp": {"tuned_on": "private_records_dp"},
-    "public_prompts": SYNTHETIC,
-    "public_warm_start": SYNTHETIC | {"client_side.warm_start.accept": True},
+    "public_prompts": SYNTHETIC | BY_PUBLISHED_RANKS,
+    "public_warm_start": SYNTHETIC | BY_PUBLISHED_RANKS | {
+        "client_side.warm_start.accept": True,
+    },
 }  # fmt: skip
 """What each arm says, whatever the experiment says of the same."""
 WITHOUT_REWARD = {
@@ -97,7 +103,17 @@ def test_an_arm_changes_what_it_says_and_nothing_else(arm: str, experiment: str)
 
     assert own == {**plain, **SAYS[arm], "arm": arm}
     # An experiment may say the same as an arm already, but no arm may be RewardDS under any.
-    assert own != {**plain, "arm": arm} or arm in {"rewardds", *NAMED_BY_A_PATH}
+    published = dict(flat(to_mapping(settings(f"experiment={experiment}", "arm=rewardds"))))
+    assert own != {**published, "arm": arm} or arm in {"rewardds", *NAMED_BY_A_PATH}
+
+
+def test_the_default_is_the_arm_that_ranks_best_and_a_node_filters_alike() -> None:
+    """docs/decisions/0020-consensus-by-default.md."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        node = to_settings(ServerConfig, compose("server_node")["server_side"])
+
+    assert settings() == settings("arm=with_consensus")
+    assert settings().server_side.filtering == node.filtering == FilteringConfig()
 
 
 def test_every_arm_is_listed_here() -> None:
