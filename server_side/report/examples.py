@@ -28,6 +28,8 @@ class CandidateExample:
     """Its standardised reward."""
     perplexity: str
     """Its perplexity under the generator."""
+    consensus: str
+    """Its mean ROUGE-L to the generator's other responses."""
     role: str
     """`chosen`, `rejected` or empty."""
 
@@ -169,6 +171,7 @@ def _rounds(
                 text=item.candidate.response,
                 reward=f"{item.reward:+.2f}".replace("-", "−"),
                 perplexity=f"{item.perplexity:.3g}",
+                consensus=f"{item.consensus:.2f}",
                 role=roles.get(item.candidate.candidate_id, ""),
             )
             for item in sorted(own, key=lambda item: -item.reward)

@@ -157,6 +157,8 @@ def _scored(
         reward=reward,
         rewards_by_client={"harbour-clinic": 2 * reward, "northside-clinic": reward / 3},
         perplexity=float(np.exp(rng.normal(2.8 - 0.1 * reward, 0.5))),
+        # Not drawn: another draw would change every figure after it.
+        consensus=0.1 + 0.01 * number,
     )
 
 

@@ -311,6 +311,23 @@ def test_examples_hold_chosen_and_rejected_of_the_best_sample(inputs: ReportInpu
     assert len({example.query_id for example in examples}) == len(examples)
 
 
+def test_examples_show_every_score_by_which_answers_are_ordered(inputs: ReportInputs) -> None:
+    best = max(inputs.pools[2], key=lambda sample: sample.chosen_reward)
+    (scored,) = (
+        item
+        for scored in inputs.scored.values()
+        for item in scored
+        if item.candidate.candidate_id == best.chosen_candidate_id
+    )
+
+    scores = (
+        f"<span>reward {scored.reward:+.2f}</span>".replace("-", "−"),
+        f"<span>perplexity {scored.perplexity:.3g}</span>",
+        f"<span>consensus {scored.consensus:.2f}</span>",
+    )
+    assert "".join(scores) in render_report(inputs)
+
+
 def test_plots_of_extreme_values_do_not_fail() -> None:
     reward_histogram([], [], round_index=1, name="a")
     reward_histogram([1e9, -1e9], [0.0], round_index=1, name="b")
