@@ -42,6 +42,23 @@ def test_nothing_given_yields_the_defaults_and_those_of_nested_settings() -> Non
     assert to_settings(Outer, compose({})) == Outer()
 
 
+def test_what_one_file_says_leaves_no_trace_in_the_next() -> None:
+    first = to_settings(
+        Outer,
+        compose(
+            {
+                "names": ["b"],
+                "weights": {"a": 1},
+                "others": {"north": {"size": 9}},
+                "inner": {"size": 1},
+            }
+        ),
+    )
+    first.names.append("c")
+
+    assert to_settings(Outer, compose({})) == Outer()
+
+
 def test_values_arrive_typed_and_enums_by_their_text() -> None:
     settings = to_settings(
         Outer, compose({"rate": 2, "limit": "4", "inner": {"colour": "blue"}, "weights": {"a": 1}})
