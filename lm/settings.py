@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 # OmegaConf tells types apart by identity, so a dataclass has one twin and keeps it.
 _twins: dict[type, type] = {}
-# To make them takes half of the time of reading a file.
+# Making these takes half of the time that a file takes to be read.
 _defaults: dict[type, DictConfig] = {}
 
 
