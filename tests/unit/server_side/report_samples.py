@@ -202,7 +202,7 @@ def _stages() -> dict[str, StageRecord]:
             num_queries_too_few_candidates=1, num_kept=360,
         ),
         "09_scored_r1": record(33.0, num_scored=360),
-        "10_pairs_r1": record(0.1, num_pairs=60, num_queries_too_few_candidates=0),
+        "10_best_r1": record(0.1, num_pairs=60, num_queries_too_few_candidates=0),
         "10_pool_r1": record(0.04, num_pairs=60, num_below_threshold=52, num_kept=8),
         "11_target_r1": record(96.0),
         "12_feedback_r2": record(52.0, num_samples=30, num_cut=4, num_plain_advice=0),
