@@ -16,7 +16,8 @@ from tests.support.laid_out import rows_of, simulation, write_rows
 def test_a_client_of_another_domain_has_its_own_file_and_instruction(tmp_path: Path) -> None:
     """It gets all of its file, and the others share what they would have shared without it."""
     rows = [{"question": f"Bond {number}?", "answer": f"Sell {number}."} for number in range(20)]
-    test_rows = [{"prompt": "Bond 3?", "response": "Sell."}, {"prompt": "New?", "response": "Yes."}]
+    prompts = ["Bond 3?", "New?", "Also new?"]
+    test_rows = [{"prompt": prompt, "response": "Sell."} for prompt in prompts]
     domain = DomainConfig(
         path=write_rows(tmp_path / "bonds.jsonl", rows),
         prompt_column="question",
@@ -37,7 +38,7 @@ def test_a_client_of_another_domain_has_its_own_file_and_instruction(tmp_path: P
     instructions = [client.load_config().records.instruction for client in world.clients]
     assert instructions == ["Answer the message.", "Answer the investor.", "Answer the message."]
     # Its prompts stand in training like all others.
-    assert (world.num_evaluation, world.num_overlapping) == (1, 1)
+    assert (world.num_evaluation, world.num_overlapping) == (2, 1)
 
 
 def test_the_file_of_a_domain_cannot_be_called_public(tmp_path: Path) -> None:
