@@ -5,9 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # What `make simulate` hands on, for example ARGS="experiment=smoke".
 ARGS ?=
-# Tests run side by side, a file at a time, the long ones first; each process keeps to one core. One
-# more than there are cores, for tests of real nodes wait for one another a good part of their time.
-TEST_PROCESSES ?= $(shell echo $$(($$(nproc) + 1)))
+# Tests run side by side, a file at a time, the long ones first; each process keeps to one core.
+TEST_PROCESSES ?= auto
 # Written last, so it exists only when all of setup went through with these two files.
 STAMP := $(VENV)/.setup-complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
