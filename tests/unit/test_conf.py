@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").iterdir() if f.stem != "smoke")
 
 
+@cache
 def settings(*overrides: str) -> SimulateConfig:
     with initialize_config_dir(str(CONF), version_base=None):
         return to_settings(SimulateConfig, compose("simulate", overrides=list(overrides)))
