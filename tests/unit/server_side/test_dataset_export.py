@@ -162,9 +162,7 @@ def test_an_honest_run_carries_no_warning(tmp_path: Path) -> None:
     assert "## Known limits" in card
 
 
-def test_card_of_the_published_method_says_that_reward_and_likelihood_decide(
-    tmp_path: Path,
-) -> None:
+def test_card_of_the_published_method_credits_reward_and_likelihood(tmp_path: Path) -> None:
     published = FilteringConfig(consensus_weight=0.0)
 
     making = _making(tmp_path, settings=_settings(filtering=published))
