@@ -236,6 +236,8 @@ def test_every_point_of_a_ready_made_sweep_composes_and_validates(file: Path) ->
     values = OmegaConf.load(file)
     params = OmegaConf.select(values, "hydra.sweeper.params") or {}
     choices = [[f"{name}={value}" for value in str(params[name]).split(",")] for name in params]
+    # One seed composes like another, and nothing is asked of its value.
+    choices = [one[:1] if one[0].startswith("seed=") else one for one in choices]
 
     for overrides in itertools.product(*choices):
         settings(f"sweep={file.stem}", *overrides)
