@@ -165,7 +165,7 @@ def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparis
             f"Expected a seed that all arms have, found none ({found}). Run the arms with the "
             "same seeds, or name fewer of them."
         )
-    table, left_out = _aligned(by_arm, seeds)
+    table, left_out = _aligned(by_arm, seeds, config=config)
     sample = _Sample.of(next(iter(table.values())), seeds=seeds, config=config)
     order = dict.fromkeys([UNTUNED, config.reference, *sorted(table)])
     compared = [own[seed] for own in by_arm.values() for seed in seeds]
@@ -214,15 +214,16 @@ def _by_arm(runs: Sequence[ArmRun], config: ComparingConfig) -> dict[str, dict[i
 
 
 def _aligned(
-    by_arm: Mapping[str, Mapping[int, ArmRun]], seeds: Sequence[int]
+    by_arm: Mapping[str, Mapping[int, ArmRun]], seeds: Sequence[int], *, config: ComparingConfig
 ) -> tuple[dict[str, list[list[JudgedRow]]], int]:
     """Return each arm's rows by seed, the same rows in the same order, and how many fell."""
     table: dict[str, list[list[JudgedRow]]] = {arm: [] for arm in (*by_arm, UNTUNED)}
     left_out = 0
+    # Every run of a seed judges the untuned target alike, unless on another device.
+    base = by_arm.get(config.reference) or by_arm[min(by_arm)]
     for seed in seeds:
         scores = {arm: own[seed].tuned for arm, own in by_arm.items()}
-        # Every run judges the untuned target with the same seed; which run's is taken is all one.
-        scores[UNTUNED] = next(iter(by_arm.values()))[seed].untuned
+        scores[UNTUNED] = base[seed].untuned
         named = {
             arm: {row.scores.row_id: row for row in judged_rows(found)}
             for arm, found in scores.items()

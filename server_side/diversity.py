@@ -4,7 +4,8 @@ Two texts are near-duplicates where their sets of word trigrams have more than a
 common (Jaccard similarity). Comparing each with each would grow with the square of the pool, so
 MinHash signatures cut into bands find those worth comparing, and these are compared exactly:
 nothing falls that is not a near-duplicate, and one near-duplicate in a thousand, at the limit
-itself, may pass. The hash functions are fixed, so the same texts always give the same answer.
+itself, may pass (more of them below a limit of 0.06, for which signatures are too short). The hash
+functions are fixed, so the same texts always give the same answer.
 
 Reference: Broder (1997) for MinHash; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
 section 3.4 (bands).

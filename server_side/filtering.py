@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -158,7 +158,10 @@ def rank_candidates(
         rounds=[item.candidate.round_index for item in candidates],
         config=config,
     )
-    order = sorted(range(len(candidates)), key=_order(scores, candidates, config))
+    order = sorted(
+        range(len(candidates)),
+        key=lambda index: (-scores[index], candidates[index].candidate.round_index, index),
+    )
     return [candidates[index] for index in order]
 
 
@@ -180,8 +183,24 @@ def choice_scores(
         config: By what they are ordered.
 
     Returns:
-        One score a response; more is better. Scores of different prompts do not compare.
+        One score a response; more is better, and of responses that would be alike that with more
+        reward has more where its rank has a weight. Scores of different prompts do not compare.
     """
+    scores = _before_ties(rewards, likelihoods, consensus, rounds, config=config)
+    ties = rewards if config.chooses_by_reward else [0.0] * len(scores)
+    keys = list(zip(scores, ties, strict=True))
+    place = {key: float(index) for index, key in enumerate(sorted(set(keys)))}
+    return [place[key] for key in keys]
+
+
+def _before_ties(
+    rewards: Sequence[float],
+    likelihoods: Sequence[float],
+    consensus: Sequence[float],
+    rounds: Sequence[int],
+    *,
+    config: FilteringConfig,
+) -> list[float]:
     match ChooseBy(config.choose_by):
         case ChooseBy.RANKS:
             fused = [0.0] * len(rewards)
@@ -239,16 +258,4 @@ def make_pair(
         chosen_origin=best.candidate.origin,
         chosen_lineage=best.candidate.lineage,
         prompt_origin=query.origin,
-    )
-
-
-def _order(
-    scores: Sequence[float], candidates: Sequence[ScoredCandidate], config: FilteringConfig
-) -> Callable[[int], tuple[float, float, int, int]]:
-    asks_reward = config.chooses_by_reward
-    return lambda index: (
-        -scores[index],
-        -candidates[index].reward if asks_reward else 0.0,
-        candidates[index].candidate.round_index,
-        index,
     )

@@ -39,7 +39,7 @@ class PrivateOverlap:
     num_identifiers: int
     """Distinct names, telephone numbers and birth dates in the records."""
     synthetic: TextOverlap
-    """Prompts and responses of the final pool."""
+    """Prompts of the final pool, each with its chosen and with its rejected response."""
     public: TextOverlap
     """Prompts and references of the public test: what text of this domain shares anyway."""
 

@@ -17,6 +17,7 @@ from protocol.errors import RewardDSError, StageError
 from server_side.config import JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
+from server_side.filtering import best_first
 from server_side.generator_fit import FitQuality
 from server_side.inputs import JobInputs
 from server_side.judges import measure_win_rate
@@ -214,6 +215,9 @@ def write_outputs(
     except (RewardDSError, LmError) as error:  # told below; a tuned target waits for no judge
         problem = error
     final_pool = pools[rounds[-1]]
+    kept = {sample.query_id for sample in final_pool}
+    best = store.read(f"10_best_r{rounds[-1]}", CuratedSample)
+    fallen = [sample for sample in best if sample.query_id not in kept]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
     pass_differences = pass_rate_differences(
@@ -262,6 +266,7 @@ def write_outputs(
         scored={n: store.read(f"09_scored_r{n}", ScoredCandidate) for n in rounds},
         pools=pools,
         feedback={n: store.read(f"12_feedback_r{n}", Feedback) for n in rounds[1:]},
+        fallen=next(iter(best_first(fallen, config=config.filtering)), None),
         losses={n: read_losses(store.folder / f"11_target_r{n}") for n in rounds},
         test_rows=test_rows,
         untuned=untuned,
@@ -283,7 +288,9 @@ def write_outputs(
             final_pool,
             folder=output_folder / "dataset",
             run_id=inputs.run_id,
-            certificates=inputs.certificates,
+            # Nothing was sampled from a client whose generator is broken; its records paid all the
+            # same, as metrics and report say.
+            certificates=[item for item in inputs.certificates if item.client_name in generators],
             settings=inputs.settings,
         )
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)

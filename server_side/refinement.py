@@ -71,23 +71,24 @@ def samples_to_refine(
     filtering: FilteringConfig,
     config: RefinementConfig,
 ) -> tuple[CuratedSample, ...]:
-    """Return the samples that this round rewrites: all, or those about the edge of the pool.
+    """Return the samples that this round rewrites: all that may change the pool, or its edge.
 
     Rewriting the best alone would let nobody join, for they are in the pool; so half of a bounded
     round goes to the members that are weakest, half to the outsiders that are nearest to joining.
     Near-duplicates of members stay outside whatever their merit, so they come after all others.
+    Where nobody may join, outsiders are not rewritten, and members are not where none is renewed.
 
     Args:
         best: Each query's best sample so far.
         pool: The pool before this round, of some of these queries.
         filtering: By what queries are compared, and how much alike two samples may be.
-        config: How many to rewrite at most.
+        config: How many to rewrite at most, and how the pool may grow.
 
     Returns:
         The samples, in the order of `best`. Where one side has fewer than its half, the other
-        gives more.
+        gives more. There may be none: then the round changes nothing.
     """
-    count = len(best) if config.max_queries is None else min(config.max_queries, len(best))
+    growth = PoolGrowth(config.pool_growth)
     member_ids = {sample.query_id for sample in pool}
     distinct = DistinctTexts(max_similarity=filtering.max_similarity)
     for sample in pool:
@@ -100,7 +101,10 @@ def samples_to_refine(
             outsiders.append(sample)
         else:
             near_duplicates.append(sample)
-    outsiders += near_duplicates
+    members = [] if growth is PoolGrowth.JOIN else members
+    outsiders = [] if growth is PoolGrowth.RENEW else [*outsiders, *near_duplicates]
+    count = len(members) + len(outsiders)
+    count = count if config.max_queries is None else min(config.max_queries, count)
     num_outsiders = min(len(outsiders), max(count // 2, count - len(members)))
     num_members = count - num_outsiders
     rewritten = members[len(members) - num_members :] + outsiders[:num_outsiders]
@@ -222,7 +226,7 @@ def refine_samples(
             origin=CandidateOrigin.REWRITE,
             lineage=(*sample.chosen_lineage, sample.chosen_candidate_id),
         )
-    if not candidates:
+    if samples and not candidates:
         _LOGGER.warning(
             "Round %d: none of %d rewrites ended and was new; the pool stays as it is. Raise "
             "refinement.rewrite_sampling.max_new_tokens.",
@@ -334,6 +338,8 @@ def _continue_chats(
     seed: int,
     on_progress: OnProgress,
 ) -> list[list[Completion]]:
+    if not chats:
+        return []  # and no model is loaded
     prefixes = [writer.chat_prefix(chat) for chat in chats]
     with writer.sampler(engine=engine) as sampler:
         return sampler.sample(prefixes, params, seed=seed, on_progress=on_progress)

@@ -38,8 +38,14 @@ def annotate_run(
         arm=config.arm,
         tuned_on=config.tuned_on.value,
         private_overlap=measure_overlap(
-            [f"{sample.prompt}\n{sample.chosen}" for sample in pool],
+            pool_texts(pool),
             [f"{row.prompt}\n{row.response}" for row in public],
             records=[f"{record.prompt}\n{record.response}" for record in records],
         ),
     )
+
+
+def pool_texts(pool: Sequence[CuratedSample]) -> list[str]:
+    """Return all that is handed on of a pool: every prompt with each of its two responses."""
+    texts = [f"{item.prompt}\n{text}" for item in pool for text in (item.chosen, item.rejected)]
+    return list(dict.fromkeys(texts))  # a prompt with one answer has it on both sides

@@ -26,7 +26,12 @@ from server_side.json_values import from_json
 from server_side.measures import is_measure
 from server_side.metrics import read_metrics
 from server_side.run_store import write_atomically
-from simulations.compare_checks import origin_notes, read_origin, require_one_test
+from simulations.compare_checks import (
+    origin_notes,
+    read_origin,
+    require_one_test,
+    untuned_notes,
+)
 from simulations.compare_views import as_csv, as_markdown, show_comparison, show_lines
 from simulations.config import SimulateConfig
 from simulations.run_folder import SETTINGS_FILE
@@ -131,11 +136,12 @@ def _compare(options: argparse.Namespace) -> None:
     )
     origins = [read_origin(folder) for folder in folders]
     require_one_test(origins)
-    comparison = compare_runs([read_run(folder) for folder in folders], config=config)
+    runs = [read_run(folder) for folder in folders]
+    comparison = compare_runs(runs, config=config)
     measures = _chosen(options.metric, comparison)
     for measure in measures:
         show_comparison(comparison, measure)
-    remarks = origin_notes(origins, comparison)
+    remarks = [*origin_notes(origins, comparison), *untuned_notes(runs)]
     show_lines(remarks)
     if num_unfinished:
         print(f"Runs left out because they are not finished: {num_unfinished}.")

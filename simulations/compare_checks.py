@@ -2,7 +2,7 @@
 
 What makes a pairing meaningless is refused: another target, other test records, or a test that is
 taken in another way. What makes a difference mean something else than the arm is said: releases
-that were trained anew, another ε, other code, unlike amounts of tuning.
+that were trained anew, another ε, other code, another device, unlike amounts of tuning.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, Final
 from client_side.config import ClientConfig
 from lm.settings import load_settings, to_mapping
 from protocol.errors import StageError
-from server_side.comparing import Comparison
+from server_side.comparing import ArmRun, Comparison
 from server_side.config import EvaluationConfig
+from server_side.evaluation import Metric
 from server_side.provenance import read_provenance
 from simulations.config import SimulateConfig, TunedOn
 from simulations.run_folder import SETTINGS_FILE
@@ -48,8 +49,10 @@ class RunOrigin:
     """Digest of each release; empty where there is none."""
     epsilons: tuple[float, ...]
     """Composed ε of each client, that of an arm on private records too; infinite without noise."""
-    code: Hashable
-    """Digests of the code that computed; None where nobody noted them."""
+    code: frozenset[Hashable]
+    """Digests of the code that computed, at every start; empty where nobody noted them."""
+    devices: frozenset[str]
+    """What it computed on, at every start; empty where nobody noted it."""
 
 
 def read_origin(folder: Path) -> RunOrigin:
@@ -65,6 +68,7 @@ def read_origin(folder: Path) -> RunOrigin:
     facts = read_provenance(folder)
     digests: Mapping[str, Any] = facts.get("digests", {})
     ledgers: Mapping[str, Any] = facts.get("ledgers", {})
+    starts = [facts, *facts.get("resumed", ())] if facts else []
     has_price = config.tuned_on is not TunedOn.PRIVATE_RECORDS
     return RunOrigin(
         folder=folder,
@@ -82,7 +86,8 @@ def read_origin(folder: Path) -> RunOrigin:
             for ledger in ledgers.values()
             if has_price
         ),
-        code=(facts["sources_digest"], facts.get("simulation_digest")) if facts else None,
+        code=frozenset((own["sources_digest"], own.get("simulation_digest")) for own in starts),
+        devices=frozenset(own["device"] for own in starts if "device" in own),
     )
 
 
@@ -142,9 +147,41 @@ def origin_notes(origins: Sequence[RunOrigin], comparison: Comparison) -> list[s
             f"Different amounts of tuning: {brief} saw {fewest} samples, {long} {greatest}. Set "
             "server_side.finetuning.num_steps to give all arms as many steps."
         )
-    if len({origin.code for origin in origins if origin.code is not None}) > 1:
-        notes.append("Different code: not all runs were made with the same version of it.")
+    if len(frozenset().union(*(origin.code for origin in origins))) > 1:
+        notes.append(
+            "Different code: not all runs were made with the same version of it from start to end."
+        )
+    devices: frozenset[str] = frozenset().union(*(origin.devices for origin in origins))
+    if len(devices) > 1:
+        notes.append(
+            f"Different devices ({', '.join(sorted(devices))}): the same seed draws other texts on "
+            "each."
+        )
     return notes
+
+
+def untuned_notes(runs: Sequence[ArmRun]) -> list[str]:
+    """Say where runs of one seed do not have the untuned target's answers in common.
+
+    Args:
+        runs: All runs that are compared.
+
+    Returns:
+        A sentence, for below the tables; none where the answers score alike.
+    """
+    unlike = set()
+    first: dict[tuple[int, str], Mapping[Metric, float]] = {}
+    for run in runs:
+        for row in run.untuned.rows:
+            if first.setdefault((run.seed, row.row_id), row.rouge) != row.rouge:
+                unlike.add(run.seed)
+    if not unlike:
+        return []
+    return [
+        f"The untuned target answered differently in runs of seed "
+        f"{', '.join(map(str, sorted(unlike)))}, as other devices, engines or numbers of threads "
+        "have it do. The reference's run stands for it, and gaps are measured from there."
+    ]
 
 
 def _test_settings(evaluation: EvaluationConfig) -> dict[str, object]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
+from itertools import chain
 
 from client_side.config import RecordsConfig
 from client_side.records import SHIPPED_RECORDS
@@ -52,9 +55,14 @@ def read_rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextR
         )
     if not held_out:
         # Groups and copies of a prompt stay together, so the test has nobody from the training.
-        num_parts = max(2, round(1 / config.evaluation_fraction))
-        first, *others = split_rows(training, num_parts, seed=config.seed)
-        held_out, training = first, tuple(row for part in others for row in part)
+        share = config.evaluation_fraction
+        # In as few parts as state it, for a part wants a record that has its prompt alone.
+        parts = Fraction(share).limit_denominator(max(20, math.ceil(1 / min(share, 1 - share))))
+        split = split_rows(training, parts.denominator, seed=config.seed)
+        held_out, training = (
+            tuple(chain.from_iterable(own))
+            for own in (split[: parts.numerator], split[parts.numerator :])
+        )
     return training, held_out
 
 

@@ -55,7 +55,8 @@ class RefinementConfig:
     num_candidates: int = 4
     """Rewrites of each response."""
     max_queries: int | None = 24
-    """Queries that are rewritten in a round, those about the edge of the pool; None takes all."""
+    """Queries that are rewritten in a round, those about the edge of the pool; None takes all that
+    may change it."""
     feedback_writer: str = "generator"
     """Which model writes the feedback: generator, target or none."""
     threshold: str = "lowest"

@@ -54,7 +54,11 @@ def draw_plots(inputs: ReportInputs) -> Drawings:
         ),
         ranking=_ranking(inputs),
         trade_off=trade_off(_trade_off_curves(inputs), name="trade-off"),
-        loss=loss_curve(inputs.losses, name="loss") if any(inputs.losses.values()) else None,
+        loss=loss_curve(
+            inputs.losses, objective=inputs.setting("finetuning", "objective"), name="loss"
+        )
+        if any(inputs.losses.values())
+        else None,
     )
 
 

@@ -1,19 +1,18 @@
 """Examples of each stage, picked by rule and not by taste.
 
 From the final pool: the samples with the highest, the median and the lowest reward, and the best
-one that was rewritten. Beside them the prompt that came closest to the pool and fell. From the
-test: rows at even distances.
+one that was rewritten. Beside them the best of those that are not in it, by what the pool was
+selected by. From the test: rows at even distances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lm.tables import TextRow
 from server_side.evaluation import ArmScores, Metric
 from server_side.report.inputs import ReportInputs
-from server_side.samples import CuratedSample, PromptOrigin, ScoredCandidate
+from server_side.samples import CuratedSample, PromptOrigin
 
 _NUM_ANSWERS = 4
 
@@ -101,8 +100,8 @@ def query_examples(inputs: ReportInputs) -> list[QueryExample]:
         )
         pick("median reward in the pool", pool[len(pool) // 2])
         pick("lowest reward in the pool", pool[-1])
-    prompts = {query.query_id: query for query in inputs.queries}
-    examples = [
+    pick("best of those that are not in the pool", inputs.fallen)
+    return [
         QueryExample(
             label=label,
             query_id=query_id,
@@ -118,19 +117,6 @@ def query_examples(inputs: ReportInputs) -> list[QueryExample]:
         )
         for query_id, (label, sample) in picked.items()
     ]
-    fallen = _closest_fallen(inputs, {sample.query_id for sample in pool})
-    if fallen and fallen in prompts:
-        examples.append(
-            QueryExample(
-                label="closest to the pool, and not in it",
-                query_id=fallen,
-                client_name=prompts[fallen].client_name,
-                origin=prompts[fallen].origin,
-                prompt=prompts[fallen].prompt,
-                rounds=_rounds(inputs, fallen, chosen_id="", rejected_id=""),
-            )
-        )
-    return examples
 
 
 def answer_examples(inputs: ReportInputs) -> list[AnswerExample]:
@@ -186,14 +172,3 @@ def _rounds(
             )
         )
     return tuple(rounds)
-
-
-def _closest_fallen(inputs: ReportInputs, kept: set[str]) -> str | None:
-    best: ScoredCandidate | None = None
-    scored: Sequence[ScoredCandidate]
-    for scored in inputs.scored.values():
-        for item in scored:
-            is_better = best is None or item.reward > best.reward
-            if item.candidate.query_id not in kept and is_better:
-                best = item
-    return None if best is None else best.candidate.query_id

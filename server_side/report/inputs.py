@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lm.tables import TextRow
 from protocol.artifacts import Certificate
@@ -55,6 +56,8 @@ class ReportInputs:
     """By round, the pool that the target was tuned on."""
     feedback: Mapping[int, tuple[Feedback, ...]] = field(repr=False)
     """By round, from 2, the feedback that rewrites were based on."""
+    fallen: CuratedSample | None
+    """Of the last round's samples, the best that is not in the pool; None where all are in it."""
     losses: Mapping[int, tuple[float, ...]] = field(repr=False)
     """By round, the loss of each step of tuning the target."""
     test_rows: tuple[TextRow, ...]
@@ -89,6 +92,11 @@ class ReportInputs:
         """Clients of which nothing was used, because their generators are broken; by name."""
         heard = {certificate.client_name for certificate in self.certificates}
         return sorted(heard - self.generators.keys()) if self.generators else []
+
+    def setting(self, group: str, name: str) -> str:
+        """Return one of the server's settings as text; empty where the run did not note it."""
+        config: Any = self.settings.get("config", {})  # JSON values
+        return str(config.get(group, {}).get(name, ""))
 
     @property
     def num_reward_proxies_left_out(self) -> int:

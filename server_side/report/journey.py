@@ -10,6 +10,7 @@ from typing import Final
 from server_side.report.formats import count
 from server_side.report.inputs import ReportInputs
 from server_side.run_store import StageRecord
+from server_side.samples import PromptOrigin
 
 _TITLES: Final = {
     "00_warm_start": "Public text for the proxies' start",
@@ -46,6 +47,11 @@ _NOTES: Final = {
     "num_public_examples": "public prompts to show as examples",
     "num_joined": "newly joined the pool",
     "num_renewed": "renewed in the pool",
+}
+_PROMPTS: Final = {
+    PromptOrigin.GENERATOR: "sampled from the generators",
+    PromptOrigin.FEW_SHOT: "sampled after public examples",
+    PromptOrigin.PUBLIC: "taken from public text",
 }
 _ENTRIES: Final = ("num_sampled", "num_pairs", "num_rows")
 """What says how much went in, the first that is there."""
@@ -118,7 +124,11 @@ def journey(inputs: ReportInputs) -> list[JourneyStop]:
             side="server",
             title="Synthetic prompts",
             figure=count(len(inputs.queries)),
-            caption="sampled from the generators",
+            caption=" and ".join(
+                _PROMPTS[origin]
+                for origin in PromptOrigin
+                if any(query.origin is origin for query in inputs.queries)
+            ),
         ),
         JourneyStop(
             side="server",

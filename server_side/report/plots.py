@@ -28,6 +28,11 @@ _FALSE_ALARMS: Final = 1
 """Rate of false alarms, in percent, at which the trade-off is put into words."""
 _MAX_POINTS: Final = 400
 """Points of a scatter plot; each costs about 100 bytes of the page."""
+_LOSSES: Final = {
+    "sft": "Mean loss of a response token",
+    "dpo": "Loss of preferring the chosen response (DPO)",
+    "orpo": "Loss of a response token and of preferring the chosen response (ORPO)",
+}
 
 
 def reward_histogram(
@@ -151,8 +156,17 @@ def reward_scatter(
         )
 
 
-def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
-    """Draw the target's training loss over the steps of all rounds, one after the other."""
+def loss_curve(losses: Mapping[int, Sequence[float]], *, objective: str, name: str) -> Plot:
+    """Draw the target's training loss over the steps of all rounds, one after the other.
+
+    Args:
+        losses: By round, the loss of each step.
+        objective: What was minimised, as in the settings.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(4.2, 2.7)
         start = 0
@@ -178,7 +192,7 @@ def loss_curve(losses: Mapping[int, Sequence[float]], *, name: str) -> Plot:
         return finished_plot(
             figure,
             title="Loss while the target was tuned",
-            text=f"Mean loss of a response token: {ends}.",
+            text=f"{_LOSSES.get(objective, 'Loss')}: {ends}.",
             name=name,
         )
 

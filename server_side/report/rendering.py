@@ -7,6 +7,7 @@ never interpreted. A content security policy in the page forbids it to load anyt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
@@ -26,6 +27,12 @@ from server_side.report.results import (
     setting_groups,
 )
 from server_side.run_store import write_atomically
+
+_ENSEMBLES: Final = {
+    "mean": " and averaged",
+    "min": ", and the least of them counts",
+    "own": ", and each prompt’s answers are judged by its own client’s proxy alone",
+}
 
 
 def write_report(inputs: ReportInputs, path: Path) -> Path:
@@ -72,6 +79,7 @@ def render_report(inputs: ReportInputs) -> str:
             generators=generator_results(inputs),
             clients_left_out=inputs.clients_left_out,
             ranking=inputs.ranking,
+            ensemble=_ENSEMBLES.get(inputs.setting("scoring", "ensemble"), ""),
             num_reward_proxies_left_out=inputs.num_reward_proxies_left_out,
             length_correlations=length_correlations(inputs),
             win_rate=inputs.win_rate,

@@ -261,8 +261,10 @@ def seconds_left(sweep_folder: Path) -> float | None:
     for folder in point_folders(sweep_folder):
         point = read_point(folder)
         if point is not None and point.ended is not None:
-            num_ended += 1
-            if point.ended >= sweep.started:
+            is_of_this_start = point.ended >= sweep.started
+            # One that failed before this start is done again.
+            num_ended += is_of_this_start or point.status is PointStatus.DONE
+            if is_of_this_start:
                 took.append(point.seconds)
         elif is_at_work(folder):
             given.append(time.time() - (folder / POINT_FILE).stat().st_mtime)

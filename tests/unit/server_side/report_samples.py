@@ -89,7 +89,8 @@ def make_report_inputs(*, num_queries: int = 60, **changes: Any) -> ReportInputs
         for round_index in (1, 2)
     }
     pools = {1: _pool(queries, scored[1], size=num_queries // 8 + 1)}
-    pools[2] = _pool(queries, scored[1] + scored[2], size=num_queries // 4 + 1)
+    best = _pool(queries, scored[1] + scored[2], size=num_queries)
+    pools[2] = best[: num_queries // 4 + 1]
     rows = [
         TextRow(prompt=f"{_OPENINGS[i % 5]} (test {i})", response=_advice(rng, 3))
         for i in range(40)
@@ -103,6 +104,7 @@ def make_report_inputs(*, num_queries: int = 60, **changes: Any) -> ReportInputs
         "queries": queries,
         "scored": scored,
         "pools": pools,
+        "fallen": best[len(pools[2])],
         "feedback": {
             2: tuple(
                 Feedback(

@@ -132,6 +132,18 @@ def test_an_interval_counts_that_seeds_disagree() -> None:
     assert figure.by_seed == pytest.approx({0: 0.1, 1: 0.5})
 
 
+def test_the_untuned_target_is_that_of_the_reference_whatever_the_order_of_the_runs() -> None:
+    """Runs on other devices may have judged it otherwise."""
+    runs = [
+        run_of("base", VALUES, untuned=0.1),
+        run_of("other", VALUES, untuned=0.2),
+    ]
+
+    for ordered in (runs, runs[::-1]):
+        untuned, *_ = compare_runs(ordered, config=CONFIG).arms
+        assert untuned.figures["rougeL"].value.mean == pytest.approx(0.1)
+
+
 def test_the_gap_is_that_between_the_untuned_target_and_the_ceiling() -> None:
     """Untuned 0.1, ceiling 0.5: an arm at 0.3 has come half the way, in every resample."""
     runs = [run_of("base", [0.2] * 4), run_of("other", [0.3] * 4), run_of("ceiling", [0.5] * 4)]

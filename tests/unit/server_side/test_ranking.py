@@ -172,6 +172,20 @@ def test_choice_follows_how_filtering_is_set_up_not_how_the_answers_were_judged(
     assert all(quality.scores["choice"] != quality.scores[other] for other in others)
 
 
+def test_choice_breaks_ties_by_reward_as_filtering_does() -> None:
+    """As published each of two answers has one first and one last rank."""
+    prompt = RankedPrompt(
+        query_id="t1", client_name="north", rouge_l=(0.2, 0.6),
+        scores={"reward": (1.0, 2.0), "likelihood": (-3.0, -9.0), "consensus": (0.4, 0.4)},
+        reference_reward=2.0,
+    )  # fmt: skip
+
+    quality = summed_up([prompt], filtering=FilteringConfig(consensus_weight=0.0))
+
+    assert quality.scores["choice"].best.mean == pytest.approx(0.6)
+    assert quality.scores["choice"].rank_correlation.mean == pytest.approx(1.0)
+
+
 def test_choice_that_asks_nobody_gains_nothing() -> None:
     result = judge(FakeProxies("north"), FakeProxies("south"))
     quality = summed_up(result.values, filtering=FilteringConfig(choose_by="first"))

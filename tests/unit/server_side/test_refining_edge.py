@@ -8,8 +8,9 @@ import pytest
 
 from server_side.config import FilteringConfig, RefinementConfig
 from server_side.filtering import select_samples
-from server_side.refinement import samples_to_refine
+from server_side.refinement import refine_samples, samples_to_refine, write_feedback
 from tests.support.curated import curated
+from tests.support.fake_proxies import FakeProxies, no_progress
 
 FIVE = [curated(f"q{number}", reward) for number, reward in enumerate((0.0, 4.0, 3.0, 1.0, 2.0))]
 
@@ -39,6 +40,47 @@ def test_a_bounded_round_rewrites_about_the_edge_of_the_pool(
 
     assert {sample.chosen_reward for sample in kept} == expected
     assert list(kept) == [sample for sample in FIVE if sample in kept]
+
+
+@pytest.mark.parametrize(
+    ("growth", "max_queries", "expected"),
+    [
+        ("renew", None, {4.0, 3.0}),
+        ("renew", 1, {3.0}),
+        ("join", None, {2.0, 1.0, 0.0}),
+        ("join", 2, {2.0, 1.0}),
+        ("join_and_renew", 2, {3.0, 2.0}),
+    ],
+)
+def test_what_cannot_change_the_pool_is_not_rewritten(
+    growth: str, max_queries: int | None, expected: set[float]
+) -> None:
+    best_first = sorted(FIVE, key=lambda sample: -sample.chosen_reward)
+    config = RefinementConfig(max_queries=max_queries, pool_growth=growth)
+
+    kept = samples_to_refine(FIVE, pool=best_first[:2], filtering=FilteringConfig(), config=config)
+
+    assert {sample.chosen_reward for sample in kept} == expected
+
+
+def test_a_round_in_which_nobody_is_left_to_join_asks_no_model(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = RefinementConfig(pool_growth="join")
+    target = FakeProxies("target")
+
+    kept = samples_to_refine(FIVE, pool=FIVE, filtering=FilteringConfig(), config=config)
+    feedback = write_feedback(
+        kept, generators=[target], target=target, config=config, seed=0, on_progress=no_progress
+    )
+    rewrites = refine_samples(
+        kept, feedback.values, target=target, config=config, round_index=2, seed=0,
+        on_progress=no_progress,
+    )  # fmt: skip
+
+    assert kept == rewrites.values == ()
+    assert target.sampler_of.params == []
+    assert not caplog.records
 
 
 def test_a_bounded_round_passes_over_those_that_are_nearly_the_same_as_a_member() -> None:

@@ -307,7 +307,9 @@ def test_examples_hold_chosen_and_rejected_of_the_best_sample(inputs: ReportInpu
 
     assert examples[0].query_id == best.query_id
     assert roles == {"chosen": best.chosen, "rejected": best.rejected}
-    assert examples[-1].label == "closest to the pool, and not in it"
+    assert inputs.fallen is not None
+    assert examples[-1].query_id == inputs.fallen.query_id
+    assert examples[-1].label == "best of those that are not in the pool"
     assert len({example.query_id for example in examples}) == len(examples)
 
 
@@ -331,7 +333,7 @@ def test_examples_show_every_score_by_which_answers_are_ordered(inputs: ReportIn
 def test_plots_of_extreme_values_do_not_fail() -> None:
     reward_histogram([], [], round_index=1, name="a")
     reward_histogram([1e9, -1e9], [0.0], round_index=1, name="b")
-    loss_curve({1: [0.5], 2: []}, name="c")
+    loss_curve({1: [0.5], 2: []}, objective="sft", name="c")
     plot = reward_scatter(
         list(np.geomspace(1, 1e12, 5000)), [0.0] * 5000, [False] * 5000,
         label="perplexity", is_log=True, correlation=None, name="d",

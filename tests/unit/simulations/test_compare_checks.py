@@ -12,7 +12,12 @@ import pytest
 from lm.settings import save_settings
 from protocol.errors import StageError
 from server_side.comparing import ComparingConfig, Comparison, compare_runs
-from simulations.compare_checks import origin_notes, read_origin, require_one_test
+from simulations.compare_checks import (
+    origin_notes,
+    read_origin,
+    require_one_test,
+    untuned_notes,
+)
 from simulations.config import SimulateConfig, TunedOn
 from tests.support.arms import run_of
 
@@ -30,6 +35,8 @@ def write(tmp_path: Path) -> Write:
         releases: str | None = "one draw",
         epsilon: float | None = 8.0,
         code: str = "code",
+        resumed_by: str | None = None,
+        device: str = "cpu",
         target: str = "target",
         test_records: str | None = None,
     ) -> Path:
@@ -45,6 +52,8 @@ def write(tmp_path: Path) -> Write:
         }
         facts = {
             "sources_digest": code,
+            "device": device,
+            "resumed": [{"sources_digest": resumed_by, "device": device}] if resumed_by else [],
             "digests": digests,
             "ledgers": {"north": {"epsilon": epsilon}},
         }
@@ -145,6 +154,28 @@ def test_unlike_budgets_are_said(write: Write, epsilon: float | None, shown: str
 
 def test_unlike_code_is_said(write: Write) -> None:
     assert "Different code" in notes_on(write("rewardds"), write("dp_generate", code="older"))
+
+
+def test_code_that_only_finished_a_run_is_said(write: Write) -> None:
+    """A sweep that was resumed after an update is not the arm's doing."""
+    said = notes_on(write("rewardds", resumed_by="newer"), write("dp_generate"))
+
+    assert "Different code" in said
+    assert notes_on(write("similarity_filter", resumed_by="code")) == ""
+
+
+def test_unlike_devices_are_said(write: Write) -> None:
+    said = notes_on(write("rewardds"), write("dp_generate", device="cuda"))
+
+    assert "Different devices (cpu, cuda)" in said
+
+
+def test_untuned_targets_that_answered_differently_are_said() -> None:
+    alike = [run_of("rewardds", VALUES), run_of("dp_generate", VALUES)]
+
+    assert untuned_notes([*alike, run_of("rewardds", VALUES, seed=2, untuned=0.2)]) == []
+    (said,) = untuned_notes([*alike, run_of("similarity_filter", VALUES, untuned=0.2)])
+    assert "seed 1" in said
 
 
 def test_unlike_amounts_of_tuning_are_said(write: Write) -> None:

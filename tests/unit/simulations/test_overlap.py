@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulations import overlap
+from simulations.annotating import pool_texts
 from simulations.overlap import NGRAM_SIZE, measure_overlap
+from tests.support.curated import curated
 
 _RNG = np.random.default_rng(0)
 
@@ -21,6 +24,17 @@ def text(num_words: int) -> str:
 
 RECORDS = [text(40) for _ in range(30)]
 PUBLIC = [text(40) for _ in range(10)]
+
+
+def test_what_is_handed_on_as_rejected_is_looked_at_too() -> None:
+    told_apart = replace(curated("How?", 1.0), rejected=RECORDS[3])
+    answered_once = replace(curated("Why?", 1.0), chosen="so", rejected="so")
+
+    texts = pool_texts([told_apart, answered_once])
+
+    assert texts == ["How?\ngood", f"How?\n{RECORDS[3]}", "Why?\nso"]
+    found = measure_overlap(texts, PUBLIC, records=RECORDS).synthetic
+    assert (found.num_texts, found.longest_common_words) == (3, 40)
 
 
 def test_text_without_anything_in_common_has_no_overlap() -> None:

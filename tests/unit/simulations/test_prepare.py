@@ -36,6 +36,22 @@ def test_the_shipped_records_are_split_and_share_no_prompt_with_the_test(tmp_pat
     assert world.num_evaluation == 10
 
 
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.1, 20), (0.35, 70), (0.4, 80), (0.9, 180), (0.96, 192)]
+)
+def test_the_test_is_the_share_that_was_asked_for(
+    fraction: float, expected: int, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {n}", "response": f"Answer {n}"} for n in range(200)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    start = with_records(simulation(evaluation_fraction=fraction), path=path)
+
+    world = prepare_world(start, tmp_path / "run")
+
+    assert world.num_evaluation == expected
+    assert sum(map(len, rows_of(world))) == 200 - expected
+
+
 def test_another_seed_gives_other_records(tmp_path: Path) -> None:
     first = rows_of(prepare_world(simulation(), tmp_path / "a"))
     again = rows_of(prepare_world(simulation(), tmp_path / "b"))

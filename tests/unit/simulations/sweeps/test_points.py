@@ -112,6 +112,20 @@ def test_time_left_follows_from_the_points_of_the_newest_start(tmp_path: Path) -
     assert after >= 2 * 0.05  # two of four are left
 
 
+def test_time_left_counts_again_what_failed_before_this_start(tmp_path: Path) -> None:
+    for name in "01":
+        do(tmp_path / name, fail)
+    do(tmp_path / "2", lambda: None)
+    time.sleep(0.01)
+    begin_sweep(tmp_path, overrides=["a=1,2,3,4"], num_points=4, command=["x"])
+
+    do(tmp_path / "0", lambda: time.sleep(0.05))
+    left = seconds_left(tmp_path)
+
+    assert left is not None
+    assert left >= 2 * 0.05  # the other that failed, and the one that nobody has begun
+
+
 def test_time_left_counts_those_that_are_at_work_beside(tmp_path: Path) -> None:
     begin_sweep(tmp_path, overrides=["a=1,2,3,4"], num_points=4, command=["x"])
     do(tmp_path / "0", lambda: time.sleep(0.5))
