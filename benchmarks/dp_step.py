@@ -170,6 +170,7 @@ def generator_task(modules: Sequence[str]) -> DpSgdTask[Any]:
         units=[[chat] for chat in chats],
         unit_loss=GeneratorLoss(prompt_loss_weight=0.5),
         unit_size=lambda unit: (len(unit), len(unit[0].input_ids)),
+        probe=[[chat] for chat in sorted(chats, key=lambda chat: len(chat.input_ids))[:2]],
     )
 
 
@@ -194,6 +195,7 @@ def reward_task() -> DpSgdTask[Any]:
         units=units,
         unit_loss=PairwiseLoss(),
         unit_size=lambda unit: (len(unit), record_row(unit[0]).length),
+        probe=sorted(units, key=lambda unit: record_row(unit[0]).length)[:2],
     )
 
 

@@ -98,11 +98,13 @@ def exponents() -> list[dict[str, object]]:
 
 def train(num_records: int) -> None:
     """Take one DP step over so many records."""
+    units = [[chat] for chat in records(num_records)]
     task = DpSgdTask(
         model=_trainable(),
-        units=[[chat] for chat in records(num_records)],
+        units=units,
         unit_loss=GeneratorLoss(prompt_loss_weight=0.5),
         unit_size=lambda unit: (len(unit), len(unit[0].input_ids)),
+        probe=units[:2],
     )
     plan = DpSgdPlan(
         noise_multiplier=0.6,

@@ -131,6 +131,8 @@ class DpSgdTask(Generic[UnitT]):
     """Loss of a few units at once; no unit's loss may depend on another unit."""
     unit_size: UnitSize[UnitT]
     """Size of one unit."""
+    probe: Sequence[UnitT]
+    """Two made-up units of unlike lengths, of public text: what the kernel is checked on."""
 
 
 def train_dp_sgd(
@@ -184,6 +186,7 @@ def train_dp_sgd(
     task.model.train()
     try:
         for step, drawn in enumerate(batches, start=state.num_steps):
+            _check_kernel(task, parameters)
             gradient, loss_sum = _clipped_sum(
                 task, drawn, parameters, plan=plan, max_batch_tokens=config.max_batch_tokens
             )
@@ -227,18 +230,12 @@ def _clipped_sum(
         sum(p.numel() for p in parameters), dtype=torch.float64, device=parameters[0].device
     )  # (D,)
     loss_sum = 0.0
-    batches = list(_physical_batches(task, drawn, max_batch_tokens))
-    for batch in batches:
+    for batch in _physical_batches(task, drawn, max_batch_tokens):
         units = [task.units[i] for i in batch]
-        # Hooks that return wrong gradients without a word have been seen (Opacus issue 820), so in
-        # one batch of each step, the shortest, they are held against autograd's own.
-        is_checked = batch is batches[-1]
-        with RowGradients(task.model, also_whole=is_checked):
+        with RowGradients(task.model, also_whole=False):
             losses, unit_of_row = task.unit_loss(task.model, units)
             losses.sum().backward()
             loss_sum += float(losses.detach().sum())
-            if is_checked:
-                _check_rows(parameters)
             _add_clipped(
                 total,
                 parameters,
@@ -294,6 +291,21 @@ def _digest(parameters: Sequence[nn.Parameter]) -> bytes:
     for parameter in parameters:
         total.update(parameter.detach().cpu().contiguous().numpy().data)
     return total.digest()
+
+
+def _check_kernel(task: DpSgdTask[UnitT], parameters: Sequence[nn.Parameter]) -> None:
+    """Hold gradients by row against autograd's own, at the weights of this step.
+
+    Hooks that return wrong gradients without a word have been seen (Opacus issue 820).
+    """
+    # Privacy: on public text at weights that are noisy already, so that a failure tells nothing of
+    # the records. On drawn units it could, at starting weights that a server chose.
+    with RowGradients(task.model, also_whole=True):
+        losses, _ = task.unit_loss(task.model, task.probe)
+        losses.sum().backward()
+        _check_rows(parameters)
+        for parameter in parameters:
+            clear(parameter)
 
 
 def _check_rows(parameters: Sequence[nn.Parameter]) -> None:

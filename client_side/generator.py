@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,15 @@ from lm.likelihood import span_nll
 from lm.loading import load_causal_lm, load_tokenizer
 from protocol.artifacts import LoraShape
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 ADAPTER_SEED = 0
 """Seed of the adapter's initial weights; public, and no source of privacy."""
+_PROBE_TEXTS: Final = (
+    ("What is this for?", "Two ways of computing a gradient are compared on it."),
+    ("Why?", "So that none goes wrong."),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +127,7 @@ def train_generator(
                 end_token_weight=config.end_token_weight,
             ),
             unit_size=_unit_size,
+            probe=[[chat] for chat in probe_chats(tokenizer, records_config)],
         ),
         plan=plan,
         batches=batches,
@@ -129,6 +138,17 @@ def train_generator(
         on_progress=on_progress,
     )
     return TrainedProxy(tensors=adapter_tensors(model), lora=lora, private_losses=tuple(losses))
+
+
+def probe_chats(
+    tokenizer: PreTrainedTokenizerBase, records_config: RecordsConfig
+) -> list[EncodedChat]:
+    """Return two made-up chats of unlike lengths, for a training to be checked on."""
+    instruction = records_config.instruction
+    return [
+        encode_chat(tokenizer, instruction=instruction, prompt=prompt, response=response)
+        for prompt, response in _PROBE_TEXTS
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ from torch.nn import functional
 
 from client_side.config import PreferencesConfig, RecordsConfig, RewardProxyConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
-from client_side.generator import ADAPTER_SEED, TrainedProxy, torch_dtype
-from client_side.preferences import RecordPreferences, build_preferences
+from client_side.generator import ADAPTER_SEED, TrainedProxy, probe_chats, torch_dtype
+from client_side.preferences import PreferencePair, RecordPreferences, build_preferences
 from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
 from client_side.released_generator import ReleasedGenerator
@@ -39,6 +40,9 @@ from lm.reward_head import (
     rewards_of,
 )
 from lm.sampling import Sampler, SamplingEngine, open_sampler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def train_reward_proxy(
@@ -118,7 +122,13 @@ def train_reward_proxy(
     if config.lora.freeze_a:
         freeze_a(model.adapted)
     losses = train_dp_sgd(
-        DpSgdTask(model=model, units=prepared, unit_loss=PairwiseLoss(), unit_size=_unit_size),
+        DpSgdTask(
+            model=model,
+            units=prepared,
+            unit_loss=PairwiseLoss(),
+            unit_size=_unit_size,
+            probe=_probe(load_tokenizer(base_folder), records_config),
+        ),
         plan=plan,
         batches=batches,
         config=config,
@@ -159,6 +169,24 @@ def record_row(record: RecordPreferences) -> PackedRow:
     """Return a record's responses as one row, so that its prompt is read once for all of them."""
     members = tuple(range(len(record.responses)))
     return PackedRow(prefix=record.prefix, tails=record.responses, members=members)
+
+
+def _probe(
+    tokenizer: PreTrainedTokenizerBase, records_config: RecordsConfig
+) -> list[list[RecordPreferences]]:
+    """Make up two units, each of which prefers its own response to the other's."""
+    own, other = probe_chats(tokenizer, records_config)
+    pairs = (PreferencePair(chosen=0, rejected=1, weight=1.0),)
+    return [
+        [
+            RecordPreferences(
+                prefix=chat.response_prefix,
+                responses=(chat.response_ids, rejected.response_ids),
+                pairs=pairs,
+            )
+        ]
+        for chat, rejected in ((own, other), (other, own))
+    ]
 
 
 def _preferences_of(

@@ -11,10 +11,13 @@ before costly, all of them before any record is read or any cost is reserved:
 Privacy:
     Starting weights cost nothing. They are fixed before a record is read and so are a constant of
     the mechanism; DP-SGD clips and adds noise wherever it starts, so its guarantee holds for every
-    start, also for one that a hostile server built to make gradients tell more. What such a server
-    can do is to make the proxies useless, at the price of its own run.
+    start, also for one that a hostile server built to make gradients tell more. That holds as long
+    as no training fails because of what a record says, for a failure is seen and costs nothing; so
+    values are bounded here, and neither sampling nor the check of gradients may fail by a record.
+    What such a server can do is to make the proxies useless, at the price of its own run.
 
-Covers: weights of another shape or model, of no number, in place of those that were named.
+Covers: weights of another shape or model, of no number or an absurd one, in place of those that
+were named.
 Does not cover: a start that is bad, or was tuned on text that is not public; that is the server's
 word.
 """
@@ -36,6 +39,8 @@ from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 
 _ONLY_ADMIT_START: Final = object()
+_MAX_ABSOLUTE_VALUE: Final = 100.0
+"""What no weight of an adapter exceeds that was tuned to be of use; an ordinary one is below 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +103,12 @@ def admit_start(
             f"proxy, found {len(odd)} tensors missing, too many or of another shape. Nothing was "
             "trained.",
         )
-    if not start.is_finite():
+    # Privacy: weights so large that numbers overflow for some texts and not for others could make a
+    # computation fail because of what a record says. Not of a number at all is larger still.
+    if not all(np.all(np.abs(tensor) <= _MAX_ABSOLUTE_VALUE) for tensor in start.tensors.values()):
         raise RequestRefusedError(
             RefusalCode.MALFORMED,
-            "Expected finite starting weights, found some that are not. Nothing was trained.",
+            f"Expected starting weights between ±{_MAX_ABSOLUTE_VALUE:g}, found others. Nothing "
+            "was trained.",
         )
     return AdmittedStart(tensors=start.tensors, digest=start.digest(), token=_ONLY_ADMIT_START)

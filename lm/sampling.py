@@ -149,7 +149,9 @@ class Sampler(Protocol):
             on_progress: Called with completions done and completions asked for.
 
         Returns:
-            `num_candidates` completions for each prefix, in the order of the prefixes.
+            `num_candidates` completions for each prefix, in the order of the prefixes. Where the
+            model gives no distribution, because a number in it is none, a completion ends
+            unfinished, or goes on with any token; the call does not fail for it.
 
         Raises:
             SamplingError: A prefix is empty or too long, or the engine failed.

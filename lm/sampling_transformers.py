@@ -205,23 +205,29 @@ class _Batch:
             logits = state.logits.float()
             if state.is_seen is not None:
                 logits = penalise_repetition(logits, state.is_seen, params.repetition_penalty)
+            # Privacy: a row without a distribution ends here, unfinished, and no other row knows of
+            # it. A failure would tell that some drawn record brought such a row about.
+            is_mute = ~torch.isfinite(logits.amax(dim=-1))  # (B,); a maximum passes on nan
+            logits = logits.masked_fill(is_mute[:, None], 0.0)
             tokens = draw_tokens(logits, self._uniforms[state.rows, step], params)  # (B,)
             if state.is_seen is not None:
                 state.is_seen.scatter_(1, tokens[:, None], True)
-            has_stopped = torch.isin(tokens, self._stop_ids) & state.is_active
-            for row, token, stopped, active in zip(
+            has_stopped = torch.isin(tokens, self._stop_ids) & state.is_active & ~is_mute
+            has_ended = has_stopped | (is_mute & state.is_active)
+            for row, token, stopped, ended, active in zip(
                 state.rows.tolist(),
                 tokens.tolist(),
                 has_stopped.tolist(),
+                has_ended.tolist(),
                 state.is_active.tolist(),
                 strict=True,
             ):
                 if stopped:
                     is_finished[row] = True
-                elif active:
+                elif active and not ended:
                     outputs[row].append(token)
-            count(int(has_stopped.sum()))
-            state.is_active &= ~has_stopped
+            count(int(has_ended.sum()))
+            state.is_active &= ~has_ended
             num_active = int(state.is_active.sum())
             if num_active == 0 or step + 1 == params.max_new_tokens:
                 count(num_active)

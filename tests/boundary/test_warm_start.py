@@ -156,6 +156,9 @@ ATTACKS: Final[dict[str, Callable[[Tensors], Tensors]]] = {
     "an empty tensor": lambda t: _first(t, lambda a: a[:0]),
     "not a number": lambda t: _first(t, lambda a: np.full_like(a, np.nan)),
     "infinite": lambda t: _first(t, lambda a: np.full_like(a, -np.inf)),
+    # Numbers that overflow where a prompt holds a certain word, and nowhere else.
+    "so large that it tells": lambda t: _first(t, lambda a: np.full_like(a, 2e37)),
+    "larger than any of use": lambda t: _first(t, lambda a: a - np.float32(101.0)),
 }
 
 

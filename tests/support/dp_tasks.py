@@ -57,6 +57,7 @@ def generator_task(
         units=units,
         unit_loss=GeneratorLoss(prompt_loss_weight=0.4),
         unit_size=lambda unit: (len(unit), max(len(chat.input_ids) for chat in unit)),
+        probe=[[chats[0]], [chats[-1]]],
     )
 
 
@@ -85,6 +86,7 @@ def reward_task(
         units=units,
         unit_loss=PairwiseLoss(),
         unit_size=lambda unit: (len(unit), 30),
+        probe=[[records[0]], [records[-1]]],
     )
 
 

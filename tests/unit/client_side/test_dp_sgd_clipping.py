@@ -14,9 +14,16 @@ import torch
 
 from client_side import dp_sgd, row_gradients
 from client_side.dp_sgd import DpSgdTask
+from client_side.randomness import Randomness
 from lm.adapters import freeze_a
 from lm.loading import load_causal_lm, load_tokenizer
-from tests.support.dp_tasks import LORA, generator_task, make_plan, reward_task
+from tests.support.dp_tasks import (
+    LORA,
+    generator_task,
+    make_config,
+    make_plan,
+    reward_task,
+)
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -160,7 +167,7 @@ def test_gradients_that_do_not_add_up_are_noticed(tiny_llama: Path) -> None:
 
 
 @pytest.mark.parametrize("make_task", [generator_task, reward_task])
-def test_wrong_row_gradients_end_a_training_in_its_first_batch(
+def test_wrong_row_gradients_end_a_training_before_its_first_batch(
     tiny_llama: Path, make_task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All rows come out doubled; autograd's own gradient says so."""
@@ -173,4 +180,10 @@ def test_wrong_row_gradients_end_a_training_in_its_first_batch(
     monkeypatch.setattr(row_gradients, "_watch", doubled)
 
     with pytest.raises(RuntimeError, match="do not add up"):
-        _clipped_sum(task, [0, 1], max_grad_norm=0.05, max_batch_tokens=500)
+        dp_sgd.train_dp_sgd(
+            task,
+            plan=make_plan(),
+            batches=[np.array([], dtype=np.int64)],
+            config=make_config(),
+            randomness=Randomness(seed=0),
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client_side import reward_proxy
+from client_side import generator, reward_proxy
 from client_side.config import (
     GeneratorConfig,
     LoraConfig,
@@ -17,7 +17,7 @@ from client_side.config import (
     RecordsConfig,
     RewardProxyConfig,
 )
-from client_side.dp_sgd import DpSgdPlan
+from client_side.dp_sgd import DpSgdPlan, DpSgdTask
 from client_side.generator import ADAPTER_SEED, TrainedProxy, train_generator
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
@@ -114,12 +114,12 @@ def test_reward_proxy_learns_to_prefer_the_records_responses(
         return opened[-1]
 
     monkeypatch.setattr(reward_proxy, "open_sampler", open_fake)
-    generator = _generator(tiny_model)
+    trained_generator = _generator(tiny_model)
 
     trained = train_reward_proxy(
         RECORDS,
         base_folder=tiny_model,
-        generator=_released(generator),
+        generator=_released(trained_generator),
         work_folder=tmp_path,
         num_threads=1,
         config=RewardProxyConfig(
@@ -153,12 +153,12 @@ def test_negatives_are_sampled_for_drawn_records_only(
         return opened[-1]
 
     monkeypatch.setattr(reward_proxy, "open_sampler", open_fake)
-    generator = _generator(tiny_llama)
+    trained_generator = _generator(tiny_llama)
 
     train_reward_proxy(
         RECORDS,
         base_folder=tiny_llama,
-        generator=_released(generator),
+        generator=_released(trained_generator),
         work_folder=tmp_path,
         num_threads=1,
         config=RewardProxyConfig(lora=LORA, steps=1, precision=Precision.FLOAT32),
@@ -175,6 +175,50 @@ def test_negatives_are_sampled_for_drawn_records_only(
     )
 
     assert 0 < len(opened[0].asked) < len(RECORDS)
+
+
+def test_what_the_gradients_are_checked_on_holds_no_record(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that fails is seen by the server, so records have no say in it."""
+    released = _released(_generator(tiny_llama))
+    probes: dict[str, list[object]] = {}
+
+    def keep(task: DpSgdTask[object], **_: object) -> list[float]:
+        probes.setdefault(type(task.unit_loss).__name__, []).append(task.probe)
+        return []
+
+    monkeypatch.setattr(
+        reward_proxy, "open_sampler", lambda *_, **__: FakeSampler(lambda prefix, n: (100, 101))
+    )
+    for module in (generator, reward_proxy):
+        monkeypatch.setattr(module, "train_dp_sgd", keep)
+
+    for records in (RECORDS, tuple(replace(record, prompt="other") for record in RECORDS)):
+        train_generator(
+            records,
+            base_folder=tiny_llama,
+            config=GeneratorConfig(lora=LORA, steps=8),
+            records_config=SETTINGS,
+            plan=PLAN,
+            randomness=Randomness(seed=0),
+        )
+        train_reward_proxy(
+            records,
+            base_folder=tiny_llama,
+            generator=released,
+            work_folder=tmp_path,
+            num_threads=1,
+            config=RewardProxyConfig(lora=LORA, steps=8),
+            preferences_config=PreferencesConfig(),
+            records_config=SETTINGS,
+            plan=PLAN,
+            randomness=Randomness(seed=0),
+        )
+
+    for kind in ("GeneratorLoss", "PairwiseLoss"):
+        (first, second) = probes[kind]
+        assert first == second
 
 
 def _released(generator: TrainedProxy) -> ReleasedGenerator:

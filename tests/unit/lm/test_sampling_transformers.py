@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lm.devices import fastest_dtype
 from lm.errors import SamplingError
@@ -58,6 +61,45 @@ def test_rows_that_end_leave_the_others_as_they_are(model_folder: Path) -> None:
         assert with_end.token_ids == expected
         num_ended += bool(ends)
     assert num_ended > 5
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        PARAMS,
+        dataclasses.replace(PARAMS, top_p=1.0, repetition_penalty=1.0),
+        dataclasses.replace(PARAMS, greedy=True),
+    ],
+    ids=["top-p", "whole distribution", "greedy"],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_text_at_which_the_model_overflows_ends_and_no_other_knows_of_it(
+    model_folder: Path, params: SamplingParams, value: float
+) -> None:
+    """A failure would tell that some record held such a text: a server may have made the model."""
+    unharmed = _sampler(model_folder).sample(PREFIXES, params, seed=1)
+    model = load_causal_lm(model_folder)
+
+    def overflow(_: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill((args[0] == PREFIXES[3][0])[..., None], value)
+
+    model.get_input_embeddings().register_forward_hook(overflow)
+    stop_ids = stop_token_ids(model_folder, load_tokenizer(model_folder))
+    sampler = TransformersSampler(model, load_tokenizer(model_folder), stop_ids=stop_ids)
+    told: list[tuple[int, int]] = []
+
+    harmed = sampler.sample(
+        PREFIXES, params, seed=1, on_progress=lambda done, of: told.append((done, of))
+    )
+
+    assert all((c.token_ids, c.is_finished) == ((), False) for c in harmed[3])
+    assert told[-1] == (25, 25)
+    others = (0, 1, 2, 4)
+    assert any(harmed[i] == unharmed[i] for i in others)
+    for whole, cut in ((w, c) for i in others for w, c in zip(unharmed[i], harmed[i], strict=True)):
+        # Whoever writes the token itself ends behind it.
+        assert cut == whole or cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+        assert cut == whole or cut.token_ids[-1] == PREFIXES[3][0]
 
 
 def test_threads_are_as_before_afterwards(model_folder: Path) -> None:
