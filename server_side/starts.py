@@ -9,11 +9,13 @@ operator is told.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from lm.adapter_shapes import expected_adapter_shapes
+from lm.errors import LmError
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
@@ -28,6 +30,33 @@ _SUFFIX: Final = ".safetensors"
 
 StartShapes = Mapping[ProxyKind, LoraShape | None]
 """Shapes of the starting weights that a client takes, from its hello."""
+
+
+def misfit(lora: LoraShape, proxy: ProxyKind, *, base_folder: Path, max_bytes: int) -> str | None:
+    """Say why no starting weights can be made of a shape: it is a client's word.
+
+    Args:
+        lora: Shape that the client states.
+        proxy: Which proxy they would be for.
+        base_folder: Folder of the base model.
+        max_bytes: What weights may take; admission would refuse larger ones.
+
+    Returns:
+        What was expected and found; None where they can be made.
+    """
+    try:
+        shapes = expected_adapter_shapes(
+            base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD
+        )
+    except LmError as error:
+        return str(error)
+    size = sum(4 * math.prod(shape) for shape in shapes.values())  # float32
+    if size > max_bytes:
+        return (
+            f"Expected weights of at most {max_bytes:,} bytes (admission.max_release_bytes), found "
+            f"a shape that takes {size:,}."
+        )
+    return None
 
 
 def cached_start(

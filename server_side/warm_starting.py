@@ -44,7 +44,7 @@ from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.config import ServerConfig, WarmStartConfig
 from server_side.public_texts import PublicText, read_public_text
 from server_side.seeds import derive_seed
-from server_side.starts import StartShapes, cached_start
+from server_side.starts import StartShapes, cached_start, misfit
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -169,6 +169,15 @@ def with_starts(
         requests[client_id] = request
         if lora is None:
             _LOGGER.warning("%s takes no starting weights and starts fresh.", name)
+            continue
+        reason = misfit(
+            lora,
+            request.proxy,
+            base_folder=base_folder,
+            max_bytes=config.admission.max_release_bytes,
+        )
+        if reason is not None:  # the others' exchange does not end with it
+            _LOGGER.warning("%s gets no starting weights and starts fresh. %s", name, reason)
             continue
         start = cached_start(
             name,

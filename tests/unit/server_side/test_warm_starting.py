@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,13 @@ from lm.tables import TextRow
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
-from server_side.config import WarmStartConfig
+from protocol.messages import TrainingRequest, WarmTrainingRequest
+from server_side import warm_starting
+from server_side.config import ServerConfig, WarmStartConfig
+from server_side.public_texts import PublicText
 from server_side.starts import cached_start, start_counts
-from server_side.warm_starting import train_start
+from server_side.warm_starting import train_start, with_starts
+from tests.support.clients import training_request
 
 LORA = LoraShape(
     rank=4, alpha=16.0, target_modules=("q_proj", "v_proj"), num_upper_layers=None, use_rslora=False
@@ -126,6 +131,44 @@ def test_tuning_starting_weights_keeps_to_the_threads_of_the_server(
 
     assert seen == [wanted]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target_modules": ("no_such_layer",)}, "no_such_layer"),
+        ({"rank": 4096}, "max_release_bytes"),
+    ],
+)
+def test_a_shape_for_which_no_weights_can_be_made_ends_nobody_elses_exchange(
+    changes: dict[str, Any],
+    said: str,
+    tiny_llama: Path,
+    tmp_path: Path,
+    config: WarmStartConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A hello is a client's word; training what it states could fill the server's memory."""
+    text = PublicText(rows=tuple(ROWS), counts={})
+    monkeypatch.setattr(warm_starting, "read_public_text", lambda _: text)
+    settings = replace(ServerConfig(), warm_start=replace(config, steps=1))
+    limits = replace(settings.admission, max_release_bytes=100_000)
+    odd = replace(LORA, **changes)
+
+    requests = with_starts(
+        training_request(tiny_llama, ProxyKind.GENERATOR),
+        {1: ("odd", dict.fromkeys(ProxyKind, odd)), 2: ("fair", dict.fromkeys(ProxyKind, LORA))},
+        config=replace(settings, admission=limits),
+        base_folder=tiny_llama,
+        run_folder=tmp_path,
+        on_waiting=lambda: None,
+    )
+
+    assert isinstance(requests[1], TrainingRequest)
+    assert isinstance(requests[2], WarmTrainingRequest)
+    assert "odd gets no starting weights and starts fresh. Expected" in caplog.text
+    assert said in caplog.text
 
 
 def test_weights_that_other_settings_made_are_neither_sent_nor_replaced(
