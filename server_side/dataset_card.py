@@ -26,6 +26,7 @@ from server_side.config import (
     ThresholdRule,
 )
 from server_side.json_values import Json, from_json
+from server_side.notes import SelectionPrice
 from server_side.samples import CandidateOrigin, CuratedSample, PromptOrigin
 
 _COLUMN_NOTES: Final = {
@@ -57,6 +58,7 @@ def describe_dataset(
     run_id: str,
     clients: Mapping[str, Certificate],
     settings: Mapping[str, object],
+    selection: SelectionPrice | None = None,
 ) -> str:
     """Write the card of a data set.
 
@@ -65,6 +67,7 @@ def describe_dataset(
         run_id: Name of the run.
         clients: By client, the certificate that states the whole price.
         settings: All that decided the rows, as JSON values; the server's own under `config`.
+        selection: Price of the rows where they come from the best of several runs.
 
     Returns:
         Markdown with the front matter that `datasets` reads.
@@ -107,6 +110,7 @@ def describe_dataset(
         ),
         "All that came after reads only these releases and public data, so it adds nothing to the "
         "price.\n",
+        *_price_of_selection(selection),
         *_warnings(clients),
         "## Known limits\n",
         _bullets(limits),
@@ -260,13 +264,27 @@ def _guarantee_row(
     ledger = certificate.privacy
     return (
         name,
-        f"{ledger.epsilon:.4g}" if math.isfinite(ledger.epsilon) else "∞ (none)",
+        _epsilon(ledger.epsilon),
         f"{ledger.delta:.3g}",
         "one record" if ledger.unit is PrivacyUnit.RECORD else "all records of one person",
         str(len(ledger.events)),
-        f"{ledger.accountant} {ledger.accountant_version}",
+        _code(f"{ledger.accountant} {ledger.accountant_version}"),
         str(sum(sample.client_name == name for sample in pool)),
     )
+
+
+def _price_of_selection(selection: SelectionPrice | None) -> list[str]:
+    if selection is None:
+        return []
+    return [
+        "> **Chosen among several runs.** The table is about one run. These rows come from the "
+        f"best of several, and what holds for them is ε = {_epsilon(selection.epsilon)} at δ = "
+        f"{selection.delta:.3g} for each client (Papernot and Steinke, 2022).\n"
+    ]
+
+
+def _epsilon(epsilon: float) -> str:
+    return f"{epsilon:.4g}" if math.isfinite(epsilon) else "∞ (none)"
 
 
 def _warnings(clients: Mapping[str, Certificate]) -> list[str]:
@@ -301,6 +319,11 @@ def _bullets(sentences: Sequence[str]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
+
+
+def _code(text: str) -> str:
+    # A client's own words, which nobody has compared with anything: shown, never interpreted.
+    return f"`{text.replace('`', '')}`"
 
 
 def _cell(text: str) -> str:

@@ -24,6 +24,7 @@ from protocol.artifacts import Certificate
 from protocol.documents import to_document
 from protocol.errors import StageError
 from server_side.dataset_card import describe_dataset
+from server_side.notes import SelectionPrice
 from server_side.samples import CuratedSample
 
 _ARROW_TYPES: Final = {
@@ -44,6 +45,7 @@ def export_dataset(
     run_id: str,
     certificates: Sequence[Certificate],
     settings: Mapping[str, object],
+    selection: SelectionPrice | None = None,
 ) -> Path:
     """Write the final pool as a data set that others can load and judge.
 
@@ -53,6 +55,7 @@ def export_dataset(
         run_id: Name of the run.
         certificates: Certificates of all admitted releases that the data were sampled from.
         settings: All that decided the rows, as JSON values; the server's own under `config`.
+        selection: Price of the rows where they come from the best of several runs.
 
     Returns:
         `folder`.
@@ -75,7 +78,9 @@ def export_dataset(
         statements = [to_document(certificate) for certificate in certificates]
         _write(part / "certificates.json", json.dumps(statements, indent=2) + "\n")
         clients = guarantees(certificates)
-        card = describe_dataset(pool, run_id=run_id, clients=clients, settings=settings)
+        card = describe_dataset(
+            pool, run_id=run_id, clients=clients, settings=settings, selection=selection
+        )
         _write(part / "README.md", card)
         part.chmod(0o755)  # mkdtemp makes folders for the owner alone
         for path in part.iterdir():

@@ -45,6 +45,16 @@ class PrivateOverlap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionPrice:
+    """What holds for a run that is handed out because it was the best of several."""
+
+    epsilon: float
+    """ε of the selection; above that of one run, infinite where a run has none."""
+    delta: float
+    """δ at which it holds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunNotes:
     """What a run stands for, and how near its synthetic set comes to the private records."""
 
@@ -54,3 +64,5 @@ class RunNotes:
     """What the target was tuned on: `synthetic`, `private_records` or `private_records_dp`."""
     private_overlap: PrivateOverlap | None = None
     """Overlap with the private records; None where there is no synthetic set."""
+    selection: SelectionPrice | None = None
+    """Price of choosing this run among several; None where it was not chosen privately."""

@@ -228,6 +228,11 @@ def write_outputs(
     )
     ranking = _ranking(store, config)
     stages = {**({EXCHANGE_STAGE: exchange} if exchange else {}), **store.stages}
+    selection = notes.selection if notes else None
+    if selection:
+        # Privacy: how long and how large a training was follows from what was drawn; no price of a
+        # selection covers it.
+        stages = {n: replace(s, seconds=0.0, peak_rss_bytes=0) for n, s in stages.items()}
     counts = {name: stage.counts for name, stage in stages.items()}
     counts = {**start_counts(store.folder), **counts}
     metrics = build_metrics(
@@ -292,6 +297,7 @@ def write_outputs(
             # same, as metrics and report say.
             certificates=[item for item in inputs.certificates if item.client_name in generators],
             settings=inputs.settings,
+            selection=selection,
         )
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)

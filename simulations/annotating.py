@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lm.tables import ColumnMap, read_table
-from server_side.notes import RunNotes
+from server_side.notes import RunNotes, SelectionPrice
 from server_side.samples import CuratedSample
 from simulations.config import SimulateConfig
 from simulations.overlap import measure_overlap
@@ -14,7 +14,11 @@ from simulations.prepare import World
 
 
 def annotate_run(
-    pool: Sequence[CuratedSample], *, config: SimulateConfig, world: World, reads_records: bool
+    pool: Sequence[CuratedSample],
+    *,
+    config: SimulateConfig,
+    world: World,
+    selection: SelectionPrice | None,
 ) -> RunNotes:
     """Say what a run stands for, and hold its final pool against the private records.
 
@@ -22,13 +26,14 @@ def annotate_run(
         pool: The final pool.
         config: The simulation.
         world: The parties, whose records are read.
-        reads_records: Measure the overlap; no ledger pays for it, so not where a price is stated.
+        selection: Price at which the run stands to be selected; None where it does not.
 
     Returns:
         Name, source and overlap: lengths and shares, no text of a record.
     """
-    if not reads_records:
-        return RunNotes(arm=config.arm, tuned_on=config.tuned_on.value)
+    if selection is not None:
+        # Privacy: the price covers what is released; the overlap is paid for by no ledger.
+        return RunNotes(arm=config.arm, tuned_on=config.tuned_on.value, selection=selection)
     evaluation = world.server.evaluation
     assert evaluation.path is not None, "a world has a test file"
     columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)

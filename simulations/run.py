@@ -49,6 +49,7 @@ from simulations.sweeps.points import (
 )
 
 if TYPE_CHECKING:
+    from server_side.notes import SelectionPrice
     from server_side.shared_stages import SharedStages
     from simulations.console import SimulationConsole
     from simulations.prepare import World
@@ -175,13 +176,16 @@ def sweep_resumed(arguments: Sequence[str]) -> list[str]:
     return ["--multirun", *kept, *anew, f"hydra.sweep.dir={Path(folder).resolve()}"]
 
 
-def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = False) -> None:
+def simulate(
+    config: SimulateConfig, run_folder: Path, *, selection: SelectionPrice | None = None
+) -> None:
     """Make the whole journey.
 
     Args:
         config: The simulation.
         run_folder: Where it is kept; holds its settings, and perhaps an earlier start.
-        is_hidden: Print nothing, share nothing and leave `runs/latest` alone.
+        selection: Price at which the run stands to be selected; such a run prints nothing, shares
+            nothing and leaves `runs/latest` alone.
 
     Raises:
         RewardDSError: Something that the user can act on.
@@ -197,12 +201,12 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
     started = time.monotonic()
     shown, run_folder = run_folder, run_folder.resolve()
     # Privacy: runs that are selected from have noise of their own each, whoever else runs.
-    shared = None if is_hidden else _shared_folder(config, run_folder)
+    shared = None if selection else _shared_folder(config, run_folder)
     stages = SharedStages(shared / "stages") if shared else None
-    console = SimulationConsole(prefix=_prefix(), is_silent=is_hidden)
+    console = SimulationConsole(prefix=_prefix(), is_silent=selection is not None)
     with alone_in(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
-        world = _prepared(config, run_folder, is_latest=not is_hidden)
+        world = _prepared(config, run_folder, is_latest=selection is None)
         # Only now: these take seconds, and a wrong path should be told at once.
         from lm.loading import quiet_transformers
         from server_side.metrics import read_metrics
@@ -223,8 +227,7 @@ def simulate(config: SimulateConfig, run_folder: Path, *, is_hidden: bool = Fals
                 shared=shared,
                 stages=stages,
                 console=console,
-                # Privacy: the price of a selection covers what is released, not the overlap.
-                reads_records=not is_hidden,
+                selection=selection,
             )
         else:
             console.say(
@@ -248,7 +251,7 @@ def _run_both_parties(
     shared: Path | None,
     stages: SharedStages | None,
     console: SimulationConsole,
-    reads_records: bool,
+    selection: SelectionPrice | None,
 ) -> None:
     from server_side.collecting import load_collected
     from server_side.outcome import read_outcome
@@ -276,7 +279,7 @@ def _run_both_parties(
         exchange=read_exchange_cost(run_folder),
         progress=console,
         shared=stages,
-        annotate=partial(annotate_run, config=config, world=world, reads_records=reads_records),
+        annotate=partial(annotate_run, config=config, world=world, selection=selection),
     )
 
 

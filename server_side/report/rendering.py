@@ -69,7 +69,7 @@ def render_report(inputs: ReportInputs) -> str:
             clients=client_ledgers(inputs),
             journey=journey(inputs),
             funnel=funnel(inputs.counts),
-            timings=timings(inputs.stages),
+            timings=[] if inputs.notes and inputs.notes.selection else timings(inputs.stages),
             plots=draw_plots(inputs),
             query_examples=query_examples(inputs),
             answer_examples=answer_examples(inputs),

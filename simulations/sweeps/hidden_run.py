@@ -6,10 +6,13 @@ run writes, and would tell how many runs came before it.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
 from client_side.records import SHIPPED_RECORDS
 from lm.errors import LmError
@@ -17,11 +20,14 @@ from lm.settings import load_settings
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError, StageError
 from server_side.children import Children, last_lines, raise_on_signals
+from server_side.notes import SelectionPrice
+from server_side.run_store import write_atomically
 from simulations.command_line import one_line
 from simulations.config import SimulateConfig, TunedOn
 from simulations.run_folder import SETTINGS_FILE
 
 _LOOK_SECONDS = 0.2
+_PRICE_FILE: Final = "price.json"
 
 
 def require_selectable(candidate: SimulateConfig) -> None:
@@ -45,13 +51,47 @@ def require_selectable(candidate: SimulateConfig) -> None:
         raise ConfigurationError(
             "Expected client_side.budget.noise_seed=null in a selection, got a seed. Remove it."
         )
+    if candidate.client_side.records.path == SHIPPED_RECORDS:
+        return  # nobody's
     # Privacy: the score that selects must read no record; a test set split off from them does.
-    is_shipped = candidate.client_side.records.path == SHIPPED_RECORDS
-    if candidate.server_side.evaluation.path is None and not is_shipped:
+    if candidate.server_side.evaluation.path is None:
         raise ConfigurationError(
             "Expected server_side.evaluation.path in a selection on your own records, got null: "
             "the score that selects may not read them. Name a public test file."
         )
+    # Privacy: the certificate states the size, and no price covers one that was counted.
+    if candidate.declare_sizes:
+        raise ConfigurationError(
+            "Expected declare_sizes=false in a selection on your own records, got true: a size "
+            "that is counted depends on them. Set it, and client_side.records.declared_size to a "
+            "public number."
+        )
+    # Privacy: with one record more in the file, many others would lie with another client.
+    if candidate.num_clients - len(candidate.own_domains) > 1:
+        raise ConfigurationError(
+            "Expected num_clients=1 in a selection on your own records, or a file for each client "
+            f"in domains, got {candidate.num_clients} clients: where a record lies would depend "
+            "on the others. Set num_clients=1 and server_side.min_clients=1."
+        )
+
+
+def write_price(price: SelectionPrice, folder: Path) -> None:
+    """Keep the price of a selection beside its runs, which state it.
+
+    Args:
+        price: The price.
+        folder: Where the runs lie.
+    """
+    write_atomically(folder / _PRICE_FILE, json.dumps(dataclasses.asdict(price)))
+
+
+def read_price(folder: Path) -> SelectionPrice:
+    """Read what `write_price` kept.
+
+    Args:
+        folder: Where the runs lie.
+    """
+    return SelectionPrice(**json.loads((folder / _PRICE_FILE).read_text(encoding="utf-8")))
 
 
 def simulate_in_child(run_folder: Path, *, log_folder: Path) -> None:
@@ -88,7 +128,8 @@ def main() -> None:
     raise_on_signals()
     folder = Path(sys.argv[1])
     try:
-        simulate(load_settings(SimulateConfig, folder / SETTINGS_FILE), folder, is_hidden=True)
+        config = load_settings(SimulateConfig, folder / SETTINGS_FILE)
+        simulate(config, folder, selection=read_price(folder.parent))
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise

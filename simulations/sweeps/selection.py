@@ -44,6 +44,7 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.metrics import read_metrics
+from server_side.notes import SelectionPrice
 from server_side.provenance import PROVENANCE_FILE, read_provenance
 from server_side.run_store import write_atomically
 from simulations.config import SelectionConfig, SimulateConfig
@@ -51,7 +52,7 @@ from simulations.prepare import prepare_world
 from simulations.provenance import begin_provenance
 from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.costs import dominating, selection_epsilon
-from simulations.sweeps.hidden_run import require_selectable
+from simulations.sweeps.hidden_run import require_selectable, write_price
 
 SELECTION_FILE: Final = "selection.json"
 """What was selected, among what, and its price."""
@@ -114,6 +115,7 @@ def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate
     events = _planned_events(candidates, hidden / "plan")
     delta = max(candidate.client_side.budget.target_delta for candidate in candidates)
     price = selection_epsilon(events, mean_runs=chosen.mean_runs, shape=chosen.shape, delta=delta)
+    write_price(SelectionPrice(epsilon=price, delta=delta), hidden)
     picks = _picks(hidden, chosen)
     for number, pick in enumerate(picks):
         if (hidden / str(number)).is_dir():
@@ -146,8 +148,9 @@ def select_privately(config: SimulateConfig, folder: Path, *, simulate: Simulate
             }
             for event in one_run
         ],
-        "note": "The certificates in selected/ state one run alone; epsilon above is what holds "
-        "for a run that was selected.",
+        "note": "The certificates in selected/ and what repeats them are about one run; epsilon "
+        "above is what holds for a run that was selected. Its data card, metrics and report say "
+        "so.",
     }
     # Privacy: from here on the choice stands, whatever is cut off. Another draw after somebody has
     # seen selected/ would be a second selection that nobody paid for.
@@ -169,12 +172,21 @@ def _keep(run: Path, folder: Path) -> None:
         elif source.is_file():
             shutil.copyfile(source, target)
     _write_facts(final, read_provenance(run))
+    if (manifest := final / "server" / "manifest.json").is_file():
+        write_atomically(manifest, _without_costs(manifest.read_text(encoding="utf-8")))
     # Paths name the place where every run was made, which is about to go.
     before = str((folder / HIDDEN_FOLDER / SELECTED_FOLDER).resolve())
     after = str((folder / SELECTED_FOLDER).resolve())
     for file in final.rglob("*"):
         if file.suffix in _TEXTS and before in (text := file.read_text(encoding="utf-8")):
             file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def _without_costs(manifest: str) -> str:
+    values = json.loads(manifest)
+    for stage in values["stages"].values():
+        stage |= {"seconds": 0.0, "peak_rss_bytes": 0}
+    return json.dumps(values, indent=1) + "\n"
 
 
 def _end(folder: Path) -> Path:

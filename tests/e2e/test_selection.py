@@ -40,6 +40,17 @@ def test_what_a_selection_leaves_is_one_run_with_its_price_and_no_number(
         assert json.loads((selected / name).read_text("utf-8"))["run_id"] == "selected"
     certificates = list((selected / "server" / "releases").glob("*.certificate.json"))
     assert {json.loads(item.read_text("utf-8"))["run_id"] for item in certificates} == {"selected"}
+    # What is handed on states the price of the selection, and no time or memory of the training.
+    metrics = json.loads((selected / "metrics.json").read_text("utf-8"))
+    assert metrics["selection"] == {"epsilon": facts["epsilon"], "delta": facts["delta"]}
+    assert set(metrics["seconds"].values()) == {0.0}
+    stages = json.loads((selected / "server" / "manifest.json").read_text("utf-8"))["stages"]
+    assert {item["seconds"] + item["peak_rss_bytes"] for item in stages.values()} == {0.0}
+    for name in ("dataset/README.md", "report.html"):
+        text = (selected / name).read_text("utf-8").lower()
+        assert "chosen among several runs" in text
+        assert f"ε = {facts['epsilon']:.4g}"[:8] in text
+    assert "Time and memory" not in (selected / "report.html").read_text("utf-8")
     # Nothing names the place where runs were made, and nothing of the records is left.
     texts = [item.read_bytes() for item in selected.rglob("*") if item.is_file()]
     assert not any(b".unselected" in text for text in texts)

@@ -102,6 +102,9 @@ def test_numbers_of_runs_follow_the_distribution(mean_runs: float, shape: float)
     assert min(drawn) == 1
 
 
+MINE = "client_side.records.path=mine.jsonl server_side.evaluation.path=test.jsonl"
+
+
 def begin(folder: Path, candidates: list[str]) -> SimulateConfig:
     config = replace(
         SimulateConfig(), selection=SelectionConfig(candidates=candidates, mean_runs=3.0)
@@ -264,6 +267,8 @@ def test_a_selection_that_is_killed_at_its_end_never_selects_again(
             "noise_seed=null",
         ),
         ("client_side.records.path=mine.jsonl", r"server_side\.evaluation\.path"),
+        (f"{MINE} num_clients=1 server_side.min_clients=1", "declare_sizes=false"),
+        (f"{MINE} declare_sizes=false", "num_clients=1"),
     ],
 )
 def test_runs_that_the_price_does_not_cover_are_refused(
@@ -283,8 +288,10 @@ def test_own_records_are_selected_on_with_a_test_file(tmp_path: Path) -> None:
             SimulateConfig,
             OmegaConf.create(
                 {
-                    "client_side": {"records": {"path": "mine.jsonl"}},
-                    "server_side": {"evaluation": {"path": "test.jsonl"}},
+                    "num_clients": 1,
+                    "declare_sizes": False,
+                    "client_side": {"records": {"path": "mine.jsonl", "declared_size": 800}},
+                    "server_side": {"evaluation": {"path": "test.jsonl"}, "min_clients": 1},
                 }
             ),
         )
