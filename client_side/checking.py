@@ -35,7 +35,12 @@ from client_side.network import (
 )
 from client_side.public_prompts import check_public_prompts
 from client_side.records import count_units, load_records
-from client_side.request_checks import refuse_unsafe, refuse_unsafe_past, resolve_base
+from client_side.request_checks import (
+    check_lengths,
+    refuse_unsafe,
+    refuse_unsafe_past,
+    resolve_base,
+)
 from client_side.reservations import check_units
 from client_side.spending import read_spending
 from lm.errors import LmError
@@ -107,7 +112,7 @@ def check_client(folder: ClientFolder, *, offline: bool = False) -> tuple[Findin
     checks: list[tuple[str, Callable[[], Finding | tuple[Verdict, str]]]] = [
         ("settings", lambda: _check_settings(config)),
         ("permissions", lambda: _check_permissions(folder)),
-        ("records", lambda: _check_records(folder, config)),
+        ("records", lambda: (Verdict.OK, check_records(folder, config))),
         ("base model", lambda: _check_base(config, network)),
         ("budget", lambda: _check_budget(folder, config)),
         ("keys", lambda: _check_keys(folder)),
@@ -170,19 +175,33 @@ def _check_permissions(folder: ClientFolder) -> tuple[Verdict, str]:
     return Verdict.OK, "For their owner alone."
 
 
-def _check_records(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
+def check_records(folder: ClientFolder, config: ClientConfig) -> str:
+    """Read the records and hold their number against what is declared, before a node answers.
+
+    Args:
+        folder: The client's folder.
+        config: Its settings.
+
+    Returns:
+        What was found; private, for the operator's eyes.
+
+    Raises:
+        RewardDSError: The records cannot be used.
+        LmError: Their file cannot be read.
+    """
     path = folder.records_path(config)
     records = load_records(replace(config.records, path=path))
     check_public_prompts(folder.public_prompts_path(config), records_path=path)
     unit = config.records.privacy_unit.value
-    return Verdict.OK, (
+    return (
         f"{len(records)} records of {count_units(records)} units (privacy_unit={unit}), publicly "
         f"declared as {config.records.declared_size}."
     )
 
 
 def _check_base(config: ClientConfig, network: NetworkConfig) -> tuple[Verdict, str]:
-    _, digest = resolve_base(config)
+    base_folder, digest = resolve_base(config)
+    check_lengths(base_folder, config)
     theirs = network.server_base_model_digest
     if theirs and theirs != digest:
         return Verdict.FAILED, (

@@ -204,6 +204,7 @@ def _check(folder: ClientFolder, *, offline: bool, as_json: bool) -> None:
 
 def _start(folder: ClientFolder) -> None:
     from client_side.budget import BudgetLedger
+    from client_side.checking import check_records
     from client_side.network import NodeFiles, load_node_key_pair
     from client_side.pinning import AT_WORK_VARIABLE, PIN_VARIABLE
     from client_side.request_checks import refuse_unsafe, refuse_unsafe_past
@@ -228,6 +229,9 @@ def _start(folder: ClientFolder) -> None:
             "Run `rewardds-client join` with the invitation of the server's operator."
         )
     load_node_key_pair(files.node_key)
+    # Privacy: what is wrong with the records is told here, to their owner. Later it would be a
+    # refusal that a server sees, which costs nothing and follows from what they hold.
+    check_records(folder, config)
     set_up_logs("client_side", form=network.log_format, level=network.log_level)
     command = supernode_command(
         folder,

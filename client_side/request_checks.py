@@ -210,6 +210,26 @@ def resolve_base(config: ClientConfig) -> tuple[Path, str]:
     return folder, base_model_digest(folder)
 
 
+def check_lengths(base_folder: Path, config: ClientConfig) -> None:
+    """Refuse settings with which the longest record would not fit the base model's context.
+
+    Args:
+        base_folder: Folder of the base model.
+        config: The client's settings.
+
+    Raises:
+        ModelFolderError: It would not.
+    """
+    from lm.context import check_context
+
+    check_context(
+        base_folder,
+        instruction=config.records.instruction,
+        max_prompt_tokens=config.records.max_prompt_tokens,
+        max_response_tokens=config.records.max_response_tokens,
+    )
+
+
 def check_base_unchanged(folder: Path, digest: str) -> None:
     """Refuse to certify another base model than the one that lies there now.
 

@@ -127,3 +127,8 @@ def test_a_client_whose_generator_computes_no_number_does_not_end_the_others_job
     assert metrics["counts"]["07_generators"]["num_left_out"] == 1
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "with both of their proxies: clinic-a." in report
+    # Nothing was sampled from it, so the data set owes it nothing; its records paid all the same.
+    card = (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    assert "private records of 1 client under" in card
+    assert "clinic-a" not in card.split("## Settings")[0]
+    assert set(metrics["privacy"]) == {"clinic-a", "clinic-b"}

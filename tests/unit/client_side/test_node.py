@@ -133,6 +133,20 @@ def test_a_node_that_has_not_joined_does_not_start(
     assert not calls
 
 
+def test_a_node_whose_records_are_not_what_it_declares_does_not_start(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later the server would see a refusal that follows from their number, and pay nothing."""
+    calls = catch_start(monkeypatch)
+    config = joined.load_config()
+    wrong = replace(config, records=replace(config.records, declared_size=240))
+    save_settings(wrong, joined.settings_file)
+
+    with pytest.raises(SystemExit, match="declared_size"):
+        main(["start", str(joined.path)])
+    assert not calls
+
+
 def test_a_node_starts_with_tls_its_key_and_the_pinned_bundle(
     joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

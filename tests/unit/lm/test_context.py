@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lm.context import check_context
+from lm.errors import ModelFolderError
+
+FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+LONGROPE = {"rope_type": "longrope", **FACTORS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_tokens", "named"),
+    [
+        ({}, 900, None),
+        ({}, 1100, "max_position_embeddings"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 900, None),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, 900, None),
+        (
+            {
+                "rope_scaling": {
+                    "type": "longrope",
+                    **FACTORS,
+                    "original_max_position_embeddings": 512,
+                }
+            },
+            900,
+            "original_max_position_embeddings",
+        ),
+        (
+            {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512},
+            900,
+            "original_max_position_embeddings",
+        ),
+        (
+            {"rope_parameters": LONGROPE, "original_max_position_embeddings": 512},
+            400,
+            None,
+        ),
+    ],
+)
+def test_texts_must_fit_where_no_text_changes_the_positions_of_others(
+    tiny_llama: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    num_tokens: int,
+    named: str | None,
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["rope_parameters"]
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    lengths = {"max_prompt_tokens": num_tokens // 2, "max_response_tokens": num_tokens // 2}
+
+    if named is None:
+        check_context(folder, instruction="Go.", **lengths)
+    else:
+        with pytest.raises(ModelFolderError, match=f"which is the {named} of"):
+            check_context(folder, instruction="Go.", **lengths)
