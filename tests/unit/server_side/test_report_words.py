@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from server_side.notes import RunNotes, SelectionPrice
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
 from server_side.report.rendering import render_report
@@ -42,6 +43,22 @@ def test_words_follow_the_settings(
     settings = {**inputs.settings, "config": {group: values}}
 
     assert told in render_report(dataclasses.replace(inputs, settings=settings))
+
+
+def test_a_selected_run_leads_with_the_price_of_the_selection_and_tells_no_time(
+    inputs: ReportInputs,
+) -> None:
+    price = SelectionPrice(epsilon=12.3456, delta=1e-5)
+    notes = RunNotes(arm="with_consensus", tuned_on="synthetic", selection=price)
+
+    told = render_report(dataclasses.replace(inputs, notes=notes))
+
+    assert "ε of the selection" in told
+    assert "12.346" in told
+    assert "one alone 7.999" in told
+    assert "dearest client" not in told
+    assert "Time, all stages" not in told
+    assert 'href="#cost"' not in told
 
 
 def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> None:
