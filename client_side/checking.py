@@ -36,7 +36,7 @@ from client_side.network import (
 from client_side.public_prompts import check_public_prompts
 from client_side.records import count_units, load_records
 from client_side.request_checks import (
-    check_lengths,
+    check_fit,
     refuse_unsafe,
     refuse_unsafe_past,
     resolve_base,
@@ -201,7 +201,7 @@ def check_records(folder: ClientFolder, config: ClientConfig) -> str:
 
 def _check_base(config: ClientConfig, network: NetworkConfig) -> tuple[Verdict, str]:
     base_folder, digest = resolve_base(config)
-    check_lengths(base_folder, config)
+    check_fit(base_folder, config)
     theirs = network.server_base_model_digest
     if theirs and theirs != digest:
         return Verdict.FAILED, (

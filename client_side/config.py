@@ -192,7 +192,7 @@ class DpTrainingConfig:
             _require_positive(name, getattr(self, name))
         for name in ("max_grad_norm", "learning_rate"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, name, "a finite number > 0", value)
+            _require(0 < value <= 1e6, name, "a number in (0, 10^6]", value)
         for name in ("warmup_fraction", "decay_to_fraction", "average_last_fraction"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name, "a fraction in [0, 1]", value)
@@ -374,7 +374,10 @@ class ClientConfig:
             self.name,
         )
         if self.num_threads is not None:
-            _require_positive("client_side.num_threads", self.num_threads)
+            limits = "a whole number from 1 to 4096"
+            _require(
+                1 <= self.num_threads <= 4096, "client_side.num_threads", limits, self.num_threads
+            )
         for proxy in (self.generator, self.reward_proxy):
             if proxy.expected_batch_size > self.records.declared_size:
                 raise ConfigurationError(

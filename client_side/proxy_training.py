@@ -25,7 +25,7 @@ from client_side.released_generator import ReleasedGenerator
 from client_side.request_checks import (
     asked_delta,
     check_base_unchanged,
-    check_lengths,
+    check_fit,
     check_request,
     training_settings,
 )
@@ -107,8 +107,9 @@ class ProxyTraining:
         base_folder, digest = check_request(
             self.request, proxy=self.proxy, config=self.config, has_start=self.start is not None
         )
-        # Privacy: before any record is read; a text that did not fit would fail by itself.
-        check_lengths(base_folder, self.config)
+        # Privacy: before any record is read, or paid for; a text that did not fit would fail by
+        # itself.
+        check_fit(base_folder, self.config)
         start = None
         if self.start is not None:
             # Privacy: fixed here, before any record is read.

@@ -210,18 +210,24 @@ def resolve_base(config: ClientConfig) -> tuple[Path, str]:
     return folder, base_model_digest(folder)
 
 
-def check_lengths(base_folder: Path, config: ClientConfig) -> None:
-    """Refuse settings with which the longest record would not fit the base model's context.
+def check_fit(base_folder: Path, config: ClientConfig) -> None:
+    """Refuse settings with which no training on the base model would come to an end.
 
     Args:
         base_folder: Folder of the base model.
         config: The client's settings.
 
     Raises:
-        ModelFolderError: It would not.
+        ModelFolderError: It has no layers of the names that an adapter wants, or the longest record
+            would not fit its context.
+        ConfigurationError: An adapter's shape is out of all range.
     """
+    from lm.adapter_shapes import expected_adapter_shapes
     from lm.context import check_context
 
+    for proxy in ProxyKind:  # both, since the first request pays for both
+        shape = lora_shape(training_settings(config, proxy))
+        expected_adapter_shapes(base_folder, shape, has_reward_head=proxy is ProxyKind.REWARD)
     check_context(
         base_folder,
         instruction=config.records.instruction,

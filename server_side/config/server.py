@@ -63,6 +63,12 @@ class ServerConfig:
             require(bool(getattr(self, name)), f"server_side.{name}", "a model", "nothing")
         if self.num_threads is not None:
             require_counts("server_side", self, "num_threads")
+            require(
+                self.num_threads <= 4096,
+                "server_side.num_threads",
+                "a whole number from 1 to 4096",
+                self.num_threads,
+            )
         require_counts("server_side", self, "min_clients")
         refines = self.refinement.engine == "vllm" and self.refinement.num_rounds > 1
         advises = refines and self.refinement.feedback_writer == FeedbackWriter.GENERATOR

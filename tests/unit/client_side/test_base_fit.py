@@ -1,0 +1,76 @@
+"""Settings that the base model cannot serve are refused before anybody has paid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client_side.app import answer_bytes
+from client_side.budget import BudgetLedger
+from client_side.checking import check_client
+from client_side.config import ClientConfig, LoraConfig
+from client_side.network import make_node_files
+from protocol.errors import ConfigurationError, RefusalCode
+from protocol.ledger import ProxyKind
+from protocol.messages import Refusal
+from protocol.wire import decode_bytes, encode_bytes
+from tests.support.clients import client_config, make_client, training_request
+
+
+def misnamed_layers(config: ClientConfig) -> ClientConfig:
+    lora = LoraConfig(rank=1, target_modules=["no_such_layer"])
+    # Of the second training: its settings matter as soon as the first request pays for both.
+    return replace(config, reward_proxy=replace(config.reward_proxy, lora=lora))
+
+
+def too_high_a_rank(config: ClientConfig) -> ClientConfig:
+    lora = LoraConfig(rank=5000, target_modules=["q_proj"])
+    return replace(config, generator=replace(config.generator, lora=lora))
+
+
+def too_long_texts(config: ClientConfig) -> ClientConfig:
+    return replace(config, records=replace(config.records, max_response_tokens=1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (misnamed_layers, "no_such_layer"),
+        (too_high_a_rank, "rank"),
+        (too_long_texts, "max_position_embeddings"),
+    ],
+)
+def test_what_no_training_could_use_costs_nothing(
+    spoil: Callable[[ClientConfig], ClientConfig], said: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    client = make_client(tmp_path / "client-1", spoil(client_config(tiny_llama)))
+    request = encode_bytes(training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    reply = decode_bytes(answer_bytes("generator", request, folder=client.path), Refusal)
+
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    assert said in json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
+    assert not BudgetLedger(client.ledger_folder).reservations()
+    make_node_files(client)
+    (finding,) = (f for f in check_client(client, offline=True) if f.name == "base model")
+    assert said in finding.text
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30, float("nan"), float("inf")])
+def test_a_clip_or_a_step_size_of_no_use_is_refused(value: float) -> None:
+    generator = ClientConfig().generator
+
+    for name in ("max_grad_norm", "learning_rate"):
+        with pytest.raises(ConfigurationError, match=rf"{name} to be a number in \(0, 10\^6\]"):
+            replace(generator, **{name: value})  # type: ignore[arg-type]
+
+
+def test_an_absurd_number_of_threads_is_refused() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"client_side\.num_threads to be a whole number from 1"
+    ):
+        replace(ClientConfig(), num_threads=10**12)
