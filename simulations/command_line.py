@@ -158,6 +158,11 @@ def one_line(error: Exception) -> str:
             "its last whole stage, here with one at a time: "
             "rewardds-simulate resume=runs/latest hydra.launcher.n_jobs=1"
         )
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"Expected to be able to use {error.filename}, found: {error.strerror}. Name another "
+            "place, or mend this one."
+        )
     causes = [error, error.__cause__]
     text = "\n".join(str(cause) for cause in causes if cause is not None)
     if match := re.search(r"Could not override '([^']+)'", text):

@@ -214,6 +214,11 @@ class SimulateConfig:
                 raise ConfigurationError(
                     f"Expected {name} to be a whole number >= 1, got {value}. Change {name}."
                 )
+        if self.num_clients > 10_000:
+            raise ConfigurationError(
+                f"Expected at most 10000 clients, got num_clients={self.num_clients}: each has a "
+                "folder and trains. Lower num_clients."
+            )
         if self.num_private_records is not None and self.num_private_records < 1:
             raise ConfigurationError(
                 "Expected num_private_records to be a whole number >= 1 or null, got "

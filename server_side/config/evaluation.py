@@ -109,6 +109,8 @@ class EvaluationConfig(SamplingConfig):
             "max_batch_tokens",
             "num_resamples",
         )
+        limits = "a whole number from 1 to 10^6"
+        require(self.num_resamples <= 10**6, "evaluation.num_resamples", limits, self.num_resamples)
         if self.max_rows is not None:
             require(
                 self.max_rows >= MIN_TEST_ROWS,

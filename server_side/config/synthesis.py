@@ -70,6 +70,8 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         require_counts("synthesis", self, "num_queries", "min_prompt_words", "min_response_words")
+        limits = "a whole number from 1 to 10^7"
+        require(self.num_queries <= 10**7, "synthesis.num_queries", limits, self.num_queries)
         require(
             self.num_candidates >= 2,
             "synthesis.num_candidates",

@@ -46,6 +46,11 @@ def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (["experiment=smoke", "server_side.evaluation.path=absent.csv"], "absent.csv"),
         (["experiment=smoke", "client_side.base_model=absent"], "absent"),
         (["experiment=smoke", "num_records=10000000"], "records"),
+        (["num_clients=1000000000"], "num_clients"),
+        (["server_side.synthesis.num_queries=1000000000000"], "num_queries"),
+        (["server_side.evaluation.num_resamples=1000000000"], "num_resamples"),
+        (["server_side.num_threads=1000000000"], "server_side.num_threads"),
+        (["experiment=smoke", "run_folder=a_file"], "Expected to be able to use a_file"),
         (["foo bar"], "foo bar"),
     ],
 )
@@ -56,6 +61,7 @@ def test_a_mistake_is_one_line_without_traceback_and_leaves_no_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (here / "a_file").touch()
     with pytest.raises(SystemExit) as caught:
         call(*arguments, monkeypatch=monkeypatch)
 
