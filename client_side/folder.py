@@ -21,12 +21,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key
+from lm.paths import seen_from
 from lm.settings import load_settings, save_settings
 
 SETTINGS_FILE = "client_node.yaml"
@@ -79,7 +80,8 @@ class ClientFolder:
             SettingsError: The file cannot be read or has an unknown key.
             ConfigurationError: A value is out of range.
         """
-        return load_settings(ClientConfig, self.settings_file)
+        config = load_settings(ClientConfig, self.settings_file)
+        return replace(config, base_model=seen_from(self.path, config.base_model))
 
     def records_path(self, config: ClientConfig) -> str:
         """Return where the records lie, seen from this process.
@@ -88,9 +90,9 @@ class ClientFolder:
             config: The client's settings.
 
         Returns:
-            `records.path`, resolved against this folder where such a file is there.
+            `records.path`; a relative one lies in this folder.
         """
-        return self._seen_from_here(config.records.path)
+        return seen_from(self.path, config.records.path)
 
     def public_prompts_path(self, config: ClientConfig) -> str | None:
         """Return where the public prompts lie, seen from this process.
@@ -102,11 +104,7 @@ class ClientFolder:
             `preferences.public_prompts_path`, resolved like `records.path`; None where none is set.
         """
         path = config.preferences.public_prompts_path
-        return None if path is None else self._seen_from_here(path)
-
-    def _seen_from_here(self, path: str) -> str:
-        inside = self.path / path
-        return str(inside) if inside.exists() else path
+        return None if path is None else seen_from(self.path, path)
 
     def write_status(self, status: Mapping[str, object]) -> None:
         """Tell the operator how far the client is.

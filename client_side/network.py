@@ -140,13 +140,7 @@ def make_node_files(folder: ClientFolder) -> str:
     if not files.settings_file.exists():
         files.save(NetworkConfig())
     if not files.node_key.exists():
-        key = ec.generate_private_key(ec.SECP384R1())
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        )
-        write_private_file(files.node_key, private)
+        write_private_file(files.node_key, _new_node_key())
     introduction = introduce(folder)
     write_private_file(files.introduction, b"")
     return write_introduction(introduction, files.introduction)
@@ -208,8 +202,20 @@ def rotate_node_key(folder: ClientFolder) -> str:
     """
     files = NodeFiles(folder=folder)
     if files.node_key.exists():
+        # Whole and beside the other first: on a full disk both old keys stay what they were.
+        new = files.node_key.with_name("node_key.new")
+        write_private_file(new, _new_node_key())
         files.node_key.replace(files.node_key.with_name("node_key.old"))
+        new.replace(files.node_key)
     return make_node_files(folder)
+
+
+def _new_node_key() -> bytes:
+    return ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
 
 
 def join(folder: ClientFolder, invitation: Invitation) -> str:

@@ -28,6 +28,7 @@ from client_side.folder import (
 from lm.commented_settings import save_commented_settings
 from lm.errors import LmError
 from lm.logs import last_word
+from lm.paths import found_in
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
@@ -95,6 +96,7 @@ def supernode_command(
     Returns:
         Program and arguments.
     """
+    # Whole paths: the node works in the client's folder, and this was called from anywhere.
     command = [sys.executable, "-m", "client_side.flower_node", "--superlink", superlink]
     command += ["--host", "127.0.0.1", "--port", str(runtime_port)]
     # The folder, and the address for the ledger's "to whom": both the operator's own words.
@@ -103,9 +105,9 @@ def supernode_command(
     if insecure:
         command.append("--insecure")
     if root_certificates is not None:
-        command += ["--root-certificates", str(root_certificates)]
+        command += ["--root-certificates", str(root_certificates.resolve())]
     if node_key is not None:
-        command += ["--auth-supernode-private-key", str(node_key)]
+        command += ["--auth-supernode-private-key", str(node_key.resolve())]
     return command
 
 
@@ -136,13 +138,12 @@ def supernode_environment(folder: ClientFolder) -> dict[str, str]:
 
 
 def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
-    from client_side.network import NodeFiles, make_node_files
+    from client_side.network import make_node_files
 
-    for file in (folder.settings_file, NodeFiles(folder=folder).settings_file):
-        if file.exists():
-            raise ConfigurationError(
-                f"Expected a new folder, found {file}. Name another folder, or edit it."
-            )
+    if found := found_in(folder.path):
+        raise ConfigurationError(
+            f"Expected a new folder, found {found}. Name another folder, or edit what is there."
+        )
     config = ClientConfig()
     records = config.records
     if options.records is not None:

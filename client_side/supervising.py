@@ -75,6 +75,7 @@ _REASONS: Final = (
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
     ("401", "the server does not know this node's key; ask its operator"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of the authority that we trust"),
+    ("does not point to a file", "a key or certificate in the client's folder is missing"),
     ("certificate", "the server's certificate is not accepted"),
     ("SSL", "the connection broke off inside TLS"),
     ("address already in use", "another node uses runtime_port; choose another one"),

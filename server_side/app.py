@@ -22,7 +22,6 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from lm.logs import log_to_file
-from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.messages import HelloReply, Refusal, Request
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
@@ -32,8 +31,7 @@ from server_side.collecting import (
     Waiting,
     collect,
 )
-from server_side.config import ServerConfig
-from server_side.folder import SETTINGS_FILE, ServerFolder
+from server_side.folder import ServerFolder
 from server_side.network import NetworkConfig
 from server_side.outcome import RunLostError, read_outcome, write_outcome
 
@@ -96,7 +94,7 @@ def main(grid: Grid, context: Context) -> None:
         register = read_register(server)
         collect(
             GridChannel(grid, names=register.names if register else None),
-            config=load_settings(ServerConfig, run_folder / SETTINGS_FILE),
+            config=server.load_config(),
             client_keys=register.signing_keys if register else None,
             run_id=run_id,
             flower_run=flower_run,

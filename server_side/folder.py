@@ -18,12 +18,13 @@ One folder is one run. Private keys are readable by their owner only.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from lm.commented_settings import save_commented_settings
+from lm.paths import found_in, seen_from
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
@@ -95,20 +96,22 @@ class ServerFolder:
         return load_settings(NetworkConfig, self.network_file)
 
     def load_config(self) -> ServerConfig:
-        """Read the settings of models and stages.
+        """Read the settings of models and stages; a relative `base_model` lies in this folder.
 
         Raises:
             SettingsError: The file cannot be read or has an unknown key.
             ConfigurationError: A value is out of range.
         """
-        return load_settings(ServerConfig, self.settings_file)
+        config = load_settings(ServerConfig, self.settings_file)
+        # The exchange looks for it as well, and is no process of the caller's folder.
+        return replace(config, base_model=seen_from(self.path.resolve(), config.base_model))
 
     def run_id(self) -> str:
         """Return the run's name, which releases are bound to; made once for a folder."""
         file = self.path / "run_id"
         if not file.is_file():
             name = f"{self.path.resolve().name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-            safe = "".join(character if character.isalnum() else "-" for character in name)
+            safe = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
             file.write_text(safe[-60:].lstrip("-"), encoding="utf-8")
         return file.read_text(encoding="utf-8").strip()
 
@@ -125,16 +128,15 @@ def make_server_folder(path: Path, *, host: str, port: int) -> ServerFolder:
         The folder, without certificates yet.
 
     Raises:
-        ConfigurationError: There are settings already, or host or port cannot be.
+        ConfigurationError: Something is there already, or host or port cannot be.
         OSError: The disk refuses.
     """
     folder = ServerFolder(path=path)
     network = NetworkConfig(host=host, port=port, local_port=port + 1 if port < MAX_PORT else 9444)
-    for file in (folder.settings_file, folder.network_file, folder.tls_folder):
-        if file.exists():
-            raise ConfigurationError(
-                f"Expected a new folder, found {file}. Name another folder, or edit it."
-            )
+    if found := found_in(path):
+        raise ConfigurationError(
+            f"Expected a new folder, found {found}. Name another folder, or edit what is there."
+        )
     path.mkdir(mode=_PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
     path.chmod(_PRIVATE_FOLDER_MODE)
     for subfolder in (folder.tls_folder, folder.clients_folder, folder.flower_home):

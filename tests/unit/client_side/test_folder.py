@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from client_side.egress import load_signing_key
 from client_side.folder import make_client_folder
@@ -39,6 +42,22 @@ def test_relative_records_are_meant_from_the_folder(tmp_path: Path) -> None:
     folder = make_client(tmp_path / "client-1", client_config(tmp_path))
 
     assert folder.records_path(folder.load_config()) == str(folder.path / "records.jsonl")
+
+
+def test_what_only_the_callers_folder_has_is_missed_as_the_node_will_miss_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = client_config(Path("base"))
+    config = replace(config, records=replace(config.records, path="mine.jsonl"))
+    folder = make_client_folder(tmp_path / "client-1", config)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "mine.jsonl").touch()
+
+    found = folder.load_config()
+
+    assert found.base_model == str(folder.path / "base")
+    assert folder.records_path(found) == str(folder.path / "mine.jsonl")
 
 
 def test_status_is_always_whole(tmp_path: Path) -> None:

@@ -163,6 +163,22 @@ def test_a_node_starts_with_tls_its_key_and_the_pinned_bundle(
     assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
 
 
+def test_a_node_of_a_relative_folder_finds_its_keys(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node works in its folder, from which a path as the caller typed it leads elsewhere."""
+    calls = catch_start(monkeypatch)
+    monkeypatch.chdir(joined.path.parent)
+
+    main(["start", joined.path.name])
+
+    ((command, _),) = calls
+    for option in ("--root-certificates", "--auth-supernode-private-key"):
+        named = Path(command[command.index(option) + 1])
+        assert named.is_absolute()
+        assert named.is_file()
+
+
 def test_every_program_that_the_server_could_name_is_ours(
     joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +241,7 @@ def test_folder_and_server_are_named_in_the_nodes_own_configuration(folder: Clie
         "client-folder": str(folder.path.resolve()),
         "server-address": "host:1",
     }
-    assert command[command.index("--root-certificates") + 1] == "ca"
+    assert command[command.index("--root-certificates") + 1] == str(Path.cwd() / "ca")
     assert "--insecure" not in command
 
 
@@ -246,3 +262,32 @@ def test_status_tells_node_and_budget(
     printed = capsys.readouterr().out
     assert "never started" in printed
     assert "ε = 0 of 8 spent, in 0 reservations" in printed
+
+
+def test_init_leaves_a_folder_of_somebody_else_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "theirs").touch()
+    tmp_path.chmod(0o755)
+
+    with pytest.raises(SystemExit, match="Expected a new folder"):
+        main(["init", str(tmp_path)])
+
+    assert [item.name for item in tmp_path.iterdir()] == ["theirs"]
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_new_key_that_finds_no_room_leaves_both_old_ones(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["rotate-key", str(folder.path)])
+    keys = [folder.path / name for name in ("node_key", "node_key.old")]
+    before = [key.read_bytes() for key in keys]
+
+    def full(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("client_side.network.write_private_file", full)
+    with pytest.raises(SystemExit, match="No space left"):
+        main(["rotate-key", str(folder.path)])
+
+    assert [key.read_bytes() for key in keys] == before
