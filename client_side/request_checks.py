@@ -218,13 +218,15 @@ def check_fit(base_folder: Path, config: ClientConfig) -> None:
         config: The client's settings.
 
     Raises:
-        ModelFolderError: It has no layers of the names that an adapter wants, or the longest record
-            would not fit its context.
+        ModelFolderError: It cannot be loaded, has no layers of the names that an adapter wants, or
+            its context would not hold the longest record.
         ConfigurationError: An adapter's shape is out of all range.
     """
     from lm.adapter_shapes import expected_adapter_shapes
     from lm.context import check_context
+    from lm.loading import check_loadable
 
+    check_loadable(base_folder)
     for proxy in ProxyKind:  # both, since the first request pays for both
         shape = lora_shape(training_settings(config, proxy))
         expected_adapter_shapes(base_folder, shape, has_reward_head=proxy is ProxyKind.REWARD)

@@ -59,13 +59,15 @@ def expected_adapter_shapes(
         has_reward_head: Whether a scalar head belongs to it.
 
     Raises:
-        ModelFolderError: The base model has no layer of one of the named modules.
+        ModelFolderError: The base model has no layer of one of the named modules, or weights of
+            fewer layers than its configuration says.
     """
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
     layers = adapted_layers(lora, int(config["num_hidden_layers"]))
     pattern = re.compile(r"(?P<module>.*\.layers\.(?P<layer>\d+)\..*\.(?P<leaf>\w+))\.weight")
     shapes: dict[str, tuple[int, ...]] = {}
     missing = set(lora.target_modules)
+    absent = set(layers)
     for name, (num_out, num_in) in _weight_shapes(base_folder).items():
         match = pattern.fullmatch(name)
         if not match or match["leaf"] not in lora.target_modules:
@@ -73,12 +75,18 @@ def expected_adapter_shapes(
         if int(match["layer"]) not in layers:
             continue
         missing.discard(match["leaf"])
+        absent.discard(int(match["layer"]))
         shapes[f"{match['module']}.lora_A.weight"] = (lora.rank, num_in)
         shapes[f"{match['module']}.lora_B.weight"] = (num_out, lora.rank)
     if missing:
         raise ModelFolderError(
             f"Expected linear layers named {', '.join(sorted(missing))} in {base_folder}, found "
             "none. Change lora.target_modules to names that this architecture has."
+        )
+    if absent:
+        raise ModelFolderError(
+            f"Expected weights of all {config['num_hidden_layers']} layers that config.json names "
+            f"in {base_folder}, found none of layer {min(absent)}. Save the model there again."
         )
     if has_reward_head:
         shapes[REWARD_HEAD] = (1, int(config["hidden_size"]))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -28,6 +29,41 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_loadable(folder: Path) -> frozenset[str]:
+    """Find out that a model can be loaded, from all but its weights.
+
+    Args:
+        folder: A model folder.
+
+    Returns:
+        Last names of the layers that an adapter can sit on.
+
+    Raises:
+        ModelFolderError: Its architecture, tokenizer or a file of weights cannot be used.
+    """
+    try:
+        load_tokenizer(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="np"):
+                pass  # a file that is cut off is noticed by its header
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except ModelFolderError:
+        raise
+    except Exception as error:  # of four libraries, each with kinds of its own
+        first = str(error).partition("\n")[0]
+        raise ModelFolderError(
+            f"Expected a loadable causal language model in {folder}, found {type(error).__name__}: "
+            f"{first} Check the folder, or save the model there again."
+        ) from error
+    return frozenset(
+        name.rpartition(".")[2]
+        for name, layer in model.named_modules()
+        if getattr(getattr(layer, "weight", None), "ndim", 0) == 2
+    )
 
 
 def load_causal_lm(
@@ -55,7 +91,7 @@ def load_causal_lm(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelFolderError(
             f"Expected a loadable causal language model in {folder}, found {type(error).__name__}: "
-            f"{error}. Check the folder, or save the model there again."
+            f"{str(error).partition(chr(10))[0]} Check the folder, or save the model there again."
         ) from error
     model.requires_grad_(False)
     return model.to(device).eval()

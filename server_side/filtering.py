@@ -186,37 +186,27 @@ def choice_scores(
         One score a response; more is better, and of responses that would be alike that with more
         reward has more where its rank has a weight. Scores of different prompts do not compare.
     """
-    scores = _before_ties(rewards, likelihoods, consensus, rounds, config=config)
-    ties = rewards if config.chooses_by_reward else [0.0] * len(scores)
-    keys = list(zip(scores, ties, strict=True))
-    place = {key: float(index) for index, key in enumerate(sorted(set(keys)))}
-    return [place[key] for key in keys]
-
-
-def _before_ties(
-    rewards: Sequence[float],
-    likelihoods: Sequence[float],
-    consensus: Sequence[float],
-    rounds: Sequence[int],
-    *,
-    config: FilteringConfig,
-) -> list[float]:
+    scores: list[float]
     match ChooseBy(config.choose_by):
         case ChooseBy.RANKS:
             fused = [0.0] * len(rewards)
-            for weight, scores in (
+            for weight, judged in (
                 (config.alpha, rewards),
                 (1 - config.alpha, likelihoods),
                 (config.consensus_weight, consensus),
             ):
-                for index, rank in enumerate(average_ranks(scores)):
+                for index, rank in enumerate(average_ranks(judged)):
                     fused[index] += weight * rank
             # alpha * 2 + (1 - alpha) * 2 is not always 2
-            return [round(score, 9) for score in fused]
+            scores = [round(score, 9) for score in fused]
         case ChooseBy.CONSENSUS:
-            return list(consensus)
+            scores = list(consensus)
         case ChooseBy.FIRST:
-            return [float(number) for number in rounds]
+            scores = [float(number) for number in rounds]
+    ties = rewards if config.chooses_by_reward else [0.0] * len(scores)
+    keys = list(zip(scores, ties, strict=True))
+    place = {key: float(index) for index, key in enumerate(sorted(set(keys)))}
+    return [place[key] for key in keys]
 
 
 def average_ranks(scores: Sequence[float]) -> list[float]:

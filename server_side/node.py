@@ -17,7 +17,6 @@ from pathlib import Path
 
 from lm.errors import LmError
 from lm.logs import last_word, set_up_logs
-from lm.model_folders import resolve_base_model
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
@@ -60,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _begin(folder)
                 _finetune(folder)
             case "run":
-                _begin(folder, check=_check_job)
+                from server_side.job_checks import check_job
+
+                _begin(folder, check=check_job)
                 _collect(folder)
                 _finetune(folder)
             case "status":
@@ -134,18 +135,6 @@ def _begin(
     note_start(folder.path, ["rewardds-server", *sys.argv[1:]], digests={})
     for text in later_sources(folder.path):
         _LOGGER.warning("%s", text)
-
-
-def _check_job(config: ServerConfig) -> None:
-    """Find out what is wrong with the job's inputs before clients spend budget on its exchange."""
-    from server_side.public_texts import read_public_prompts, read_test_rows
-    from server_side.tuning_packages import require_packages
-
-    read_test_rows(config.evaluation)
-    read_public_prompts(config.synthesis)
-    require_packages(config.finetuning)
-    for name in config.model_names:
-        resolve_base_model(name)
 
 
 def _collect(folder: ServerFolder) -> None:

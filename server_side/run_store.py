@@ -312,7 +312,7 @@ class RunStore:
             raise ConfigurationError(
                 f"Expected the settings that the run folder {self.folder} was begun with, found "
                 f"other values of {', '.join(changed[:8])}. Restore them, or name another run "
-                "folder."
+                "folder; a server's releases can go with it (docs/deploying.md)."
             )
         self._taken = manifest.get("taken", {})
         stages = manifest["stages"]

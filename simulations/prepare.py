@@ -16,12 +16,14 @@ from client_side.config import ClientConfig, Unit
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
 from client_side.records import check_declared_size
+from client_side.request_checks import check_fit
 from lm.model_folders import resolve_base_model
 from lm.settings import save_settings
 from lm.table_formats import is_same_source
 from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
+from server_side.job_checks import check_models, check_prompts
 from server_side.public_texts import read_public_prompts, require_test_rows
 from server_side.tuning_packages import require_packages
 from simulations.config import TINY_MODEL, SimulateConfig
@@ -98,6 +100,11 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     require_test_rows(kept, "whose prompts stand in no training")
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, name, rows) for name, rows in parts.items()]
+    check_prompts(config.server_side.synthesis, tested=kept)
+    check_models(config.server_side)
+    # Clients of one instruction differ in nothing that a model could be too small for.
+    for own in {own.records.instruction: own for own in configs}.values():
+        check_fit(Path(own.base_model), own)
     # What an earlier start laid out in part, or was about to take over from another run.
     shutil.rmtree(run_folder / "clients", ignore_errors=True)
     clients = []
@@ -176,9 +183,6 @@ def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:
     folders = {name: _model_folder(name, run_folder) for name in ordered}
     base = folders[config.server_side.base_model]
     target = folders[config.server_side.target_model]
-    judge = config.server_side.evaluation.judge
-    if judge.kind == "local":
-        resolve_base_model(judge.model)  # it is asked last, and should not be missed only then
     return replace(
         config,
         client_side=replace(config.client_side, base_model=base),

@@ -208,15 +208,11 @@ def simulate(
         console.say(f"Run folder: {_short(shown)}")
         world = _prepared(config, run_folder, is_latest=selection is None)
         # Only now: these take seconds, and a wrong path should be told at once.
-        from client_side.request_checks import check_fit
         from lm.loading import quiet_transformers
         from server_side.metrics import read_metrics
         from simulations.private_tuning import price_of_private_arm, run_private_arm
 
         quiet_transformers()
-        for client in world.clients:
-            own = client.load_config()
-            check_fit(Path(own.base_model), own)
         for text in [*later_sources(run_folder), *delta_warnings(world)]:
             console.say(f"Warning: {text}")
         console.say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from client_side.app import answer_bytes
 from client_side.budget import BudgetLedger
-from client_side.checking import check_client
+from client_side.checking import Verdict, check_client
 from client_side.config import ClientConfig, LoraConfig
 from client_side.network import make_node_files
 from protocol.errors import ConfigurationError, RefusalCode
@@ -58,6 +59,48 @@ def test_what_no_training_could_use_costs_nothing(
     make_node_files(client)
     (finding,) = (f for f in check_client(client, offline=True) if f.name == "base model")
     assert said in finding.text
+
+
+def cut_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def forget_the_architecture(folder: Path) -> None:
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+
+
+def tear_the_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"version": ', encoding="utf-8")
+
+
+def claim_more_layers(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    more = {**config, "num_hidden_layers": config["num_hidden_layers"] + 1}
+    file.write_text(json.dumps(more), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut_weights, forget_the_architecture, tear_the_tokenizer, claim_more_layers]
+)
+def test_a_base_model_that_cannot_be_used_costs_nothing(
+    spoil: Callable[[Path], None], tiny_llama: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama, base)
+    spoil(base)
+    client = make_client(tmp_path / "client-1", client_config(base))
+    request = encode_bytes(training_request(base, ProxyKind.GENERATOR))
+
+    reply = decode_bytes(answer_bytes("generator", request, folder=client.path), Refusal)
+
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    assert not BudgetLedger(client.ledger_folder).reservations()
+    make_node_files(client)
+    (finding,) = (f for f in check_client(client, offline=True) if f.name == "base model")
+    assert finding.verdict is Verdict.FAILED
+    assert str(base) in finding.text
 
 
 @pytest.mark.parametrize("value", [0.0, 1e30, float("nan"), float("inf")])
