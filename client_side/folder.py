@@ -80,7 +80,8 @@ class ClientFolder:
             SettingsError: The file cannot be read or has an unknown key.
             ConfigurationError: A value is out of range.
         """
-        config = load_settings(ClientConfig, self.settings_file)
+        # Privacy: a file that lost its end must not be read as one that allows the default budget.
+        config = load_settings(ClientConfig, self.settings_file, whole=("budget", "records"))
         return replace(config, base_model=seen_from(self.path, config.base_model))
 
     def records_path(self, config: ClientConfig) -> str:

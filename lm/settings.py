@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
 
 from lm.errors import LmError
 
@@ -92,21 +92,29 @@ def to_settings(kind: type[T], values: DictConfig) -> T:
     return settings
 
 
-def load_settings(kind: type[T], file: Path) -> T:
+def load_settings(kind: type[T], file: Path, *, whole: Sequence[str] = ()) -> T:
     """Read a settings file.
 
     Args:
         kind: The dataclass that it fills; what the file leaves out keeps its default.
         file: A YAML file.
+        whole: Groups that must be there with every key, since a file that was cut off would else
+            fall back to defaults without a word.
 
     Returns:
         The settings.
 
     Raises:
-        SettingsError: The file is missing, is not YAML, or has an unknown key or a wrong value.
+        SettingsError: The file is missing, is not YAML, has an unknown key or a wrong value, or
+            lacks one that must be there.
     """
     try:
         values = OmegaConf.load(file)
+    except MarkedYAMLError as error:
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SettingsError(
+            f"Expected YAML in {file}, found what is none{place}: {error.problem}. Mend that line."
+        ) from None
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise SettingsError(
             f"Expected a settings file at {file}, got {type(error).__name__}. "
@@ -115,9 +123,18 @@ def load_settings(kind: type[T], file: Path) -> T:
     if not isinstance(values, DictConfig):
         raise SettingsError(f"Expected `key: value` lines in {file}, got a list. Mend the file.")
     try:
-        return to_settings(kind, values)
+        settings = to_settings(kind, values)
     except SettingsError as error:
         raise SettingsError(f"In {file}: {error}") from None
+    for group in whole:
+        stated = values.get(group) or {}
+        fields = dataclasses.fields(getattr(settings, group))
+        if missing := [item.name for item in fields if item.name not in stated]:
+            raise SettingsError(
+                f"Expected {file} to state all of {group}, found no {group}.{missing[0]}: a part "
+                "of it may be lost. Restore it, or write what is missing."
+            )
+    return settings
 
 
 def to_mapping(settings: object) -> dict[str, Any]:

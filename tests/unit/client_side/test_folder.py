@@ -10,6 +10,8 @@ import pytest
 
 from client_side.egress import load_signing_key
 from client_side.folder import make_client_folder
+from lm.settings import SettingsError
+from protocol.errors import ConfigurationError
 from tests.support.clients import client_config, make_client
 
 
@@ -36,6 +38,30 @@ def test_settings_read_back_as_written(tmp_path: Path) -> None:
     config = client_config(tmp_path)
 
     assert make_client_folder(tmp_path / "client-1", config).load_config() == config
+
+
+def test_settings_that_lost_their_end_never_allow_another_budget_or_other_records(
+    tmp_path: Path,
+) -> None:
+    config = client_config(tmp_path)
+    config = replace(
+        config, budget=replace(config.budget, target_epsilon=1.0, lifetime_epsilon_cap=1.5)
+    )
+    folder = make_client_folder(tmp_path / "client-1", config)
+    whole = folder.settings_file.read_text(encoding="utf-8")
+    refused = 0
+
+    for end in [at for at, character in enumerate(whole) if character == "\n"]:
+        folder.settings_file.write_text(whole[:end], encoding="utf-8")
+        try:
+            found = folder.load_config()
+        except (SettingsError, ConfigurationError):
+            refused += 1
+        else:
+            assert found.budget == config.budget
+            assert found.records == config.records
+
+    assert refused > whole.count("\n") / 4
 
 
 def test_relative_records_are_meant_from_the_folder(tmp_path: Path) -> None:

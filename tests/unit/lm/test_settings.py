@@ -119,6 +119,23 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes
         load_settings(Outer, file)
 
 
+def test_the_line_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("name: y\nrate: 0.5\ninner: [1\nlimit: 3\n")
+
+    with pytest.raises(SettingsError, match=r"settings\.yaml.* in line 4: "):
+        load_settings(Outer, file)
+
+
+@pytest.mark.parametrize("content", ["name: y\n", "inner:\n  size: 1\n"])
+def test_a_group_that_must_be_whole_takes_no_defaults(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+
+    with pytest.raises(SettingsError, match=r"to state all of inner, found no inner\."):
+        load_settings(Outer, file, whole=("inner",))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.yaml"):
         load_settings(Outer, tmp_path / "absent.yaml")
