@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 
 _LIST: Final = "whole.json"
 """File in a checkpoint that lists the digests of its other files."""

@@ -25,7 +25,7 @@ from server_side.json_values import to_json
 from server_side.notes import RunNotes
 from server_side.ranking import RankingQuality
 from server_side.repetition import TextDiversity, self_bleu
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 from server_side.win_rate import WinRate
 
 SCHEMA_PATH: Final = Path(__file__).with_name("metrics.schema.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lm.errors import LmError
 from protocol.errors import ExchangeError, RewardDSError
-from server_side.run_store import write_atomically
+from server_side.whole_files import read_json, write_atomically
 
 OUTCOME_FILE = "exchange.json"
 """What became of each client; written when the exchange is over, whichever way."""
@@ -76,7 +76,7 @@ def read_outcome(run_folder: Path, *, flower_run: str | None = None) -> dict[str
     file = run_folder / OUTCOME_FILE
     if not file.is_file():
         return None
-    outcome = json.loads(file.read_text(encoding="utf-8"))
+    outcome = read_json(file)
     assert isinstance(outcome, dict)
     is_of_another = flower_run is not None and outcome["flower_run"] != flower_run
     return None if is_of_another else outcome

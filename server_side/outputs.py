@@ -28,7 +28,7 @@ from server_side.proxies import ModelWriter
 from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
 from server_side.repetition import measure_diversity
 from server_side.report import ReportInputs, write_report
-from server_side.run_store import RunStore, StageRecord, clear_disk_errors, copy_folder
+from server_side.run_store import RunStore, StageRecord
 from server_side.samples import (
     CuratedSample,
     Feedback,
@@ -41,6 +41,7 @@ from server_side.seeds import derive_seed
 from server_side.starts import start_counts
 from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 from server_side.tuning_history import read_losses, tuning_effort
+from server_side.whole_files import clear_disk_errors, copy_folder
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
 """Says what a simulation knows about a run, from its final pool."""

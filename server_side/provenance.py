@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from protocol import SOFTWARE_VERSION
 from protocol.bundle import sources_digest
-from server_side.run_store import write_atomically
 from server_side.shared_stages import library_versions
+from server_side.whole_files import read_json, write_atomically
 
 PROVENANCE_FILE: Final = "provenance.json"
 """Commands, versions, and what else a run says of itself, in its folder."""
@@ -107,7 +107,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:  # a JSON object
     file = folder / PROVENANCE_FILE
     if not file.is_file():
         return {}
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = read_json(file)
     return facts
 
 

@@ -17,15 +17,12 @@ Runs that are given the same `SharedStages` do each stage once (`server_side/sha
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,11 +36,17 @@ from server_side.progress import Progress, SilentProgress
 from server_side.samples import OnProgress, StageResult
 from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages, file_digest
+from server_side.whole_files import (
+    clear_disk_errors,
+    files_under,
+    read_json,
+    sync,
+    write_atomically,
+)
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT_VERSION: Final = 2
 _MANIFEST: Final = "manifest.json"
-_DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -227,10 +230,10 @@ class RunStore:
             shutil.rmtree(path, ignore_errors=True)  # whole once, but not in the manifest
             part.mkdir(exist_ok=True)
             bound(output_folder=part)
-            for file in _files_under(part):
-                _sync(file)
+            for file in files_under(part):
+                sync(file)
             part.rename(path)
-            _sync(self.folder)
+            sync(self.folder)
             return StageResult(values=())
 
         self._do(stage, path, build, bound)
@@ -285,7 +288,7 @@ class RunStore:
         return True
 
     def _digests(self, path: Path) -> dict[str, str]:
-        files = _files_under(path) if path.is_dir() else [path]
+        files = files_under(path) if path.is_dir() else [path]
         return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
 
     def _take_lock(self) -> None:
@@ -301,7 +304,7 @@ class RunStore:
         path = self.folder / _MANIFEST
         if not path.is_file():
             return {}
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         if manifest["format_version"] != _FORMAT_VERSION:
             raise ConfigurationError(
                 f"Expected a run folder of format {_FORMAT_VERSION}, found format "
@@ -327,72 +330,3 @@ class RunStore:
             "taken": self._taken,
         }
         write_atomically(self.folder / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is either whole or not there, also after a power cut.
-
-    Raises:
-        StageError: The disk is full or refuses.
-    """
-    part = path.with_name(f".{path.name}.part")
-    with clear_disk_errors(path):
-        try:
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync(path.parent)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-
-def copy_folder(source: Path, destination: Path) -> None:
-    """Copy a folder; the copy replaces an older one and appears only when whole.
-
-    Raises:
-        StageError: The disk is full or refuses.
-    """
-    part = destination.with_name(f".{destination.name}.part")
-    with clear_disk_errors(destination):
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part)
-        for file in _files_under(part):
-            _sync(file)
-        shutil.rmtree(destination, ignore_errors=True)
-        part.rename(destination)
-
-
-@contextmanager
-def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one that says what to do.
-
-    Args:
-        path: What was to be written.
-
-    Raises:
-        StageError: The disk is full, broken or read-only, or permissions are missing.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_TROUBLE and not isinstance(error, PermissionError):
-            raise
-        raise StageError(
-            f"Expected to write {path}, got: {error.strerror}. Make room or change permissions, "
-            "and start the same command again; it goes on from the last whole stage."
-        ) from error
-
-
-def _files_under(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from server_side.certificates import TlsFiles, check_certificate
 from server_side.clients import load_clients
 from server_side.folder import ServerFolder
 from server_side.outcome import read_outcome
+from server_side.whole_files import read_json
 
 
 def standing(folder: ServerFolder) -> dict[str, object]:
@@ -90,5 +90,5 @@ def describe(found: Mapping[str, Any]) -> str:
 def _stages(manifest: Path) -> list[str]:
     if not manifest.is_file():
         return []
-    stages = json.loads(manifest.read_text(encoding="utf-8")).get("stages", {})
+    stages = read_json(manifest).get("stages", {})
     return sorted(stages)

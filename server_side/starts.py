@@ -20,7 +20,7 @@ from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
 from server_side.admission_checks import start_name
-from server_side.run_store import write_atomically
+from server_side.whole_files import read_json, write_atomically
 
 STARTS: Final = "starts"
 """Folder of the starting weights within the server's run folder."""
@@ -146,6 +146,6 @@ def _require_origin(note: Path, origin: Mapping[str, object]) -> None:
 
 
 def _read_note(note: Path) -> dict[str, Any]:  # JSON values
-    content = json.loads(note.read_text(encoding="utf-8"))
+    content = read_json(note)
     assert isinstance(content, dict)
     return content

@@ -15,9 +15,9 @@ from pathlib import Path
 from lm.model_folders import base_model_digest
 from protocol.errors import ConfigurationError
 from server_side.config import FinetuningConfig
-from server_side.run_store import write_atomically
 from server_side.samples import CuratedSample
 from server_side.tuned_target import TUNED, TunedTarget, tuned_digest
+from server_side.whole_files import read_json, write_atomically
 
 _DESCRIPTION = "training.json"
 _HISTORY = "history.json"
@@ -81,7 +81,7 @@ def write_history(
 
 def read_finished(folder: Path) -> TunedTarget:
     """Read what a finished training left."""
-    history = json.loads((folder / _HISTORY).read_text(encoding="utf-8"))
+    history = read_json(folder / _HISTORY)
     return TunedTarget(
         folder=folder / TUNED,
         digest=tuned_digest(folder / TUNED),

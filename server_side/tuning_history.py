@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from server_side.config import FinetuningConfig
 from server_side.metrics import TuningEffort
+from server_side.whole_files import read_json
 
 
 def read_losses(folder: Path) -> tuple[float, ...]:
@@ -50,5 +50,5 @@ def tuning_effort(
 
 
 def _read_history(folder: Path) -> dict[str, Any]:  # a JSON object
-    history: dict[str, Any] = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    history: dict[str, Any] = read_json(folder / "history.json")
     return history

@@ -22,8 +22,8 @@ from protocol.errors import StageError
 from server_side.children import Children, last_lines
 from server_side.config import FinetuningConfig
 from server_side.json_values import from_json, to_json
-from server_side.run_store import write_atomically
 from server_side.samples import CuratedSample, OnProgress
+from server_side.whole_files import write_atomically
 
 _POLL_SECONDS = 0.2
 _ROOT = Path(__file__).resolve().parent.parent

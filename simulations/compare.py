@@ -25,7 +25,7 @@ from server_side.evaluation import ArmScores, Metric
 from server_side.json_values import from_json
 from server_side.measures import is_measure
 from server_side.metrics import read_metrics
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 from simulations.compare_checks import (
     origin_notes,
     read_origin,

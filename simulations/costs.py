@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from server_side.run_store import StageRecord
+from server_side.whole_files import read_json, write_atomically
 
 COST_FILE = "exchange_cost.json"
 """Time and memory of the exchange, in the run folder."""
@@ -47,9 +48,7 @@ def measured_exchange(run_folder: Path) -> Iterator[None]:
         "peak_rss_bytes": max(peak, tree_rss_bytes()),
     }
     path = run_folder / COST_FILE
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(cost), encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, json.dumps(cost))
 
 
 def read_exchange_cost(run_folder: Path) -> StageRecord | None:
@@ -57,7 +56,7 @@ def read_exchange_cost(run_folder: Path) -> StageRecord | None:
     path = run_folder / COST_FILE
     if not path.exists():
         return None
-    cost = json.loads(path.read_text(encoding="utf-8"))
+    cost = read_json(path)
     return StageRecord(
         files={},
         counts={},

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 from client_side.config import ClientConfig, Unit
 from client_side.egress import load_signing_key
@@ -24,8 +25,10 @@ from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from server_side.job_checks import check_models, check_prompts
+from server_side.json_values import differences, to_json
 from server_side.public_texts import read_public_prompts, require_test_rows
 from server_side.tuning_packages import require_packages
+from server_side.whole_files import read_json, write_atomically
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.record_sources import read_domain, read_rows
 from simulations.splitting import split_among_clients
@@ -34,6 +37,18 @@ WORLD_FILE = "world.json"
 """Names what was laid out; written last, so a world without it is laid out again."""
 RECORDS_FILE = "records.jsonl"
 """One client's private records, in its folder."""
+
+_LAID_OUT: Final = (
+    "num_clients",
+    "split",
+    "domains",
+    "num_records",
+    "num_evaluation_records",
+    "evaluation_fraction",
+    "declare_sizes",
+    "seed",
+    "client_side",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +87,12 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     """
     world_file = run_folder / WORLD_FILE
     if world_file.is_file():
-        return _reopen(config, run_folder, json.loads(world_file.read_text(encoding="utf-8")))
+        facts = read_json(world_file)
+        # A world of an earlier version does not say.
+        before = facts.pop("settings", _layout(config))
+        _require_same_layout(run_folder, before=before, now=_layout(config))
+        return _reopen(config, run_folder, facts)
+    layout = _layout(config)
     require_packages(config.server_side.finetuning)
     training, evaluation = read_rows(config)
     of_domains = {name: read_domain(config, own) for name, own in config.own_domains.items()}
@@ -124,9 +144,7 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
         "base_model": config.client_side.base_model,
         "target_model": config.server_side.target_model,
     }
-    part = world_file.with_suffix(".part")
-    part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    part.replace(world_file)
+    write_atomically(world_file, json.dumps({**facts, "settings": layout}, indent=1))
     return _reopen(config, run_folder, facts)
 
 
@@ -149,6 +167,23 @@ def delta_warnings(world: World) -> list[str]:
                 f"below {1 / size:.1g}: a mechanism may publish a δ share of the records outright."
             )
     return found
+
+
+def _layout(config: SimulateConfig) -> Mapping[str, Any]:  # JSON values
+    """Return the settings that are copied into the clients' folders and read there ever after."""
+    stated = to_json(config)
+    assert isinstance(stated, dict)
+    return {name: stated[name] for name in _LAID_OUT}
+
+
+def _require_same_layout(
+    run_folder: Path, *, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    if changed := sorted(differences(dict(before), dict(now))):
+        raise ConfigurationError(
+            f"Expected the settings with which the clients of {run_folder} were laid out, found "
+            f"other values of {', '.join(changed[:8])}. Restore them, or name another run_folder."
+        )
 
 
 def _reopen(config: SimulateConfig, run_folder: Path, facts: Mapping[str, object]) -> World:

@@ -8,7 +8,6 @@ and each client's ledger as its certificate states it.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server_side.provenance import add_provenance, note_start
+from server_side.whole_files import read_json
 
 if TYPE_CHECKING:
     from protocol.ledger import PrivacyLedger
@@ -81,7 +81,7 @@ def note_price(
             "noise": "operating system" if noise_seed is None else noise_seed,
         },
         "run_id": certificates[0].run_id if certificates else folder.name,
-        "shared_exchange": json.loads(origin.read_text("utf-8")) if origin.is_file() else None,
+        "shared_exchange": read_json(origin) if origin.is_file() else None,
         "digests": {
             "base_model": base_model_digest(resolve_base_model(world.server.base_model)),
             "target_model": base_model_digest(resolve_base_model(world.server.target_model)),

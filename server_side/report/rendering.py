@@ -26,7 +26,7 @@ from server_side.report.results import (
     metric_results,
     setting_groups,
 )
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 
 _ENSEMBLES: Final = {
     "mean": " and averaged",

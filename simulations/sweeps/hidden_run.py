@@ -21,7 +21,7 @@ from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError, StageError
 from server_side.children import Children, last_lines, raise_on_signals
 from server_side.notes import SelectionPrice
-from server_side.run_store import write_atomically
+from server_side.whole_files import read_json, write_atomically
 from simulations.command_line import one_line
 from simulations.config import SimulateConfig, TunedOn
 from simulations.run_folder import SETTINGS_FILE
@@ -91,7 +91,7 @@ def read_price(folder: Path) -> SelectionPrice:
     Args:
         folder: Where the runs lie.
     """
-    return SelectionPrice(**json.loads((folder / _PRICE_FILE).read_text(encoding="utf-8")))
+    return SelectionPrice(**read_json(folder / _PRICE_FILE))
 
 
 def simulate_in_child(run_folder: Path, *, log_folder: Path) -> None:

@@ -24,7 +24,7 @@ from server_side.report.formats import (
 )
 from server_side.report.rendering import page_environment
 from server_side.report.svg import standalone
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 from simulations.sweeps.costs import SweepCost, selection_epsilon, sweep_cost
 from simulations.sweeps.drawings import SweepDrawings, draw_sweep
 from simulations.sweeps.refining import (

@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from lm.locks import is_held
 from protocol.errors import ConfigurationError, RewardDSError
+from server_side.whole_files import read_json
 
 SWEEP_FILE: Final = "sweep.json"
 """What makes a folder the folder of a sweep."""
@@ -309,7 +310,7 @@ def _lock_file(folder: Path) -> Path:
 def _read(path: Path) -> Any | None:  # a JSON object
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _write(path: Path, values: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.metrics import read_metrics
 from server_side.provenance import read_provenance
+from server_side.whole_files import read_json
 from simulations.config import SimulateConfig, TunedOn
 from simulations.run_folder import SETTINGS_FILE
 from simulations.sweeps.points import (
@@ -286,6 +287,6 @@ def _read_audits(folders: Sequence[Path]) -> tuple[Mapping[str, Any], ...]:
                 f"Expected the folder of a finished audit, found no {_AUDIT_FILE} in {folder}. "
                 "Name one that `rewardds-audit` made to its end."
             )
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(file)
         found.append({"name": folder.name, **values})
     return tuple(found)

@@ -46,7 +46,7 @@ from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.metrics import read_metrics
 from server_side.notes import SelectionPrice
 from server_side.provenance import PROVENANCE_FILE, read_provenance
-from server_side.run_store import write_atomically
+from server_side.whole_files import read_json, write_atomically
 from simulations.config import SelectionConfig, SimulateConfig
 from simulations.prepare import prepare_world
 from simulations.provenance import begin_provenance
@@ -306,10 +306,8 @@ def _picks(hidden: Path, chosen: SelectionConfig) -> list[int]:
             mean_runs=chosen.mean_runs, shape=chosen.shape, uniform=source.random
         )
         picks = [source.randrange(len(chosen.candidates)) for _ in range(number)]
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(picks), encoding="utf-8")
-        part.replace(file)
-    loaded: list[int] = json.loads(file.read_text(encoding="utf-8"))
+        write_atomically(file, json.dumps(picks))
+    loaded: list[int] = read_json(file)
     return loaded
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import ConfigurationError, StageError
 from server_side.json_values import from_json, to_json
-from server_side.run_store import RunStore, write_atomically
+from server_side.run_store import RunStore
 from server_side.samples import (
     Candidate,
     CandidateOrigin,
@@ -118,6 +118,18 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         open_store(tmp_path, config={"filtering": {"k": 4}})
 
 
+def test_a_manifest_that_lost_its_end_is_refused_and_kept(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, Work())
+    cut = (tmp_path / "manifest.json").read_bytes()[:-9]
+    (tmp_path / "manifest.json").write_bytes(cut)
+
+    with pytest.raises(StageError, match=r"manifest\.json as it was written"):
+        open_store(tmp_path).__enter__()
+
+    assert (tmp_path / "manifest.json").read_bytes() == cut
+
+
 def test_second_process_is_refused(tmp_path: Path) -> None:
     with open_store(tmp_path), pytest.raises(StageError, match="another process"):
         open_store(tmp_path)
@@ -149,17 +161,6 @@ def test_full_disk_is_one_clear_error_and_leaves_no_part(
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "manifest.json"}
     with open_store(tmp_path) as store:
         assert store.values("07_queries", Query, Work()) == QUERIES
-
-
-def test_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    write_atomically(path, "old")
-
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def filler(times: list[int], *, is_killed: bool = False) -> Callable[..., None]:

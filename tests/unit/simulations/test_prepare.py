@@ -11,7 +11,7 @@ import pytest
 from client_side.config import Unit
 from lm.errors import ModelFolderError, TableError
 from lm.tables import normalise_prompt
-from protocol.errors import ConfigurationError, RecordsError
+from protocol.errors import ConfigurationError, RecordsError, StageError
 from server_side import public_texts
 from server_side.config import EvaluationConfig, JudgeConfig, ServerConfig
 from server_side.public_texts import read_test_rows
@@ -150,6 +150,29 @@ def test_a_world_is_laid_out_once(tmp_path: Path) -> None:
 
     assert records.stat().st_mtime_ns == before
     assert world == prepare_world(simulation(), tmp_path)
+
+
+def test_clients_are_never_taken_for_ones_of_other_settings(tmp_path: Path) -> None:
+    start = simulation()
+    prepare_world(start, tmp_path)
+    budget = replace(start.client_side.budget, target_epsilon=1.0)
+    other = replace(start, client_side=replace(start.client_side, budget=budget))
+
+    with pytest.raises(
+        ConfigurationError, match=r"values of client_side\.budget\.target_epsilon\."
+    ):
+        prepare_world(other, tmp_path)
+
+    assert prepare_world(start, tmp_path).clients[0].load_config().budget != budget
+
+
+def test_a_world_that_lost_its_end_is_refused(tmp_path: Path) -> None:
+    prepare_world(simulation(), tmp_path)
+    file = tmp_path / "world.json"
+    file.write_bytes(file.read_bytes()[:-9])
+
+    with pytest.raises(StageError, match=r"world\.json as it was written"):
+        prepare_world(simulation(), tmp_path)
 
 
 def test_a_world_cut_off_is_laid_out_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from protocol.errors import ExchangeError
 from server_side.collecting import RELEASES
 from server_side.config import ServerConfig
 from server_side.outcome import OUTCOME_FILE, read_outcome
-from server_side.run_store import write_atomically
+from server_side.whole_files import write_atomically
 from simulations import shared_exchange
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.prepare import World, prepare_world

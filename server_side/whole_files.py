@@ -1,0 +1,113 @@
+"""Files that are whole or not there: how they are written, and how they are read back.
+
+Run folders are read again after a kill, a power cut or a full disk, days later, by this code or by
+its user. What is found there is either whole or refused in words.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.errors import StageError
+
+_DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is either whole or not there, also after a power cut.
+
+    Raises:
+        StageError: The disk is full or refuses.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with clear_disk_errors(path):
+        try:
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync(path.parent)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def read_json(path: Path) -> Any:  # a JSON value
+    """Read a JSON file that was written here before.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        StageError: It holds no JSON: something else cut or changed it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise StageError(
+            f"Expected {path} as it was written, found no JSON in it: it was cut or changed since. "
+            "Restore it from a copy, or begin anew in another folder."
+        ) from None
+
+
+def copy_folder(source: Path, destination: Path) -> None:
+    """Copy a folder; the copy replaces an older one and appears only when whole.
+
+    Raises:
+        StageError: The disk is full or refuses.
+    """
+    part = destination.with_name(f".{destination.name}.part")
+    with clear_disk_errors(destination):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+        for file in files_under(part):
+            sync(file)
+        shutil.rmtree(destination, ignore_errors=True)
+        part.rename(destination)
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into one that says what to do.
+
+    Args:
+        path: What was to be written.
+
+    Raises:
+        StageError: The disk is full, broken or read-only, or permissions are missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE and not isinstance(error, PermissionError):
+            raise
+        raise StageError(
+            f"Expected to write {path}, got: {error.strerror}. Make room or change permissions, "
+            "and start the same command again; it goes on from the last whole stage."
+        ) from error
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Return all files below a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep what was written to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
