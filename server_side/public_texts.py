@@ -16,7 +16,13 @@ from lm.public_prompts import read_prompts
 from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
 from protocol.errors import ConfigurationError, StageError
 from server_side.code_tests import check_tests
-from server_side.config import MIN_TEST_ROWS, EvaluationConfig, ServerConfig, SynthesisConfig
+from server_side.config import (
+    MIN_TEST_ROWS,
+    EvaluationConfig,
+    ServerConfig,
+    SynthesisConfig,
+    WarmStartConfig,
+)
 from server_side.sandbox import find_confinement
 
 _LOGGER = logging.getLogger(__name__)
@@ -98,6 +104,21 @@ class PublicText:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def read_start_rows(config: WarmStartConfig) -> Sequence[TextRow]:
+    """Read the public text of a warm start; none where no file is named.
+
+    Args:
+        config: Where it lies.
+
+    Raises:
+        TableError: It cannot be read.
+    """
+    if config.path is None:
+        return ()
+    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
+    return read_table(config.path, columns=columns, split=config.split, drop_unusable=True).rows
+
+
 def read_public_text(config: ServerConfig) -> PublicText:
     """Read the public text, and drop whatever repeats a prompt of the test set.
 
@@ -120,8 +141,7 @@ def read_public_text(config: ServerConfig) -> PublicText:
             "tuned (warm_start.path), because text that repeats a test prompt must be left out, "
             "got nothing. Name the file."
         )
-    columns = ColumnMap(prompt=warm.prompt_column, response=warm.response_column)
-    rows = read_table(warm.path, columns=columns, split=warm.split, drop_unusable=True).rows
+    rows = read_start_rows(warm)
     columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)
     test_rows = read_table(evaluation.path, columns=columns, split=evaluation.split).rows
     tested = {normalise_prompt(row.prompt) for row in test_rows}

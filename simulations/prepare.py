@@ -16,6 +16,7 @@ from typing import Any, Final
 from client_side.config import ClientConfig, Unit
 from client_side.egress import load_signing_key
 from client_side.folder import ClientFolder, make_client_folder, write_private_file
+from client_side.public_prompts import check_public_prompts
 from client_side.records import check_declared_size
 from client_side.request_checks import check_fit
 from lm.model_folders import resolve_base_model
@@ -26,7 +27,7 @@ from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from server_side.job_checks import check_models, check_prompts
 from server_side.json_values import differences, to_json
-from server_side.public_texts import read_public_prompts, require_test_rows
+from server_side.public_texts import read_public_prompts, read_start_rows, require_test_rows
 from server_side.tuning_packages import require_packages
 from server_side.whole_files import read_json, write_atomically
 from simulations.config import TINY_MODEL, SimulateConfig
@@ -321,6 +322,11 @@ def _check_public_text(config: SimulateConfig) -> None:
                 "another file."
             )
     read_public_prompts(synthesis)
+    read_start_rows(warm_start)
+    check_public_prompts(
+        config.client_side.preferences.public_prompts_path,
+        records_path=config.client_side.records.path,
+    )
 
 
 def _count_units(rows: Sequence[TextRow], *, unit: Unit) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm.errors import TableError
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, RecordsError
 from simulations.config import SimulateConfig
 from simulations.prepare import prepare_world
 from tests.support.laid_out import simulation, with_records, write_rows
@@ -31,15 +31,6 @@ def test_public_prompts_are_found_from_wherever_the_server_runs(
     assert world.server.synthesis.public_prompts_path == str(tmp_path.resolve() / "public.jsonl")
 
 
-def test_missing_public_prompts_are_said_before_any_folder_is_made(tmp_path: Path) -> None:
-    start = with_public_prompts(simulation(), str(tmp_path / "missing.jsonl"))
-
-    with pytest.raises(TableError, match=r"missing\.jsonl"):
-        prepare_world(start, tmp_path / "run")
-
-    assert not (tmp_path / "run").exists()
-
-
 def with_start_text(start: SimulateConfig, path: str) -> SimulateConfig:
     client, server = start.client_side, start.server_side
     accepts = replace(client, warm_start=replace(client.warm_start, accept=True))
@@ -50,6 +41,16 @@ def with_start_text(start: SimulateConfig, path: str) -> SimulateConfig:
 def with_prompts_for_pairs(start: SimulateConfig, path: str) -> SimulateConfig:
     preferences = replace(start.client_side.preferences, public_prompts_path=path)
     return replace(start, client_side=replace(start.client_side, preferences=preferences))
+
+
+@pytest.mark.parametrize("name_it", [with_public_prompts, with_start_text, with_prompts_for_pairs])
+def test_missing_public_text_is_said_before_any_folder_is_made(
+    name_it: Callable[[SimulateConfig, str], SimulateConfig], tmp_path: Path
+) -> None:
+    with pytest.raises((TableError, RecordsError), match=r"missing\.jsonl"):
+        prepare_world(name_it(simulation(), str(tmp_path / "missing.jsonl")), tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("spelling", ["as it is", "~", "hard link", "symbolic link", "relative"])
