@@ -148,6 +148,7 @@ def _collect(folder: ServerFolder) -> None:
 def _finetune(folder: ServerFolder) -> None:
     # Only now: these take seconds to import, and `--help` should not.
     from server_side.collecting import load_collected
+    from server_side.memory import set_aside_imports
     from server_side.pipeline import run_pipeline
     from server_side.provenance import finish_provenance
 
@@ -165,6 +166,7 @@ def _finetune(folder: ServerFolder) -> None:
             f"Expected admitted releases in {path / 'releases'}, found none. Run `rewardds-server "
             "collect` on this folder first."
         )
+    set_aside_imports()
     run_pipeline(admitted, config=config, run_folder=path, progress=LoggedProgress())
     finish_provenance(path)
     _LOGGER.info("Report: %s", path / "report.html")

@@ -254,6 +254,7 @@ def _run_both_parties(
     selection: SelectionPrice | None,
 ) -> None:
     from server_side.collecting import load_collected
+    from server_side.memory import set_aside_imports
     from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
     from simulations.annotating import annotate_run
@@ -271,6 +272,7 @@ def _run_both_parties(
         world.server, run_id=str(outcome["run_id"]), run_folder=world.server_folder
     )
     note_price(run_folder, config, world, admitted)
+    set_aside_imports()
     run_pipeline(
         admitted,
         config=world.server,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from pathlib import Path
 
@@ -15,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from hypothesis import HealthCheck, settings
 
+from server_side.memory import set_aside_imports
 from tests.support.tiny_models import build_tiny_model
 
 torch.set_num_threads(1)
@@ -35,8 +35,7 @@ def libraries_out_of_the_collectors_sight() -> None:
 
     To look at them again at every collection took half of the processor time of a tiny pipeline.
     """
-    gc.collect()  # what is set aside is never freed, so no earlier test's leavings may be
-    gc.freeze()
+    set_aside_imports()
 
 
 @pytest.fixture(scope="session")
