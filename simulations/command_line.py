@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from datetime import datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lm.errors import LmError
@@ -43,6 +45,34 @@ _USERS_TO_MEND: Final = (
 )
 
 _failures: list[Exception] = []
+
+_MAX_COLUMNS: Final = 80
+
+
+def choices(command: str) -> str:
+    """Return the groups of a command that leave a choice, with their options, for its help.
+
+    Hydra's own list has the groups of every command, each in one line.
+
+    Args:
+        command: Name of its file in `conf/`.
+
+    Returns:
+        A paragraph for each group.
+    """
+    lines = []
+    for default in OmegaConf.load(CONF / f"{command}.yaml").defaults:
+        group = next(iter(default)) if OmegaConf.is_dict(default) else ""
+        options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if group and options not in ([], ["default"]):
+            text = f"{group}: {', '.join(options)}"
+            lines += textwrap.wrap(
+                text, _MAX_COLUMNS, initial_indent="  ", subsequent_indent="    "
+            )
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("choices", choices)
 
 
 def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) -> None:
