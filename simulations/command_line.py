@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -193,13 +193,17 @@ def one_line(error: Exception) -> str:
             f"Expected to be able to use {error.filename}, found: {error.strerror}. Name another "
             "place, or mend this one."
         )
+    if isinstance(error, OverrideParseException):
+        name = error.override.partition("=")[0] if "=" in error.override else "NAME"
+        return (
+            f"Expected NAME=VALUE, got {error.override!r}, which cannot be read. Put a value that "
+            "has more than plain letters, digits and ._-/ in quotes, and the whole in others for "
+            f"the shell: '{name}=\"a value\"'."
+        )
     causes = [error, error.__cause__]
     text = "\n".join(str(cause) for cause in causes if cause is not None)
     if match := re.search(r"Could not override '([^']+)'", text):
-        return (
-            f"Expected a known setting, got {match[1]}. "
-            "See all settings with `rewardds-simulate --cfg job`."
-        )
+        return f"Expected a known setting, got {match[1]}. See all settings with `--cfg job`."
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         options = re.search(r"Available options in .*?:\n((?:\t.*\n?)*)", text)
         listing = ", ".join(options[1].split()) if options else "another"

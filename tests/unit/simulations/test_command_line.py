@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from simulations import command_line, run
 from simulations.audit import run as audit_run
@@ -47,3 +48,26 @@ def test_help_lists_the_own_groups_alone_within_80_columns(
     listing = text.partition("(GROUP=OPTION)\n")[2].partition("\n\n")[0]
     assert {line.split(":")[0].strip() for line in listing.splitlines() if ":" in line} == groups
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("main", [run.main, audit_run.main])
+@pytest.mark.parametrize("value", ["Zürich", "it's", "a=b", '"a', "[a"])
+def test_a_value_that_cannot_be_read_is_named_with_how_to_quote_it(
+    main: Callable[[], None],
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(main, f"run_folder={value}", monkeypatch=monkeypatch) == 1
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"Error: Expected NAME=VALUE, got {f'run_folder={value}'!r},")
+    assert error.endswith("""'run_folder="a value"'.\n""")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_value_in_quotes_is_read_as_it_stands() -> None:
+    with initialize_config_dir(str(command_line.CONF), version_base=None):
+        composed = compose("simulate", overrides=["""run_folder="it's Zürich=1\""""])
+
+    assert composed.run_folder == "it's Zürich=1"
