@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lm.errors import LmError
+from lm.settings import explain
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
@@ -92,6 +93,9 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
         except SystemExit:
             if not _failures:
                 raise
+        except ValueError as error:
+            # Hydra's own, for a group or flags that make no sense: those of a run are held.
+            raise HydraException(str(error)) from error
         if _failures:
             raise _failures[0]
     except _USERS_TO_MEND as error:
@@ -208,7 +212,10 @@ def one_line(error: Exception) -> str:
         options = re.search(r"Available options in .*?:\n((?:\t.*\n?)*)", text)
         listing = ", ".join(options[1].split()) if options else "another"
         return f"Expected {match[1]} to be one of {listing}, got {match[2]!r}. Choose one."
-    # OmegaConf adds the type of the node in lines of their own; the others say it all.
-    lines = [line.strip().rstrip(".") for line in text.splitlines()]
-    shown = [line for line in lines if line and not re.match(r"\w+_(key|type)[=:]", line)]
-    return f"{'. '.join(dict.fromkeys(shown))}."
+    for cause in causes:
+        if isinstance(cause, OmegaConfBaseException):
+            return explain(cause)
+    said = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
+    if isinstance(error, HydraException):
+        return f"Expected settings that go together, got: {said}. See them with `--cfg job`."
+    return f"{said}."

@@ -71,3 +71,36 @@ def test_a_value_in_quotes_is_read_as_it_stands() -> None:
         composed = compose("simulate", overrides=["""run_folder="it's Zürich=1\""""])
 
     assert composed.run_folder == "it's Zürich=1"
+
+
+@pytest.mark.parametrize("main", [run.main, audit_run.main])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=abc"], "got seed: Value 'abc' of type 'str' could not be converted to Integer."),
+        (["seed="], "got seed: Value ''"),
+        (["num_records=null"], "got num_records: field 'num_records' is not Optional."),
+        (["seed=${nope}"], "got seed: Interpolation key 'nope' not found."),
+        (["nokey=1"], "Expected a known setting, got nokey. See all settings with `--cfg job`."),
+        (["client_side=1"], "Config group override must be a string"),
+        (["seed=1,2"], "Ambiguous value for argument 'seed=1,2'."),
+        (["+seed=1"], "An item is already at 'seed'."),
+        (["~foo"], "'foo' does not exist."),
+        (["--run", "--multirun"], "Only one of --run, --multirun"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_setting_that_does_not_fit_is_said_as_expected_and_got(
+    main: Callable[[], None],
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(main, *words, monkeypatch=monkeypatch) == 1
+
+    error = capsys.readouterr().err
+    assert error.startswith("Error: Expected ")
+    assert "got" in error
+    assert said in error
+    assert len(error.splitlines()) == 1
