@@ -26,7 +26,7 @@ from client_side.folder import (
     write_private_file,
 )
 from lm.commented_settings import save_commented_settings
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.logs import last_word
 from lm.paths import found_in
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(last_word(str(error)))
+        sys.exit(last_word(in_words(error)))
 
 
 def supernode_command(

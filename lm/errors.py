@@ -17,6 +17,23 @@ class LmError(Exception):
     """Root of what `lm` raises for a user to act on."""
 
 
+def in_words(error: Exception) -> str:
+    """Say what went wrong for a user to act on, where the error may be the system's own.
+
+    Args:
+        error: An error of the project, whose text says it all, or of the system.
+
+    Returns:
+        The text; for a file or folder that cannot be used, which one, why and what to do.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return (
+        f"Expected to be able to use {error.filename2 or error.filename}, found: "
+        f"{error.strerror}. Name another place, or mend this one."
+    )
+
+
 class ModelFolderError(LmError):
     """A base model cannot be found, or its folder lacks what is needed."""
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.logs import last_word, set_up_logs
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(last_word(str(error)))
+        sys.exit(last_word(in_words(error)))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Start the same command again to go on.")
 

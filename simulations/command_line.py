@@ -18,7 +18,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.settings import explain
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
@@ -183,8 +183,6 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """Say in one line what went wrong."""
-    if isinstance(error, (RewardDSError, LmError)):
-        return str(error)
     if isinstance(error, BrokenExecutor):
         return (
             "Expected the processes of all points to go on, found one that was ended from outside, "
@@ -192,11 +190,8 @@ def one_line(error: Exception) -> str:
             "its last whole stage, here with one at a time: "
             "rewardds-simulate resume=runs/latest hydra.launcher.n_jobs=1"
         )
-    if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"Expected to be able to use {error.filename}, found: {error.strerror}. Name another "
-            "place, or mend this one."
-        )
+    if isinstance(error, (RewardDSError, LmError, OSError)):
+        return in_words(error)
     if isinstance(error, OverrideParseException):
         name = error.override.partition("=")[0] if "=" in error.override else "NAME"
         return (

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError, RewardDSError, StageError
 from server_side.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
@@ -37,6 +37,7 @@ from simulations.config import SimulateConfig
 from simulations.run_folder import SETTINGS_FILE
 
 _METRICS_FILE: Final = "metrics.json"
+_MAX_DRAWS: Final = 10**6
 _SHOWN: Final = ("pass@1", Metric.ROUGEL, Metric.PERPLEXITY)
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {in_words(error)}")
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Path], int]:
@@ -130,13 +131,19 @@ def _compare(options: argparse.Namespace) -> None:
     folders, num_unfinished = find_runs(options.folders)
     config = ComparingConfig(
         reference=options.reference,
-        ceiling=options.ceiling,
+        ceiling=options.ceiling or ComparingConfig().ceiling,
         num_resamples=options.resamples,
         num_permutations=options.permutations,
     )
     origins = [read_origin(folder) for folder in folders]
     require_one_test(origins)
     runs = [read_run(folder) for folder in folders]
+    arms = {run.arm for run in runs}
+    if options.ceiling is not None and options.ceiling not in arms:
+        raise StageError(
+            f"Expected a run of the ceiling arm {options.ceiling}, found "
+            f"{', '.join(sorted(arms))}. Run it, or name another --ceiling."
+        )
     comparison = compare_runs(runs, config=config)
     measures = _chosen(options.metric, comparison)
     for measure in measures:
@@ -183,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ceiling",
-        default=defaults.ceiling,
-        help="arm that closes the whole gap to the untuned target (default: %(default)s)",
+        help="arm that closes the whole gap to the untuned target (default: "
+        f"{defaults.ceiling}, where it is among the runs)",
     )
     parser.add_argument(
         "--metric",
@@ -213,9 +220,9 @@ def _measure(text: str) -> str:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text}")
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= _MAX_DRAWS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 10^6, got {text}")
     return number
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import RewardDSError
 from simulations.privacy_views import (
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {in_words(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
     if status:

@@ -16,6 +16,7 @@ from server_side.setting_checks import (
 MIN_TEST_ROWS = 2
 """Fewest test records of which an interval can be taken."""
 _MIN_MEMORY_BYTES = 64 * 1024 * 1024
+_SECONDS_OF_A_DAY = 24 * 60 * 60
 
 JUDGES = ("none", "local", "endpoint")
 """Who may compare the answers of two arms."""
@@ -120,6 +121,12 @@ class EvaluationConfig(SamplingConfig):
             )
         require_choice("evaluation.dtype", self.dtype, DTYPES)
         require_counts("evaluation", self, "execution_seconds", "execution_memory_bytes")
+        require(
+            self.execution_seconds <= _SECONDS_OF_A_DAY,
+            "evaluation.execution_seconds",
+            f"at most {_SECONDS_OF_A_DAY}, a day",
+            self.execution_seconds,
+        )
         ks = self.pass_k
         require(
             bool(ks) and len(set(ks)) == len(ks),
@@ -134,9 +141,9 @@ class EvaluationConfig(SamplingConfig):
             ks,
         )
         require(
-            self.execution_memory_bytes >= _MIN_MEMORY_BYTES,
+            _MIN_MEMORY_BYTES <= self.execution_memory_bytes <= 10**12,
             "evaluation.execution_memory_bytes",
-            f"at least {_MIN_MEMORY_BYTES}, which Python itself needs",
+            f"at least {_MIN_MEMORY_BYTES}, which Python itself needs, and at most 10^12",
             self.execution_memory_bytes,
         )
         level = self.confidence_level

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.errors import LmError
+from lm.errors import LmError, in_words
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import RewardDSError
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(f"Error: {error}")
+        sys.exit(f"Error: {in_words(error)}")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -106,6 +106,8 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: EvaluationConfig(samples_per_prompt=4, pass_k=[1, 5]), "evaluation.pass_k"),
         (lambda: EvaluationConfig(execution_seconds=0), "evaluation.execution_seconds"),
         (lambda: EvaluationConfig(execution_memory_bytes=1), "evaluation.execution_memory_bytes"),
+        (lambda: EvaluationConfig(execution_memory_bytes=10**15), "execution_memory_bytes"),
+        (lambda: EvaluationConfig(execution_seconds=10**9), "evaluation.execution_seconds"),
         (lambda: AdmissionConfig(max_delta=1.0), "admission.max_delta"),
         (lambda: ServerConfig(min_clients=0), "server_side.min_clients"),
         (

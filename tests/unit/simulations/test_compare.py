@@ -198,6 +198,33 @@ def test_another_reference_can_be_named(sweep: Path, capsys: pytest.CaptureFixtu
     assert "to private_no_dp, paired" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("option", ["--reference", "--ceiling"])
+def test_an_arm_that_no_run_has_is_refused_with_those_that_there_are(
+    sweep: Path, option: str
+) -> None:
+    there = "ablation_generator_budget, dp_generate, private_no_dp"
+
+    with pytest.raises(SystemExit, match=rf"arm nope, found {there}. .* another {option}"):
+        main([str(sweep), option, "nope"])
+
+
+@pytest.mark.parametrize("count", ["1e9", "1000000001", "0", "-1", "many"])
+@pytest.mark.parametrize("option", ["--resamples", "--permutations"])
+def test_numbers_of_draws_beyond_all_use_are_refused(
+    option: str, count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", f"{option}={count}"])
+
+    said = capsys.readouterr().err
+    assert f"{option}: expected a whole number from 1 to 10^6, got {count}" in said
+
+
+def test_a_table_that_cannot_be_written_is_said_in_words(sweep: Path) -> None:
+    with pytest.raises(SystemExit, match=r"able to use \S*sweep, found: Is a directory\. Name"):
+        main([str(sweep), "--resamples=50", "--permutations=99", "--csv", str(sweep)])
+
+
 def test_runs_of_other_seeds_are_refused(write: Write) -> None:
     base = write("0", run_of("dp_generate", VALUES, seed=1))
     other = write("1", replace(run_of("other", VALUES, seed=1), seed=2))
