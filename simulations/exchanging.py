@@ -12,6 +12,7 @@ from simulations.config import Runtime, SimulateConfig
 from simulations.console import SimulationConsole, refusals
 from simulations.costs import measured_exchange
 from simulations.prepare import World
+from simulations.run_folder import run_id_of
 from simulations.shared_exchange import share_exchange
 
 
@@ -48,7 +49,7 @@ def make_or_take_exchange(
         _make_exchange(config, world, run_folder=run_folder, run_id=run_id, on_poll=look)
 
     if shared is None:
-        make(run_folder.name)
+        make(run_id_of(run_folder))
         return world
     made_or_taken = share_exchange(
         config, world, run_folder=run_folder, shared=shared / "exchanges", make=make

@@ -8,6 +8,7 @@ before anything was trained takes back what it wrote itself, by name, and nothin
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,19 @@ SETTINGS_FILE: Final = "simulate.yaml"
 # What a folder may hold in which no run was begun: notes on a point, and what a kill left behind.
 _KNOWN: Final = (POINT_FILE, TRACE_FILE, LOCK_FILE)
 _MAX_NAMES: Final = 3
+
+
+def run_id_of(folder: Path) -> str:
+    """Return the name that releases of a run are bound to: its folder's, where that can be one.
+
+    Args:
+        folder: The run's folder, whatever it is called.
+
+    Returns:
+        The folder's name, with a dash for what no name may have, and not too long for one.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", folder.name)
+    return safe.lstrip("._-")[:64] or "run"
 
 
 @contextlib.contextmanager

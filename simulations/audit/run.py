@@ -27,7 +27,7 @@ from simulations.command_line import (
 )
 from simulations.config import TINY_MODEL
 from simulations.provenance import begin_provenance
-from simulations.run_folder import begun_folder
+from simulations.run_folder import begun_folder, run_id_of
 
 if TYPE_CHECKING:
     from server_side.admission import AdmittedRelease
@@ -117,12 +117,12 @@ def _exchange(
     from simulations.in_process import run_exchange
     from simulations.prepare import prepare_world
 
-    world = prepare_world(simulation, folder)
+    world, run_id = prepare_world(simulation, folder), run_id_of(folder)
     outcome = read_outcome(world.server_folder)
     if outcome is None or outcome["error"] is not None:
         console.say("The client trains its two proxies under differential privacy.")
-        run_exchange(world, run_id=folder.name, on_poll=lambda: console.look_at_clients(world))
-    return load_collected(world.server, run_id=folder.name, run_folder=world.server_folder)
+        run_exchange(world, run_id=run_id, on_poll=lambda: console.look_at_clients(world))
+    return load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
 
 
 def _begin(config: AuditConfig, folder: Path) -> None:

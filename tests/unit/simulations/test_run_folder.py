@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from simulations import command_line, run
+from protocol.checks import check_name
+from server_side.config import ServerConfig
+from simulations import command_line, exchanging, run
 from simulations.audit import run as audit_run
 from simulations.command_line import alone_in
 from simulations.config import SimulateConfig
+from simulations.console import SimulationConsole
+from simulations.prepare import World
+from simulations.run_folder import run_id_of
 
 MINE = "notes that nobody else has"
 LAID_OUT = ("clients/client-1/records.jsonl", "server/evaluation.jsonl", "models/tiny/config.json")
@@ -131,3 +136,48 @@ def test_a_folder_in_which_another_command_went_on_is_left_to_it(
 
     assert (here / "mine" / "clients").is_dir()
     assert (here / "mine" / "simulate.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("2026-01-31_10-00-00", "2026-01-31_10-00-00"),
+        ("a b", "a-b"),
+        ("Zürich", "Z-rich"),
+        (".hidden run", "hidden-run"),
+        ("-_.", "run"),
+        ("日本", "run"),
+        ("x" * 100, "x" * 64),
+        ("é" + "x" * 100, "x" * 64),
+    ],
+)
+def test_every_folder_gives_a_name_that_releases_can_be_bound_to(
+    folder: str, expected: str
+) -> None:
+    run_id = run_id_of(Path("runs") / folder)
+
+    assert run_id == expected
+    check_name(run_id=run_id)
+
+
+def test_an_exchange_in_a_folder_of_any_name_is_asked_for_under_a_legal_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        exchanging, "_make_exchange", lambda config, world, **others: asked.append(others["run_id"])
+    )
+    world = World(
+        clients=(), num_records=(), server_folder=tmp_path, server=ServerConfig(),
+        num_overlapping=0, num_evaluation=0,
+    )  # fmt: skip
+
+    exchanging.make_or_take_exchange(
+        SimulateConfig(),
+        world,
+        run_folder=tmp_path / "a b",
+        shared=None,
+        console=SimulationConsole(is_silent=True),
+    )
+
+    assert asked == ["a-b"]
