@@ -41,13 +41,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from lm.logs import set_up_logs
+from lm.logs import last_word, set_up_logs
 from lm.telemetry import switch_off_telemetry
-from protocol.errors import RewardDSError
+from protocol.errors import ConfigurationError, RewardDSError
 from server_side.certificates import TlsFiles
 from server_side.clients import load_clients, node_key_bytes
 from server_side.folder import ServerFolder
-from server_side.network import LOOPBACK, NetworkConfig
+from server_side.network import LOOPBACK, NetworkConfig, check_listening
 
 FLEET_PATHS: Final = tuple(
     f"/v1/fleet/{name}"
@@ -217,9 +217,14 @@ def run_gateway(folder: ServerFolder, network: NetworkConfig) -> None:
             ws="none",
         )
     )
+    try:
+        # Before uvicorn does: what that says names neither the setting nor what to do.
+        check_listening(network.listen, port=network.port)
+    except ConfigurationError as error:
+        sys.exit(last_word(str(error)))
     server.run()
     if not server.started:
-        sys.exit(f"Error: Expected {network.listen}:{network.port} to be free, found it taken.")
+        sys.exit(1)  # its log says why
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from typing import Final
 
 from lm.logs import LogFormat, LogLevel
+from protocol.errors import ConfigurationError
 from server_side.setting_checks import require, require_counts, require_positive
 
 LOOPBACK: Final = "127.0.0.1"
@@ -63,6 +65,30 @@ class NetworkConfig:
         """HOST:PORT that clients connect to."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+
+def check_listening(listen: str, *, port: int = 0) -> None:
+    """Check that an address can be listened on here.
+
+    Args:
+        listen: The address, as `NetworkConfig.listen` names it.
+        port: The port; 0 asks for the address alone, whoever may hold the port just now.
+
+    Raises:
+        ConfigurationError: It is no address of this machine, or the port cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:  # the latter for what no host is called
+        where = f"{listen!r}, port={port}" if port else repr(listen)
+        reason = getattr(error, "strerror", None) or "no such name"
+        raise ConfigurationError(
+            f"Expected to open listen={where}, as network.yaml says, found: {reason}. Name an "
+            "address of this machine, 0.0.0.0 for all that it has, and a free port."
+        ) from None
 
 
 def is_host(text: str) -> bool:

@@ -28,7 +28,7 @@ from server_side.children import Child, Children, last_lines
 from server_side.clients import load_clients
 from server_side.collecting import Waiting
 from server_side.folder import ServerFolder, write_private_file
-from server_side.network import LOOPBACK, NetworkConfig
+from server_side.network import LOOPBACK, NetworkConfig, check_listening
 from server_side.outcome import OUTCOME_FILE, RunLostError, read_outcome
 from server_side.public_texts import read_public_text
 from server_side.registering import sync_nodes
@@ -112,7 +112,7 @@ def collect_from_clients(folder: ServerFolder) -> None:
         folder: The server's folder.
 
     Raises:
-        ConfigurationError: Certificate or allow-list do not let anybody in, or the folder is busy.
+        ConfigurationError: Certificate, address or allow-list let nobody in, or the folder is busy.
         TableError: The public text of a warm start, or the test records beside it, cannot be read.
         StageError: All of that text stands in the test set.
         ExchangeError: Too few clients gave both proxies, or the processes cannot be kept alive.
@@ -125,6 +125,8 @@ def collect_from_clients(folder: ServerFolder) -> None:
     if config.warm_start.path is not None:
         read_public_text(config)  # what is wrong with it should not take a client to find out
     files = TlsFiles.within(folder.tls_folder)
+    # The port itself may still be held by the last words of an earlier start's gateway.
+    check_listening(network.listen)
     ends = check_certificate(files, host=network.host)
     wanted = network.num_clients or config.min_clients
     known = load_clients(folder.clients_folder)

@@ -263,11 +263,16 @@ class SimulateConfig:
 
     def _check_domains(self) -> None:
         records, evaluation = self.client_side.records, self.server_side.evaluation
-        if unknown := sorted(set(self.own_domains) - set(self.client_names)):
-            raise ConfigurationError(
-                f"Expected domains to name clients of client-1 to client-{self.num_clients}, got "
-                f"{', '.join(unknown)}. Mend the name, or raise num_clients."
-            )
+        weights = self.server_side.synthesis.client_weights or {}
+        for setting, named in (
+            ("domains", self.own_domains),
+            ("server_side.synthesis.client_weights", weights),
+        ):
+            if unknown := sorted(set(named) - set(self.client_names)):
+                raise ConfigurationError(
+                    f"Expected {setting} to name clients of client-1 to client-{self.num_clients}, "
+                    f"got {', '.join(unknown)}. Mend the name, or raise num_clients."
+                )
         if len(self.own_domains) == self.num_clients:
             raise ConfigurationError(
                 "Expected a client without an entry in domains, found that all have one, so that "

@@ -9,9 +9,10 @@ from itertools import chain
 
 from client_side.config import RecordsConfig
 from client_side.records import SHIPPED_RECORDS
+from lm.errors import TableError
 from lm.tables import ColumnMap, TextRow, read_table, split_rows
 from protocol.errors import ConfigurationError
-from server_side.public_texts import read_test_rows
+from server_side.public_texts import read_test_rows, require_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import DomainConfig, SimulateConfig
 
@@ -58,11 +59,17 @@ def read_rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextR
         share = config.evaluation_fraction
         # In as few parts as state it, for a part wants a record that has its prompt alone.
         parts = Fraction(share).limit_denominator(max(20, math.ceil(1 / min(share, 1 - share))))
-        split = split_rows(training, parts.denominator, seed=config.seed)
+        try:
+            split = split_rows(training, parts.denominator, seed=config.seed)
+        except TableError as error:
+            raise TableError(
+                f"In keeping evaluation_fraction={share:g} of the records for the test: {error}"
+            ) from None
         held_out, training = (
             tuple(chain.from_iterable(own))
             for own in (split[: parts.numerator], split[parts.numerator :])
         )
+        require_test_rows(held_out, f"that evaluation_fraction={share:g} keeps of the records")
     return training, held_out
 
 

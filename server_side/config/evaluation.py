@@ -68,7 +68,7 @@ class EvaluationConfig(SamplingConfig):
     instruction: str | None = None
     """System turn of the test; None takes the clients' own, where all have the same."""
     max_rows: int | None = 80
-    """Rows to judge, the first ones, at least `MIN_TEST_ROWS`; None takes all."""
+    """Rows to judge, the first ones, at least 2; None takes all."""
     samples_per_prompt: int = 1
     """Answers to each prompt, whose metrics are averaged; the same decoding for every arm."""
     repetition_penalty: float = 1.1

@@ -230,6 +230,23 @@ def test_mappings_by_client_can_be_given_on_a_command_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "setting"),
+    [
+        (
+            "server_side.synthesis.client_weights={client-1: 2, client-3: 1}",
+            "server_side.synthesis.client_weights",
+        ),
+        ("domains={client-3: {path: x.jsonl, instruction: Answer.}}", "domains"),
+    ],
+)
+def test_a_client_that_is_not_there_is_refused_before_any_trains(word: str, setting: str) -> None:
+    said = f"Expected {setting} to name clients of client-1 to client-2, got client-3"
+
+    with pytest.raises(ConfigurationError, match=said):
+        settings(word)
+
+
+@pytest.mark.parametrize(
     "file", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda file: file.stem
 )
 def test_every_point_of_a_ready_made_sweep_composes_and_validates(file: Path) -> None:

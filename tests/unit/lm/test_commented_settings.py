@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,11 @@ def test_inherited_fields_have_comments_too() -> None:
     assert set(field_comments(GeneratorConfig)) == {
         item.name for item in dataclasses.fields(GeneratorConfig)
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_comment_names_a_constant_of_the_code(kind: type, tmp_path: Path) -> None:
+    save_commented_settings(kind(), tmp_path / "file.yaml")
+
+    text = (tmp_path / "file.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", text)) <= {"REWARDDS_JUDGE_API_KEY"}

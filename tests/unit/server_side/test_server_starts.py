@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from server_side.config import (
     WarmStartConfig,
 )
 from server_side.folder import ServerFolder
+from server_side.gateway import run_gateway
 from server_side.node import main
 from server_side.provenance import read_provenance
 
@@ -35,6 +37,25 @@ def folder(tmp_path: Path) -> ServerFolder:
 def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
     with pytest.raises(SystemExit, match="Expected at least 1 allowed clients, found 0"):
         main(["collect", str(folder.path)])
+
+
+@pytest.mark.parametrize("listen", ["203.0.113.1", "a..b"])
+def test_collect_refuses_an_address_that_this_machine_does_not_have(
+    folder: ServerFolder, listen: str
+) -> None:
+    save_settings(replace(folder.load_network(), listen=listen), folder.network_file)
+
+    with pytest.raises(SystemExit, match=f"Expected to open listen='{listen}', as network.yaml"):
+        main(["collect", str(folder.path)])
+
+
+def test_the_gateway_says_which_address_is_taken_and_what_to_do(folder: ServerFolder) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        network = replace(folder.load_network(), listen="127.0.0.1", port=port)
+
+        with pytest.raises(SystemExit, match=f"listen='127.0.0.1', port={port}, .* in use.* free"):
+            run_gateway(folder, network)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,25 @@ def test_the_test_is_the_share_that_was_asked_for(
     assert sum(map(len, rows_of(world))) == 200 - expected
 
 
+@pytest.mark.parametrize(
+    ("fraction", "num_rows", "said"),
+    [
+        (0.001, 200, "evaluation_fraction=0.001 of the records for the test: Expected at least"),
+        (0.9999, 200, "evaluation_fraction=0.9999"),
+        (0.1, 10, "found 1 that evaluation_fraction=0.1 keeps"),
+    ],
+)
+def test_a_share_that_leaves_no_test_is_refused_by_its_name(
+    fraction: float, num_rows: int, said: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Question {n}", "response": f"Answer {n}"} for n in range(num_rows)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    start = with_records(simulation(evaluation_fraction=fraction), path=path)
+
+    with pytest.raises(TableError, match=said):
+        prepare_world(start, tmp_path / "run")
+
+
 def test_another_seed_gives_other_records(tmp_path: Path) -> None:
     first = rows_of(prepare_world(simulation(), tmp_path / "a"))
     again = rows_of(prepare_world(simulation(), tmp_path / "b"))
