@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lm.locks import is_held
+from lm.paths import found_in
 from protocol.errors import ConfigurationError, RewardDSError
 from server_side.whole_files import read_json
 
@@ -116,12 +117,13 @@ def begin_sweep(
         command: The whole command.
 
     Raises:
-        ConfigurationError: Another sweep was begun in this folder.
+        ConfigurationError: Another sweep was begun in this folder, it holds something else, or the
+            words name a run_folder.
     """
     before = read_sweep(folder)
-    if before and (
-        _choosing(before.overrides) != _choosing(overrides) or before.num_points != num_points
-    ):
+    if before is None:
+        _check_new(folder, overrides)
+    elif _choosing(before.overrides) != _choosing(overrides) or before.num_points != num_points:
         # Points are numbered: others would be taken for done under the numbers of the old ones.
         raise ConfigurationError(
             f"Expected the sweep that {folder} was begun with ({' '.join(before.overrides)}), got "
@@ -229,6 +231,19 @@ def require_all_done(sweep_folder: Path) -> None:
             f"Expected all {len(points)} points of {sweep_folder} to be done, found {len(reasons)} "
             f"that are not: {'; '.join(reasons[:_MAX_REASONS])}{more} Mend the cause and go on "
             f"with: rewardds-simulate resume={sweep_folder}"
+        )
+
+
+def _check_new(folder: Path, overrides: Sequence[str]) -> None:
+    if named := [word for word in overrides if word.lstrip("+").startswith("run_folder=")]:
+        raise ConfigurationError(
+            f"Expected no run_folder in a sweep, whose points have folders of their own, got "
+            f"{named[0]}. Name the sweep's folder: hydra.sweep.dir={named[0].partition('=')[2]}"
+        )
+    if found := found_in(folder):
+        raise ConfigurationError(
+            f"Expected hydra.sweep.dir={folder} to be new or empty, or to hold the {SWEEP_FILE} of "
+            f"a sweep to go on with, found {found}. Name another hydra.sweep.dir."
         )
 
 

@@ -99,6 +99,7 @@ def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_time_left_follows_from_the_points_of_the_newest_start(tmp_path: Path) -> None:
+    begin_sweep(tmp_path, overrides=["a=1,2,3"], num_points=4, command=["x"])
     do(tmp_path / "0", lambda: None)
     time.sleep(0.01)
     begin_sweep(tmp_path, overrides=["a=1,2,3"], num_points=4, command=["x"])
@@ -113,6 +114,7 @@ def test_time_left_follows_from_the_points_of_the_newest_start(tmp_path: Path) -
 
 
 def test_time_left_counts_again_what_failed_before_this_start(tmp_path: Path) -> None:
+    begin_sweep(tmp_path, overrides=["a=1,2,3,4"], num_points=4, command=["x"])
     for name in "01":
         do(tmp_path / name, fail)
     do(tmp_path / "2", lambda: None)
@@ -193,6 +195,37 @@ def test_a_sweep_goes_on_after_a_failed_point_and_ends_with_an_error_that_names_
     assert "resume=runs/mine" in last
     assert "Point 4 of 4" in output.out
     assert Path("runs/latest").resolve() == Path("runs/mine").resolve()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("hydra.sweep.dir=project", "Expected hydra.sweep.dir=project to be new or empty"),
+        ("hydra.sweep.dir=project/notes.txt", "found project/notes.txt. Name another"),
+        ("run_folder=x", "got run_folder=x. Name the sweep's folder: hydra.sweep.dir=x"),
+        ("run_folder=x,y", "got run_folder=x,y. Name the sweep's folder"),
+    ],
+)
+def test_a_folder_that_is_no_place_for_a_sweep_is_refused_and_left_as_it_is(
+    word: str,
+    said: str,
+    begun: list[SimulateConfig],
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "project").mkdir()
+    (here / "project" / "notes.txt").touch()
+
+    with pytest.raises(SystemExit) as caught:
+        call(*SWEEP, word, monkeypatch=monkeypatch)
+
+    error = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert begun == []
+    assert [file.name for file in here.rglob("*")] == ["project", "notes.txt"]
 
 
 def test_resume_does_what_is_left_of_a_sweep_and_nothing_twice(
