@@ -190,7 +190,9 @@ def one_line(error: Exception) -> str:
             "its last whole stage, here with one at a time: "
             "rewardds-simulate resume=runs/latest hydra.launcher.n_jobs=1"
         )
-    if isinstance(error, (RewardDSError, LmError, OSError)):
+    is_own = isinstance(error, (RewardDSError, LmError))
+    # Hydra's word for a missing choice is an OSError too, of no file.
+    if is_own or (isinstance(error, OSError) and error.filename is not None):
         return in_words(error)
     if isinstance(error, OverrideParseException):
         name = error.override.partition("=")[0] if "=" in error.override else "NAME"
@@ -210,7 +212,8 @@ def one_line(error: Exception) -> str:
     for cause in causes:
         if isinstance(cause, OmegaConfBaseException):
             return explain(cause)
-    said = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
+    lines = [line.strip().rstrip(".") for line in text.splitlines()]
+    said = ". ".join(dict.fromkeys(line for line in lines if line))
     if isinstance(error, HydraException):
         return f"Expected settings that go together, got: {said}. See them with `--cfg job`."
     return f"{said}."

@@ -102,5 +102,5 @@ def test_a_setting_that_does_not_fit_is_said_as_expected_and_got(
     error = capsys.readouterr().err
     assert error.startswith("Error: Expected ")
     assert "got" in error
-    assert said in error
+    assert error.count(said) == 1
     assert len(error.splitlines()) == 1
