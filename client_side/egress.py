@@ -177,10 +177,12 @@ def _checked_weights(
                 f"Expected shape {tuple(shape)} for {name}, found {weights.tensors[name].shape}. "
                 f"Release the adapter of the base model that was asked for."
             )
+    # Privacy: a look at noised weights, so post-processing; that they stay home costs nothing more.
     if not weights.is_finite():
         raise UnexpectedTensorError(
-            "Expected finite weights, found infinite ones or some that are not a number. "
-            "Lower learning_rate; this training was charged and is not released.",
+            "Expected finite weights, found infinite ones or some that are not a number: the "
+            "training diverged. Lower this proxy's learning_rate or head_learning_rate_ratio; this "
+            "training was charged and is not released.",
             code=AdmissionCode.NOT_FINITE,
         )
     return weights

@@ -203,10 +203,13 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]  # transformers ships no 
 
 def _finite_losses(trainer: Trainer, round_index: int) -> list[float]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if not all(map(math.isfinite, losses)):
+    # The weights as well: no loss is computed after the last step.
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    if not (all(map(math.isfinite, losses)) and all(bool(p.isfinite().all()) for p in trained)):
         raise StageError(
-            f"Expected a finite loss in every step of round {round_index}, found one that is not. "
-            "Lower finetuning.learning_rate, or set finetuning.dtype=float32."
+            f"Expected finite losses and weights in every step of round {round_index}, found some "
+            "that are not: the tuning diverged. Lower finetuning.learning_rate, or set "
+            "finetuning.dtype=float32."
         )
     return losses
 

@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_stay_home(value: float) -> None:
     tensors = make_tensors()
     tensors[A][0, 0] = value
 
-    with pytest.raises(UnexpectedTensorError) as caught:
+    with pytest.raises(UnexpectedTensorError, match=r"diverged\. Lower .*learning_rate") as caught:
         make_reply(tensors=tensors)
 
     assert caught.value.code is AdmissionCode.NOT_FINITE

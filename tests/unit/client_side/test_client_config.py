@@ -51,6 +51,7 @@ from protocol.errors import ConfigurationError
         (GeneratorConfig, {"prompt_loss_weight": 1.5}, "prompt_loss_weight"),
         (GeneratorConfig, {"end_token_weight": 0.0}, "end_token_weight"),
         (RewardProxyConfig, {"head_learning_rate_ratio": 0.0}, "head_learning_rate_ratio"),
+        (RewardProxyConfig, {"head_learning_rate_ratio": 1e7}, "head_learning_rate_ratio"),
         (
             PreferencesConfig,
             {"chosen_over_base": 0.0, "chosen_over_generator": 0.0},

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lm.adapters import adapter_tensors
 from lm.loading import load_causal_lm
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, StageError
+from server_side import tuning_trainers
 from server_side.config import FinetuningConfig
 from server_side.target_adapter import read_adapter
 from server_side.tuned_target import (
@@ -68,6 +69,25 @@ def test_full_tuning_leaves_an_ordinary_model_folder_in_float32(
     assert torch.equal(logits(model), logits(ours))
     assert AutoTokenizer.from_pretrained(full.folder).chat_template
     assert merge_tuned_target(target, full.folder, out_folder=tmp_path / "merged") == full.folder
+
+
+@pytest.mark.parametrize("settings", [CONFIG, FULL])
+def test_a_tuning_that_diverges_in_its_very_last_step_leaves_nothing(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """The loss is finite and its gradient is not; no later loss tells of the weights."""
+    loss_of = tuning_trainers._SftTrainer.compute_loss
+
+    def spoiled(self: Any, model: Any, *others: Any, **named: Any) -> Any:
+        weight = next(p for p in model.parameters() if p.requires_grad)
+        return loss_of(self, model, *others, **named) + (weight * 0).sum().sqrt()
+
+    monkeypatch.setattr(tuning_trainers._SftTrainer, "compute_loss", spoiled)
+    config = FinetuningConfig(**settings | {"num_steps": 1, "warmup_fraction": 0.0})
+
+    with pytest.raises(StageError, match=r"diverged\. Lower finetuning\.learning_rate"):
+        _tune(target, tmp_path, config=config)
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_full_tuning_goes_on_from_the_previous_round(
