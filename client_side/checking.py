@@ -236,7 +236,12 @@ def _check_keys(folder: ClientFolder) -> tuple[Verdict, str]:
     if not (folder.path / "signing_key").is_file():
         return Verdict.FAILED, "Expected signing_key, found none. Restore it from your backup."
     now, file = introduce(folder), NodeFiles(folder=folder).introduction
-    if file.is_file() and read_introduction(Introduction, file) != now:
+    if not file.is_file():
+        return Verdict.WARNING, (
+            f"Expected {file.name}, found none. A server that does not allow this client yet needs "
+            "it: run `rewardds-client rotate-key`, which writes it with a new node key."
+        )
+    if read_introduction(Introduction, file) != now:
         return Verdict.FAILED, (
             f"Expected {file.name} to state the client's name and keys as they are now, found "
             "another name or key, which is what the server was told. Set `name` back, or run "

@@ -8,10 +8,15 @@ wire. Values are checked when a dataclass is made, before any record is read or 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from protocol.errors import ConfigurationError
+
+# What `protocol.checks.check_name` lets into messages and certificates, without its dots.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Precision(StrEnum):
@@ -367,13 +372,8 @@ class ClientConfig:
     """Starting weights that a server sends."""
 
     def __post_init__(self) -> None:
-        name_is_safe = self.name.replace("-", "").replace("_", "").isalnum()
-        _require(
-            name_is_safe and len(self.name) <= 64,
-            "client_side.name",
-            "at most 64 letters, digits, - or _",
-            self.name,
-        )
+        limits = "1 to 64 of A-Z, a-z, 0-9, - and _, a letter or digit first"
+        _require(bool(_NAME.fullmatch(self.name)), "client_side.name", limits, self.name)
         if self.num_threads is not None:
             limits = "a whole number from 1 to 4096"
             _require(

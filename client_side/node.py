@@ -28,7 +28,7 @@ from client_side.folder import (
 from lm.commented_settings import save_commented_settings
 from lm.errors import LmError, in_words
 from lm.logs import last_word
-from lm.paths import found_in
+from lm.paths import found_in, whole_or_nothing
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 
@@ -163,10 +163,11 @@ def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
             expected_batch_size=min(config.reward_proxy.expected_batch_size, most),
         ),
     )
-    make_client_folder(folder.path, config)
-    write_private_file(folder.settings_file, b"")
-    save_commented_settings(config, folder.settings_file, head=_HEAD)
-    spoken = make_node_files(folder)
+    with whole_or_nothing(folder.path):
+        make_client_folder(folder.path, config)
+        write_private_file(folder.settings_file, b"")
+        save_commented_settings(config, folder.settings_file, head=_HEAD)
+        spoken = make_node_files(folder)
     print(
         f"Made {folder.path}. Next:\n"
         f"  1. Name records, declared size and instruction in {folder.settings_file}.\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,3 +28,28 @@ def found_in(folder: Path) -> Path | None:
     if folder.is_dir():
         return min(folder.iterdir(), default=None)
     return folder if folder.exists() else None
+
+
+@contextlib.contextmanager
+def whole_or_nothing(folder: Path) -> Iterator[None]:
+    """Leave a new folder as it was, absent or empty, where what fills it fails.
+
+    Args:
+        folder: The folder; one that is in use is left alone.
+
+    Yields:
+        Nothing.
+    """
+    is_new, is_there = found_in(folder) is None, folder.is_dir()
+    try:
+        yield
+    except BaseException:
+        # Nothing was in it, so all that is there now was put there by what failed.
+        for path in folder.iterdir() if is_new and folder.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if is_new and not is_there:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lm.errors import LmError, in_words
 from lm.logs import last_word, set_up_logs
+from lm.paths import whole_or_nothing
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
@@ -90,9 +91,10 @@ class LoggedProgress:
 
 
 def _init(options: argparse.Namespace) -> None:
-    folder = make_server_folder(options.folder, host=options.host, port=options.port)
-    make_authority(folder.tls_folder, name=options.host)
-    make_server_certificate(folder.tls_folder, host=options.host)
+    with whole_or_nothing(options.folder):
+        folder = make_server_folder(options.folder, host=options.host, port=options.port)
+        make_authority(folder.tls_folder, name=options.host)
+        make_server_certificate(folder.tls_folder, host=options.host)
     print(
         f"Made {folder.path}. Next:\n"
         f"  1. Name models and test records in {folder.settings_file}.\n"

@@ -156,6 +156,15 @@ def test_what_is_wrong_is_named_with_what_to_do(
     assert CANARY not in "".join(item.text for item in findings.values())
 
 
+def test_a_missing_introduction_is_named(folder: ClientFolder) -> None:
+    NodeFiles(folder=folder).introduction.unlink()
+
+    keys = found(folder)["keys"]
+
+    assert keys.verdict is Verdict.WARNING
+    assert keys.text.startswith("Expected introduction.json, found none.")
+
+
 @pytest.mark.parametrize("name", ["disk", "memory"])
 def test_what_does_not_fit_is_named(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch, name: str

@@ -61,6 +61,9 @@ from protocol.errors import ConfigurationError
         (PreferencesConfig, {"engine": "fast"}, "one of auto, openvino, transformers"),
         (PreferencesConfig, {"engine": "vllm"}, "one of auto, openvino, transformers"),
         (ClientConfig, {"name": "../up"}, "client_side.name"),
+        (ClientConfig, {"name": "Straße"}, "A-Z, a-z, 0-9"),
+        (ClientConfig, {"name": "-ward"}, "client_side.name"),
+        (ClientConfig, {"name": "ward\n"}, "client_side.name"),
         (ClientConfig, {"num_threads": 0}, "client_side.num_threads"),
         (
             ClientConfig,

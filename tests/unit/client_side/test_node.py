@@ -275,6 +275,33 @@ def test_init_leaves_a_folder_of_somebody_else_as_it_is(tmp_path: Path) -> None:
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_init_that_finds_no_room_leaves_nothing_and_can_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    folder = tmp_path / "node"
+    if is_there:
+        folder.mkdir()
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("client_side.network.write_introduction", full)
+        with pytest.raises(SystemExit, match="No space left"):
+            main(["init", str(folder)])
+
+    assert [*tmp_path.rglob("*")] == ([folder] if is_there else [])
+    main(["init", str(folder)])
+
+
+def test_init_with_a_name_that_no_server_takes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"client_side\.name"):
+        main(["init", str(tmp_path / "node"), "--name", "Straße"])
+
+    assert not (tmp_path / "node").exists()
+
+
 def test_a_new_key_that_finds_no_room_leaves_both_old_ones(
     folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.paths import found_in, seen_from
+from lm.paths import found_in, seen_from, whole_or_nothing
 
 
 def test_a_path_is_seen_from_the_folder_and_a_name_stays_one(
@@ -29,3 +29,12 @@ def test_a_folder_in_use_is_no_new_one(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     assert found_in(tmp_path) == tmp_path / "a"
     assert found_in(tmp_path / "a") == tmp_path / "a"
+
+
+def test_a_folder_in_use_is_left_alone_by_what_fails_in_it(tmp_path: Path) -> None:
+    (tmp_path / "theirs").touch()
+
+    with pytest.raises(KeyboardInterrupt), whole_or_nothing(tmp_path):
+        raise KeyboardInterrupt
+
+    assert (tmp_path / "theirs").exists()

@@ -7,6 +7,7 @@ import ssl
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -65,6 +66,18 @@ def test_init_makes_a_folder_for_its_owner_and_refuses_to_overwrite(folder: Serv
     keys = list(folder.tls_folder.glob("*.key"))
     assert len(keys) == 2
     assert not [key.name for key in keys if key.stat().st_mode & 0o077]
+
+
+def test_init_that_finds_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr("server_side.node.make_server_certificate", full)
+
+    with pytest.raises(SystemExit, match="No space left"):
+        main(["init", str(tmp_path / "server"), "--host", "server.test"])
+
+    assert not (tmp_path / "server").exists()
 
 
 def test_settings_explain_each_key(folder: ServerFolder) -> None:
