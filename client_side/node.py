@@ -26,7 +26,8 @@ from client_side.folder import (
     write_private_file,
 )
 from lm.commented_settings import save_commented_settings
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.logs import last_word
 from lm.paths import found_in, whole_or_nothing
 from lm.telemetry import QUIET_ENVIRONMENT, switch_off_telemetry
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(last_word(in_words(error)))
+        sys.exit(last_word(in_words(error, place=options.folder)))
 
 
 def supernode_command(

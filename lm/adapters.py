@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +19,7 @@ from lm.adapter_shapes import (
     adapted_layers,
     expected_adapter_shapes,
 )
+from lm.disk import write_folder
 from lm.loading import load_causal_lm, load_tokenizer
 
 
@@ -104,6 +101,9 @@ def write_peft_folder(
 
     Returns:
         `out_folder`, which appears only when whole.
+
+    Raises:
+        DiskError: The disk is full or refuses.
     """
     if out_folder.is_dir():
         return out_folder
@@ -118,7 +118,8 @@ def write_peft_folder(
         weights = {f"base_model.model.{name}": np.asarray(tensors[name]) for name in shapes}
         save_file(weights, part / "adapter_model.safetensors", metadata={"format": "pt"})
 
-    return _write_whole(out_folder, fill)
+    write_folder(out_folder, fill)
+    return out_folder
 
 
 def merge_adapter(
@@ -140,6 +141,9 @@ def merge_adapter(
 
     Returns:
         `out_folder`, which appears only when whole.
+
+    Raises:
+        DiskError: The disk is full or refuses.
     """
     if out_folder.is_dir():
         return out_folder
@@ -150,26 +154,7 @@ def merge_adapter(
         merged.save_pretrained(part)
         load_tokenizer(base_folder).save_pretrained(part)
 
-    return _write_whole(out_folder, fill)
-
-
-def _write_whole(out_folder: Path, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` write into a folder that gets its name only when all of it is on disk."""
-    out_folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out_folder.name}.", dir=out_folder.parent))
-    try:
-        fill(part)
-        part.chmod(0o755)  # mkdtemp makes folders for the owner alone
-        for path in part.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        try:
-            part.rename(out_folder)
-        except OSError:
-            if not out_folder.is_dir():  # unless another process was quicker
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    write_folder(out_folder, fill)
     return out_folder
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from lm.disk import disk_trouble
 from lm.errors import ModelFolderError
 from lm.loading import quiet_transformers
 from lm.model_folders import EMBEDDED_MODEL, check_model_folder
@@ -46,9 +47,12 @@ def materialise(folder: Path) -> None:
         except OSError:
             if not folder.is_dir():  # unless another process was quicker
                 raise
-    except OSError as error:
+    except Exception as error:
+        reason = disk_trouble(error)
+        if reason is None:
+            raise
         raise ModelFolderError(
-            f"Expected to write about 300 MB to {folder.parent}, got {error.strerror}. Free some "
+            f"Expected to write about 300 MB to {folder.parent}, got {reason}. Free some "
             "space, or name another folder in REWARDDS_CACHE."
         ) from error
     finally:

@@ -39,6 +39,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
+from lm.disk import clear_disk_errors
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import Certificate, LoraShape, Release
 from protocol.documents import to_document
@@ -342,8 +343,9 @@ def _rejected(code: AdmissionCode, *, expected: str, found: str) -> AdmissionErr
 def _write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a killed process leaves it complete or absent."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with clear_disk_errors(path):
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)

@@ -24,7 +24,7 @@ def mark_whole(checkpoint: Path) -> None:
     """Vouch for a checkpoint whose files have all been written.
 
     Raises:
-        StageError: The disk is full or refuses.
+        DiskError: The disk is full or refuses.
     """
     digests = {path.name: _synced_digest(path) for path in sorted(checkpoint.iterdir())}
     write_atomically(checkpoint / _LIST, json.dumps(digests, indent=2) + "\n")

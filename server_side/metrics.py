@@ -132,7 +132,8 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Check metrics against the schema and write them; the file appears only when whole.
 
     Raises:
-        StageError: They do not fit the schema, or the disk refuses.
+        StageError: They do not fit the schema.
+        DiskError: The disk refuses.
     """
     _check(metrics, path)
     write_atomically(path, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

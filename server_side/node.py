@@ -15,7 +15,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.logs import last_word, set_up_logs
 from lm.paths import whole_or_nothing
 from lm.telemetry import switch_off_telemetry
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (RewardDSError, LmError, OSError) as error:
         if os.environ.get("REWARDDS_TRACEBACK") == "1":
             raise
-        sys.exit(last_word(in_words(error)))
+        sys.exit(last_word(in_words(error, place=options.folder)))
     except KeyboardInterrupt:
         sys.exit("Interrupted. Start the same command again to go on.")
 

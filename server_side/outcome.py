@@ -49,7 +49,7 @@ def write_outcome(
         flower_run: Flower's own number of the try that came to this; None without Flower.
 
     Raises:
-        StageError: The disk refuses.
+        DiskError: The disk refuses.
     """
     is_ours = isinstance(error, (RewardDSError, LmError))
     text = None if error is None else f"{error}" if is_ours else f"{type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from lm.disk import clear_disk_errors
 from lm.errors import LmError
 from lm.sampling import SampledModel, Sampler, SamplingEngine, open_sampler
 from lm.tables import TextRow, drop_overlapping
@@ -41,7 +42,7 @@ from server_side.seeds import derive_seed
 from server_side.starts import start_counts
 from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 from server_side.tuning_history import read_losses, tuning_effort
-from server_side.whole_files import clear_disk_errors, copy_folder
+from server_side.whole_files import copy_folder
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]
 """Says what a simulation knows about a run, from its final pool."""
@@ -194,8 +195,8 @@ def write_outputs(
         annotate: Says what a simulation knows about the final pool; None in a deployment.
 
     Raises:
-        StageError: The disk is full or refuses; or a judge cannot be asked, but then all else is
-            written.
+        DiskError: The disk is full or refuses.
+        StageError: A judge cannot be asked; all else is written.
     """
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}

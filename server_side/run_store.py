@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
+from lm.disk import clear_disk_errors
 from protocol.errors import ConfigurationError, StageError
 from server_side.json_values import differences, from_json, to_json
 from server_side.memory import peak_rss_bytes, reset_peak_rss
@@ -36,13 +37,7 @@ from server_side.progress import Progress, SilentProgress
 from server_side.samples import OnProgress, StageResult
 from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages, file_digest
-from server_side.whole_files import (
-    clear_disk_errors,
-    files_under,
-    read_json,
-    sync,
-    write_atomically,
-)
+from server_side.whole_files import files_under, read_json, sync, write_atomically
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT_VERSION: Final = 2
@@ -109,7 +104,8 @@ class RunStore:
 
         Raises:
             ConfigurationError: The folder was begun with other settings.
-            StageError: Another process works in the folder, or the disk refuses.
+            StageError: Another process works in the folder.
+            DiskError: The disk refuses.
         """
         self.folder = folder
         self._seed = seed
@@ -162,7 +158,8 @@ class RunStore:
             The values, the same whether computed or read.
 
         Raises:
-            StageError: The stage failed, or the disk refuses.
+            StageError: The stage failed.
+            DiskError: The disk refuses.
         """
         path = self.folder / f"{stage}.jsonl"
 
@@ -220,7 +217,8 @@ class RunStore:
             The whole folder.
 
         Raises:
-            StageError: The stage failed, or the disk refuses.
+            StageError: The stage failed.
+            DiskError: The disk refuses.
         """
         path = self.folder / stage
         bound = partial(fill, seed=derive_seed(self._seed, stage), on_progress=self.advance)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lm.adapter_shapes import expected_adapter_shapes
+from lm.disk import clear_disk_errors
 from lm.errors import LmError
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
@@ -97,12 +98,13 @@ def cached_start(
         if {name: tensor.shape for name, tensor in kept.tensors.items()} == expected:
             return kept
     weights = train(proxy, lora)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # The note comes first, so that there are never weights of which nobody knows what made them.
-    write_atomically(note, json.dumps({"origin": origin, "counts": counts}, indent=1) + "\n")
-    part = file.with_name(f".{file.name}.partial")
-    part.write_bytes(weights.to_bytes())
-    part.replace(file)
+    with clear_disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The note comes first: there are never weights of which nobody knows what made them.
+        write_atomically(note, json.dumps({"origin": origin, "counts": counts}, indent=1) + "\n")
+        part = file.with_name(f".{file.name}.partial")
+        part.write_bytes(weights.to_bytes())
+        part.replace(file)
     return weights
 
 

@@ -7,9 +7,6 @@ The folder is what `peft.PeftModel.from_pretrained` reads. Inside the project it
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +16,7 @@ import safetensors.numpy
 from peft import PeftModel
 
 from lm.adapters import adapter_tensors, merge_adapter
+from lm.disk import write_folder
 from lm.errors import ModelFolderError
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
@@ -75,22 +73,18 @@ def write_adapter(model: PeftModel, folder: Path) -> str:
 
     Returns:
         SHA-256 of the weights.
+
+    Raises:
+        DiskError: The disk is full or refuses.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+
+    def fill(part: Path) -> None:
         # "auto" would ask the model hub whether the vocabulary has grown.
         model.save_pretrained(part, safe_serialization=True, save_embedding_layers=False)
         (part / "README.md").unlink(missing_ok=True)  # a form of PEFT's that nobody has filled in
         _settle(part / _CONFIG)
-        part.chmod(0o755)  # mkdtemp makes folders for the owner alone
-        for path in part.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+    write_folder(folder, fill, replaces=True)
     return AdapterWeights(tensors=adapter_tensors(model)).digest()
 
 

@@ -7,9 +7,6 @@ update is rounded away. Every later stage takes either kind by its folder and as
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lm.adapters import load_adapter
+from lm.disk import write_folder
 from lm.loading import load_causal_lm
 from lm.model_folders import base_model_digest
 from server_side.target_adapter import adapter_digest, merge_target, read_adapter
@@ -97,17 +95,13 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         model: The model.
         tokenizer: Its tokenizer.
         folder: Where to write; it appears only when whole. An older one there is replaced.
+
+    Raises:
+        DiskError: The disk is full or refuses.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+
+    def fill(part: Path) -> None:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        part.chmod(0o755)  # mkdtemp makes folders for the owner alone
-        for path in part.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+
+    write_folder(folder, fill, replaces=True)

@@ -6,25 +6,21 @@ its user. What is found there is either whole or refused in words.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from lm.disk import clear_disk_errors
 from protocol.errors import StageError
-
-_DISK_TROUBLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is either whole or not there, also after a power cut.
 
     Raises:
-        StageError: The disk is full or refuses.
+        DiskError: The disk is full or refuses.
     """
     part = path.with_name(f".{path.name}.part")
     with clear_disk_errors(path):
@@ -66,7 +62,7 @@ def copy_folder(source: Path, destination: Path) -> None:
     """Copy a folder; the copy replaces an older one and appears only when whole.
 
     Raises:
-        StageError: The disk is full or refuses.
+        DiskError: The disk is full or refuses.
     """
     part = destination.with_name(f".{destination.name}.part")
     with clear_disk_errors(destination):
@@ -76,27 +72,6 @@ def copy_folder(source: Path, destination: Path) -> None:
             sync(file)
         shutil.rmtree(destination, ignore_errors=True)
         part.rename(destination)
-
-
-@contextmanager
-def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the disk into one that says what to do.
-
-    Args:
-        path: What was to be written.
-
-    Raises:
-        StageError: The disk is full, broken or read-only, or permissions are missing.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_TROUBLE and not isinstance(error, PermissionError):
-            raise
-        raise StageError(
-            f"Expected to write {path}, got: {error.strerror}. Make room or change permissions, "
-            "and start the same command again; it goes on from the last whole stage."
-        ) from error
 
 
 def files_under(folder: Path) -> list[Path]:

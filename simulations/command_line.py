@@ -18,7 +18,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.settings import explain
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
@@ -191,8 +192,8 @@ def one_line(error: Exception) -> str:
             "rewardds-simulate resume=runs/latest hydra.launcher.n_jobs=1"
         )
     is_own = isinstance(error, (RewardDSError, LmError))
-    # Hydra's word for a missing choice is an OSError too, of no file.
-    if is_own or (isinstance(error, OSError) and error.filename is not None):
+    # Hydra's word for a missing choice is an OSError too.
+    if is_own or (isinstance(error, OSError) and not isinstance(error, HydraException)):
         return in_words(error)
     if isinstance(error, OverrideParseException):
         name = error.override.partition("=")[0] if "=" in error.override else "NAME"

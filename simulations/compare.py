@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError, RewardDSError, StageError
 from server_side.comparing import ArmRun, ComparingConfig, Comparison, compare_runs

@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import RewardDSError
 from simulations.privacy_views import (

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from client_side.config import ClientConfig
+from lm.disk import clear_disk_errors
 from lm.leaving import dying_with_parent
 from lm.settings import load_settings, schema_of, to_settings
 from protocol.errors import ConfigurationError
@@ -204,7 +205,7 @@ def simulate(
     shared = None if selection else _shared_folder(config, run_folder)
     stages = SharedStages(shared / "stages") if shared else None
     console = SimulationConsole(prefix=_prefix(), is_silent=selection is not None)
-    with alone_in(run_folder), console:
+    with alone_in(run_folder), clear_disk_errors(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
         world = _prepared(config, run_folder, is_latest=selection is None)
         # Only now: these take seconds, and a wrong path should be told at once.

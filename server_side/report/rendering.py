@@ -46,7 +46,7 @@ def write_report(inputs: ReportInputs, path: Path) -> Path:
         `path`.
 
     Raises:
-        StageError: The disk refuses.
+        DiskError: The disk refuses.
     """
     write_atomically(path, render_report(inputs))
     return path

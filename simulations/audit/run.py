@@ -15,6 +15,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from lm.disk import clear_disk_errors
 from lm.model_folders import resolve_base_model
 from lm.settings import schema_of, to_settings
 from simulations.audit.audited_rows import RECORDS_FILE, audited_rows
@@ -93,7 +94,7 @@ def audit(config: AuditConfig, folder: Path) -> bool:
 
     quiet_transformers()
     shown, folder = folder, folder.resolve()
-    with alone_in(folder), SimulationConsole() as console:
+    with alone_in(folder), clear_disk_errors(folder), SimulationConsole() as console:
         console.say(f"Audit folder: {shown}")
         console.say(
             f"{config.num_canaries} canaries, every one trained on or not by a coin, among "

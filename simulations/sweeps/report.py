@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.errors import LmError, in_words
+from lm.disk import in_words
+from lm.errors import LmError
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import RewardDSError
 

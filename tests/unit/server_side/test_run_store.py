@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lm.errors import DiskError
 from protocol.errors import ConfigurationError, StageError
 from server_side.json_values import from_json, to_json
 from server_side.run_store import RunStore
@@ -154,7 +155,7 @@ def test_full_disk_is_one_clear_error_and_leaves_no_part(
 
     with open_store(tmp_path) as store:
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(StageError, match=r"07_queries\.jsonl.*No space left"):
+        with pytest.raises(DiskError, match=r"07_queries\.jsonl.*No space left"):
             store.values("07_queries", Query, Work())
     monkeypatch.undo()
 

@@ -1,4 +1,4 @@
-"""What commands say of an error that the system raised."""
+"""Every command says in words what the system refuses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ import pytest
 import client_side.node
 import server_side.node
 import simulations.sweeps.report
-from lm.errors import LmError, in_words
-
-
-def test_an_error_of_the_project_says_it_all_itself() -> None:
-    assert in_words(LmError("Expected a, got b.")) == "Expected a, got b."
 
 
 @pytest.mark.parametrize(
