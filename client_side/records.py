@@ -95,7 +95,11 @@ def load_records(config: RecordsConfig) -> tuple[PrivateRecord, ...]:
     problem = None
     try:
         table = read_table(
-            config.path, columns=columns, split=config.split, max_chars=config.max_record_chars
+            config.path,
+            columns=columns,
+            split=config.split,
+            max_chars=config.max_record_chars,
+            limit_name="records.max_record_chars",
         )
     except TableError as error:
         problem = str(error)

@@ -53,14 +53,19 @@ def read_raw_rows(source: str, *, split: str | None) -> list[RawRow]:
         raise TableError(
             f"Expected a file, found the folder {path}. Name one JSON lines, CSV or parquet file."
         )
-    elif path.suffix[1:].isalpha() or not _DATASET_NAME.fullmatch(source):
-        # A name that ends like a file is a mistyped path, not worth asking a hub about.
+    elif _looks_like_a_path(path) or not _DATASET_NAME.fullmatch(source):
         raise TableError(f"Expected a file at {path}, found nothing there. Check the path.")
     else:
         rows = _read_dataset(source, split=split)
     if not rows:
         raise TableError(f"Expected at least one row in {source}, found none. Supply rows.")
     return rows
+
+
+def _looks_like_a_path(path: Path) -> bool:
+    """Tell a mistyped path, which no hub is asked about, from the name of a data set."""
+    is_within_a_folder = path.parent != Path() and path.parent.is_dir()
+    return path.suffix[1:].isalpha() or is_within_a_folder
 
 
 def is_same_source(one: str, other: str) -> bool:
@@ -136,7 +141,15 @@ def _parse_json(line: str) -> object:
 
 def _read_csv(path: Path, content: bytes) -> list[RawRow]:
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CSV_FIELD_CHARS))
-    reader = csv.reader(io.StringIO(_decode(path, content), newline=""), strict=True)
+    text = _decode(path, content)
+    first = text.lstrip().partition("\n")[0]
+    for sign, name in (";", "';'"), ("\t", "a tab"):
+        if sign in first and "," not in first:
+            raise TableError(
+                f"Expected commas between the columns of {path}, found one column with {name} in "
+                "its name. Save the file with commas, and quotes around fields that hold them."
+            )
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header = _next_csv_row(path, reader)
     while header == []:
         header = _next_csv_row(path, reader)
@@ -203,9 +216,9 @@ def _read_dataset(name: str, *, split: str | None) -> list[RawRow]:
         rows, problem = [], type(error).__name__
     if problem is not None:
         raise TableError(
-            f"Expected a file or a data set of that name with a split {split or 'train'!r}, found "
-            f"no file and got {problem} for the data set {name!r}. Check the name and the network, "
-            "or name a file."
+            f"Expected a file at {name} or a data set of that name with a split "
+            f"{split or 'train'!r}, found no such file or folder, and asking the hub ended in "
+            f"{problem}. Check the path; for a data set, its name and the network."
         )
     return rows
 

@@ -107,6 +107,7 @@ def read_table(
     columns: ColumnMap | None = None,
     split: str | None = None,
     max_chars: int = DEFAULT_MAX_CHARS,
+    limit_name: str | None = None,
     drop_unusable: bool = False,
 ) -> TableContents:
     """Read prompts and responses from a file or a named data set.
@@ -117,6 +118,7 @@ def read_table(
         columns: Which columns to read; None infers prompt and response from known names.
         split: Split of a `datasets` name; None takes `train`.
         max_chars: Longest prompt or response allowed, in characters.
+        limit_name: Setting that `max_chars` comes from; None where it is fixed.
         drop_unusable: Leave out and count rows without prompt or response and rows that are too
             long. By default such a row is an error.
 
@@ -138,12 +140,15 @@ def read_table(
         else:
             unusable.setdefault(row, []).append(number)
     if unusable and not drop_unusable:
-        raise TableError(_describe_unusable(source, unusable, resolved, max_chars=max_chars))
+        text = _describe_unusable(
+            source, unusable, resolved, max_chars=max_chars, limit_name=limit_name
+        )
+        raise TableError(text)
     if not rows:
         counts = ", ".join(f"{len(numbers)} {reason}" for reason, numbers in unusable.items())
         raise TableError(
             f"Expected at least one usable row in {source}, found none: {counts}. Supply rows "
-            "with prompt and response, or raise the length limit."
+            f"with prompt and response, of at most {max_chars} characters each."
         )
     num_dropped = {reason: len(numbers) for reason, numbers in unusable.items()}
     return TableContents(rows=tuple(rows), columns=resolved, num_dropped=num_dropped)
@@ -332,6 +337,7 @@ def _describe_unusable(
     columns: ColumnMap,
     *,
     max_chars: int,
+    limit_name: str | None,
 ) -> str:
     reason, numbers = next(iter(unusable.items()))
     shown = ", ".join(str(number) for number in numbers[:_NUM_ROWS_SHOWN])
@@ -341,7 +347,8 @@ def _describe_unusable(
         case DropReason.TOO_LONG:
             return (
                 f"Expected at most {max_chars} characters in each prompt and response of {source}, "
-                f"found more in {where}. Shorten or delete them, or raise the limit."
+                f"found more in {where}. Shorten or delete them"
+                f"{f', or raise {limit_name}' if limit_name else ''}."
             )
         case DropReason.NO_TESTS:
             return (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import chain
+from typing import Final
 
 from client_side.config import RecordsConfig
 from client_side.records import SHIPPED_RECORDS
@@ -15,6 +16,8 @@ from protocol.errors import ConfigurationError
 from server_side.public_texts import read_test_rows, require_test_rows
 from simulations.clinic import compose_messages
 from simulations.config import DomainConfig, SimulateConfig
+
+_LIMIT: Final = "client_side.records.max_record_chars"
 
 
 def read_rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextRow]]:
@@ -43,7 +46,11 @@ def read_rows(config: SimulateConfig) -> tuple[Sequence[TextRow], Sequence[TextR
             topic=config.split.topic_column,
         )
         table = read_table(
-            records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
+            records.path,
+            columns=columns,
+            split=records.split,
+            max_chars=records.max_record_chars,
+            limit_name=_LIMIT,
         )
         training, held_out = table.rows, ()
     if evaluation.path is not None:
@@ -89,8 +96,13 @@ def read_domain(config: SimulateConfig, domain: DomainConfig) -> tuple[TextRow, 
     columns = ColumnMap(
         prompt=domain.prompt_column, response=domain.response_column, group=domain.group_column
     )
-    max_chars = config.client_side.records.max_record_chars
-    return read_table(domain.path, columns=columns, split=domain.split, max_chars=max_chars).rows
+    return read_table(
+        domain.path,
+        columns=columns,
+        split=domain.split,
+        max_chars=config.client_side.records.max_record_chars,
+        limit_name=_LIMIT,
+    ).rows
 
 
 def _compose(

@@ -36,7 +36,11 @@ def audited_rows(config: AuditConfig) -> tuple[TextRow, ...]:
         return tuple(TextRow(prompt=m.prompt, response=m.response) for m in messages)
     columns = ColumnMap(prompt=records.prompt_column, response=records.response_column)
     table = read_table(
-        records.path, columns=columns, split=records.split, max_chars=records.max_record_chars
+        records.path,
+        columns=columns,
+        split=records.split,
+        max_chars=records.max_record_chars,
+        limit_name="client_side.records.max_record_chars",
     )
     if len(table.rows) < wanted:
         raise ConfigurationError(
