@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from lm.disk import clear_disk_errors
 from protocol.errors import ConfigurationError, StageError
 from server_side.json_values import differences, from_json, to_json
-from server_side.memory import peak_rss_bytes, reset_peak_rss
+from server_side.memory import give_back_freed, peak_rss_bytes, reset_peak_rss
 from server_side.progress import Progress, SilentProgress
 from server_side.samples import OnProgress, StageResult
 from server_side.seeds import derive_seed
@@ -263,6 +263,7 @@ class RunStore:
 
     def _measured(self, path: Path, build: Callable[[], StageResult[T]]) -> Any:  # JSON
         started = time.monotonic()
+        give_back_freed()
         reset_peak_rss()
         result = build()
         record = StageRecord(
