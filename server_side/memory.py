@@ -48,9 +48,9 @@ def give_back_freed() -> None:
 def set_aside_imports() -> None:
     """Keep what is alive now, which is mostly libraries, out of the garbage collector's sight.
 
-    Before a job's first model only. Each model that goes has the collector search all objects, of
-    which imports leave more than 400,000: that was a quarter of the processor time of the smoke run.
-    What is set aside and forms a cycle is never freed, so a model must not be among it.
+    Before a job's first model only. Each model that goes has the collector search all objects, and
+    imports leave more than 400,000: a quarter of the smoke run's processor time went there. What
+    is set aside and forms a cycle is never freed, so a model must not be among it.
     """
     gc.collect()
     gc.freeze()
