@@ -241,6 +241,7 @@ class SimulateConfig:
                 f"Expected server_side.min_clients <= num_clients, got "
                 f"{self.server_side.min_clients} > {self.num_clients}. Add clients or lower it."
             )
+        self._check_client_names()
         self._check_domains()
         self._check_split()
         self._check_admissible()
@@ -261,8 +262,7 @@ class SimulateConfig:
         """Clients with records of another domain, by name."""
         return self.domains or {}
 
-    def _check_domains(self) -> None:
-        records, evaluation = self.client_side.records, self.server_side.evaluation
+    def _check_client_names(self) -> None:
         weights = self.server_side.synthesis.client_weights or {}
         for setting, named in (
             ("domains", self.own_domains),
@@ -273,6 +273,9 @@ class SimulateConfig:
                     f"Expected {setting} to name clients of client-1 to client-{self.num_clients}, "
                     f"got {', '.join(unknown)}. Mend the name, or raise num_clients."
                 )
+
+    def _check_domains(self) -> None:
+        records, evaluation = self.client_side.records, self.server_side.evaluation
         if len(self.own_domains) == self.num_clients:
             raise ConfigurationError(
                 "Expected a client without an entry in domains, found that all have one, so that "
