@@ -72,7 +72,7 @@ from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from protocol.messages import ReleaseReply
 from protocol.wire import decode_bytes, encode_bytes
 from server_side.consensus import consensus_scores
-from server_side.intervals import bootstrap_interval, ratio_of_sums
+from server_side.measuring.intervals import bootstrap_interval, ratio_of_sums
 from server_side.ranking import best_of, rank_correlation, share_below
 from server_side.samples import CandidateOrigin
 from server_side.synthesis import number_candidates

@@ -3,7 +3,7 @@
 Libraries read these variables when they are first imported, so each entry point calls
 `switch_off_telemetry` before it imports anything heavy; child processes inherit the variables. What
 no variable keeps quiet is silenced beside its import: OpenVINO in `lm/sampling_openvino.py`, TRL in
-`server_side/tuning_trainers.py`.
+`server_side/tuning/trainers.py`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,17 @@ from typing import Final
 
 from protocol.errors import ConfigurationError
 
-BUNDLED_PACKAGES: Final = ("client_side", "lm", "protocol", "server_side", "server_side/config")
+BUNDLED_PACKAGES: Final = (
+    "client_side",
+    "lm",
+    "protocol",
+    "server_side",
+    "server_side/config",
+    "server_side/exchange",
+    "server_side/measuring",
+    "server_side/sandbox",
+    "server_side/tuning",
+)
 """Folders of which every Python file travels; `pyproject.toml` lists the same."""
 
 

@@ -25,15 +25,15 @@ from lm.logs import log_to_file
 from protocol.errors import ConfigurationError
 from protocol.messages import HelloReply, Refusal, Request
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
-from server_side.clients import read_register
-from server_side.collecting import (
+from server_side.exchange.clients import read_register
+from server_side.exchange.collecting import (
     Content,
     Waiting,
     collect,
 )
-from server_side.folder import ServerFolder
-from server_side.network import NetworkConfig
-from server_side.outcome import RunLostError, read_outcome, write_outcome
+from server_side.exchange.folder import ServerFolder
+from server_side.exchange.network import NetworkConfig
+from server_side.exchange.outcome import RunLostError, read_outcome, write_outcome
 
 _LOGGER = logging.getLogger(__name__)
 

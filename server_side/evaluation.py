@@ -11,9 +11,10 @@ likely they find the reference responses. Higher is better for ROUGE and BLEU, l
 - `perplexity`: exp(mean negative log-likelihood of a reference token), the end of turn included.
 - `distinct1`, `distinct2`: distinct n-grams ÷ n-grams of all answers of an arm; it falls when a
   model repeats itself. It depends on how much text there is, so compare arms of equal size only.
-- `pass_at_k`, where rows have tests: answers are code, and run (`server_side/code_tests.py`).
+- `pass_at_k`, where rows have tests: answers are code, and run
+  (`server_side/sandbox/code_tests.py`).
 
-Intervals are percentile bootstraps over rows (`server_side/intervals.py`).
+Intervals are percentile bootstraps over rows (`server_side/measuring/intervals.py`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ from lm.loading import load_tokenizer
 from lm.sampling import Completion, Sampler, SamplingParams
 from lm.tables import TextRow
 from protocol.errors import StageError
-from server_side.code_tests import count_passing
 from server_side.config import EvaluationConfig
-from server_side.intervals import (
+from server_side.measuring.intervals import (
     FloatArray,
     Formula,
     Interval,
@@ -47,11 +47,12 @@ from server_side.intervals import (
     perplexity_of_sums,
     ratio_of_sums,
 )
-from server_side.pass_rates import PassCount, pass_rates
-from server_side.repetition import distinct_fraction
-from server_side.row_naming import name_rows
+from server_side.measuring.pass_rates import PassCount, pass_rates
+from server_side.measuring.repetition import distinct_fraction
+from server_side.measuring.row_naming import name_rows
 from server_side.samples import OnProgress
-from server_side.tuned_target import load_tuned_target
+from server_side.sandbox.code_tests import count_passing
+from server_side.tuning.tuned_target import load_tuned_target
 
 
 class Metric(StrEnum):

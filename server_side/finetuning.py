@@ -1,15 +1,15 @@
 """Stage 11: tune the target on the pool, under TRL's trainers.
 
-`finetuning.objective` says for what (`server_side/tuning_trainers.py`), `finetuning.method` which
-weights (`server_side/tuning_model.py`). Training is killed and continued at will: it goes on from
-the newest whole checkpoint (`server_side/checkpoints.py`), and on a CPU the end is the same as
-without the interruption.
+`finetuning.objective` says for what (`server_side/tuning/trainers.py`), `finetuning.method` which
+weights (`server_side/tuning/model.py`). Training is killed and continued at will: it goes on from
+the newest whole checkpoint (`server_side/tuning/checkpoints.py`), and on a CPU the end is the same
+as without the interruption.
 
 Nothing is reported to anybody: TRL's telemetry and the hub are cut off, and what the libraries
-would print stays inside. Curves stay in the run folder (`server_side/tuning_curves.py`).
+would print stays inside. Curves stay in the run folder (`server_side/tuning/curves.py`).
 
 With `num_processes` above 1 the batch is split among as many processes, one for each accelerator
-(`server_side/tuning_processes.py`).
+(`server_side/tuning/processes.py`).
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from lm.loading import load_tokenizer
 from protocol.errors import StageError
-from server_side.checkpoints import checkpoint_step, mark_whole, newest_whole_checkpoint
 from server_side.config import FinetuningConfig
 from server_side.config.finetuning import Method
 from server_side.samples import CuratedSample, OnProgress
-from server_side.target_adapter import write_adapter
-from server_side.tuned_target import TUNED, TunedTarget, write_model
-from server_side.tuning_curves import CURVES, keep_curves
-from server_side.tuning_folder import (
+from server_side.tuning.checkpoints import checkpoint_step, mark_whole, newest_whole_checkpoint
+from server_side.tuning.curves import CURVES, keep_curves
+from server_side.tuning.folder import (
     claim_folder,
     describe_training,
     is_finished,
     read_finished,
     write_history,
 )
-from server_side.tuning_model import trainable_target
-from server_side.tuning_packages import require_packages
-from server_side.tuning_processes import TuningJob, tune_in_processes
-from server_side.tuning_trainers import prepare_training
+from server_side.tuning.model import trainable_target
+from server_side.tuning.packages import require_packages
+from server_side.tuning.processes import TuningJob, tune_in_processes
+from server_side.tuning.target_adapter import write_adapter
+from server_side.tuning.trainers import prepare_training
+from server_side.tuning.tuned_target import TUNED, TunedTarget, write_model
 
 _CHECKPOINTS: Final = "checkpoints"
 

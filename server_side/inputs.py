@@ -20,7 +20,7 @@ from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig, 
 from server_side.proxies import ClientProxies
 from server_side.public_texts import read_public_prompts, read_test_rows
 from server_side.synthesis import client_quotas
-from server_side.tuning_packages import require_packages
+from server_side.tuning.packages import require_packages
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease

@@ -21,7 +21,7 @@ from server_side.config.finetuning import Method
 from server_side.config.refinement import FeedbackWriter
 from server_side.public_prompts import usable_examples
 from server_side.public_texts import read_public_prompts, read_test_rows
-from server_side.tuning_packages import require_packages
+from server_side.tuning.packages import require_packages
 
 
 def check_job(config: ServerConfig) -> None:

@@ -22,10 +22,10 @@ from lm.paths import whole_or_nothing
 from lm.telemetry import switch_off_telemetry
 from protocol.errors import ConfigurationError, RewardDSError
 from protocol.introductions import Introduction, read_introduction
-from server_side.certificates import make_authority, make_server_certificate
-from server_side.clients import allow_client, read_register, revoke_client
 from server_side.config import ServerConfig
-from server_side.folder import ServerFolder, make_server_folder
+from server_side.exchange.certificates import make_authority, make_server_certificate
+from server_side.exchange.clients import allow_client, read_register, revoke_client
+from server_side.exchange.folder import ServerFolder, make_server_folder
 
 # By name: run with `python -m`, this module is called `__main__`, and its log would be nobody's.
 _LOGGER = logging.getLogger("server_side.node")
@@ -108,7 +108,7 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _invite(folder: ServerFolder) -> None:
-    from server_side.inviting import write_invitation
+    from server_side.exchange.inviting import write_invitation
 
     spoken = write_invitation(folder)
     print(
@@ -142,7 +142,7 @@ def _begin(
 
 def _collect(folder: ServerFolder) -> None:
     from server_side.children import raise_on_signals
-    from server_side.serving import collect_from_clients
+    from server_side.exchange.serving import collect_from_clients
 
     raise_on_signals()
     collect_from_clients(folder)
@@ -150,7 +150,7 @@ def _collect(folder: ServerFolder) -> None:
 
 def _finetune(folder: ServerFolder) -> None:
     # Only now: these take seconds to import, and `--help` should not.
-    from server_side.collecting import load_collected
+    from server_side.exchange.collecting import load_collected
     from server_side.memory import set_aside_imports
     from server_side.pipeline import run_pipeline
     from server_side.provenance import finish_provenance
@@ -176,7 +176,7 @@ def _finetune(folder: ServerFolder) -> None:
 
 
 def _status(folder: ServerFolder, *, as_json: bool) -> None:
-    from server_side.standing import describe, standing
+    from server_side.exchange.standing import describe, standing
 
     found = standing(folder)
     print(json.dumps(found, indent=1) if as_json else describe(found))

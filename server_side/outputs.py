@@ -18,16 +18,17 @@ from protocol.errors import RewardDSError, StageError
 from server_side.config import JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
+from server_side.exchange.starts import start_counts
 from server_side.filtering import best_first
-from server_side.generator_fit import FitQuality
 from server_side.inputs import JobInputs
-from server_side.judges import measure_win_rate
-from server_side.metrics import build_metrics, write_metrics
+from server_side.measuring.generator_fit import FitQuality
+from server_side.measuring.judges import measure_win_rate
+from server_side.measuring.metrics import build_metrics, write_metrics
+from server_side.measuring.pass_rates import pass_rate_differences
+from server_side.measuring.repetition import measure_diversity
 from server_side.notes import RunNotes
-from server_side.pass_rates import pass_rate_differences
 from server_side.proxies import ModelWriter
 from server_side.ranking import RANKING_STAGE, RankedPrompt, RankingQuality, ranking_quality
-from server_side.repetition import measure_diversity
 from server_side.report import ReportInputs, write_report
 from server_side.run_store import RunStore, StageRecord
 from server_side.samples import (
@@ -39,9 +40,8 @@ from server_side.samples import (
     StageResult,
 )
 from server_side.seeds import derive_seed
-from server_side.starts import start_counts
-from server_side.tuned_target import is_adapter, merge_tuned_target, tuned_digest
-from server_side.tuning_history import read_losses, tuning_effort
+from server_side.tuning.history import read_losses, tuning_effort
+from server_side.tuning.tuned_target import is_adapter, merge_tuned_target, tuned_digest
 from server_side.whole_files import copy_folder
 
 Annotate = Callable[[Sequence[CuratedSample]], RunNotes]

@@ -18,7 +18,8 @@ from server_side.config import ServerConfig
 from server_side.evaluation import ArmScores
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
-from server_side.generator_fit import (
+from server_side.inputs import gather_inputs
+from server_side.measuring.generator_fit import (
     GENERATORS_STAGE,
     GeneratorFit,
     fit_qualities,
@@ -26,7 +27,6 @@ from server_side.generator_fit import (
     warn_of_idle_generators,
     with_sound_generator,
 )
-from server_side.inputs import gather_inputs
 from server_side.outputs import (
     Annotate,
     evaluation_seed,
@@ -49,7 +49,7 @@ from server_side.samples import Candidate, CuratedSample, Feedback, Query, Score
 from server_side.scoring import reward_scales, score_candidates
 from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
-from server_side.tuned_target import TUNED
+from server_side.tuning.tuned_target import TUNED
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it
     from server_side.admission import AdmittedRelease

@@ -15,7 +15,6 @@ from lm.errors import TableError
 from lm.public_prompts import read_prompts
 from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
 from protocol.errors import ConfigurationError, StageError
-from server_side.code_tests import check_tests
 from server_side.config import (
     MIN_TEST_ROWS,
     EvaluationConfig,
@@ -23,7 +22,8 @@ from server_side.config import (
     SynthesisConfig,
     WarmStartConfig,
 )
-from server_side.sandbox import find_confinement
+from server_side.sandbox.code_tests import check_tests
+from server_side.sandbox.running import find_confinement
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ Scores: `reward`, `likelihood` under the generator, `consensus`, and `choice`, b
 chooses as it is set up. The first three do not depend on how filtering is set up, and `choice` is
 made of them afterwards, so runs that differ in filtering alone share the answers.
 
-Intervals are bootstraps over prompts (`server_side/intervals.py`). ROUGE-L of one answer against
-one reference is a noisy judge: read the intervals, and use many prompts.
+Intervals are bootstraps over prompts (`server_side/measuring/intervals.py`). ROUGE-L of one answer
+against one reference is a noisy judge: read the intervals, and use many prompts.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from server_side.config import (
 )
 from server_side.consensus import rouge_l, split_words
 from server_side.filtering import average_ranks, choice_scores
-from server_side.intervals import Interval, bootstrap_interval, ratio_of_sums
+from server_side.measuring.intervals import Interval, bootstrap_interval, ratio_of_sums
 from server_side.proxies import GeneratorProxy, RewardProxy
 from server_side.samples import (
     Candidate,

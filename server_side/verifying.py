@@ -34,7 +34,7 @@ from server_side.admission import (
     admit,
 )
 from server_side.config import ServerConfig
-from server_side.outcome import read_outcome
+from server_side.exchange.outcome import read_outcome
 
 _RELEASE_PATTERN: Final = "*.release"
 _PLACES: Final = ("", "releases", "server/releases", "ledger/releases")

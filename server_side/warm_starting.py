@@ -8,7 +8,8 @@ text brings is no merit of the method: compare a warm start with a warm start.
 The generator learns prompt and response tokens; the reward proxy that a public response is better
 than one that the base model wrote to the same prompt. Rows that repeat a prompt of the test set
 fall: a proxy that had learnt its answers would hand them on to the target. Weights are kept in the
-run folder (`server_side/starts.py`), so an exchange that starts anew sends what it sent before.
+run folder (`server_side/exchange/starts.py`), so an exchange that starts anew sends what it sent
+before.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ from protocol.errors import StageError
 from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.config import ServerConfig, WarmStartConfig
+from server_side.exchange.starts import StartShapes, cached_start, misfit
 from server_side.public_texts import PublicText, read_public_text
 from server_side.seeds import derive_seed
-from server_side.starts import StartShapes, cached_start, misfit
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """`rewardds-compare`: which arm did better, by how much, and could that be chance?
 
 Reads finished runs of `rewardds-simulate`, or the folder of a sweep with all its runs, and compares
-them by the scores of single test rows (`server_side/comparing.py` says how). Changes nothing but
-the files that it is asked to write.
+them by the scores of single test rows (`server_side/measuring/comparing.py` says how). Changes
+nothing but the files that it is asked to write.
 
 Exit status: 0; 1 for an error, said in one line; 2 for words that are not understood.
 """
@@ -21,11 +21,11 @@ from lm.disk import in_words
 from lm.errors import LmError
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError, RewardDSError, StageError
-from server_side.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
 from server_side.evaluation import ArmScores, Metric
 from server_side.json_values import from_json
-from server_side.measures import is_measure
-from server_side.metrics import read_metrics
+from server_side.measuring.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
+from server_side.measuring.measures import is_measure
+from server_side.measuring.metrics import read_metrics
 from server_side.whole_files import write_atomically
 from simulations.compare_checks import (
     origin_notes,

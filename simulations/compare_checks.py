@@ -17,9 +17,9 @@ from typing import Any, Final
 from client_side.config import ClientConfig
 from lm.settings import load_settings, to_mapping
 from protocol.errors import StageError
-from server_side.comparing import ArmRun, Comparison
 from server_side.config import EvaluationConfig
 from server_side.evaluation import Metric
+from server_side.measuring.comparing import ArmRun, Comparison
 from server_side.provenance import read_provenance
 from simulations.config import SimulateConfig, TunedOn
 from simulations.run_folder import SETTINGS_FILE

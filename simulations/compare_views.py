@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server_side.comparing import ArmFigure, ArmResult, Comparison
 from server_side.evaluation import Metric
-from server_side.intervals import Interval
-from server_side.measures import is_lower_better
+from server_side.measuring.comparing import ArmFigure, ArmResult, Comparison
+from server_side.measuring.intervals import Interval
+from server_side.measuring.measures import is_lower_better
 
 _WIDTH: Final = 80
 _MARK: Final = "†"

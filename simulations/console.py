@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from server_side.intervals import Interval, judge
+from server_side.measuring.intervals import Interval, judge
 from simulations.config import TunedOn
 from simulations.prepare import World
 

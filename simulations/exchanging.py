@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from protocol.errors import ExchangeError
-from server_side.outcome import read_outcome
+from server_side.exchange.outcome import read_outcome
 from simulations.config import Runtime, SimulateConfig
 from simulations.console import SimulationConsole, refusals
 from simulations.costs import measured_exchange

@@ -13,7 +13,7 @@ from functools import partial
 
 from client_side.app import answer_bytes
 from server_side.app import BytesChannel
-from server_side.collecting import Waiting, collect
+from server_side.exchange.collecting import Waiting, collect
 from simulations.prepare import World
 
 _POLL_SECONDS = 1.0

@@ -28,7 +28,7 @@ from server_side.config import ServerConfig
 from server_side.job_checks import check_models, check_prompts
 from server_side.json_values import differences, to_json
 from server_side.public_texts import read_public_prompts, read_start_rows, require_test_rows
-from server_side.tuning_packages import require_packages
+from server_side.tuning.packages import require_packages
 from server_side.whole_files import read_json, write_atomically
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.record_sources import read_domain, read_rows

@@ -101,9 +101,9 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from server_side.admission_terms import admission_terms
     from server_side.config import ServerConfig
-    from server_side.starts import STARTS, sent_digests
+    from server_side.exchange.admission_terms import admission_terms
+    from server_side.exchange.starts import STARTS, sent_digests
     from server_side.verifying import (
         find_releases,
         find_run_id,

@@ -38,17 +38,17 @@ from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, compare_arms
 from server_side.finetuning import finetune_target
 from server_side.inputs import inputs_without_releases
-from server_side.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.measuring.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.measuring.pass_rates import pass_rate_differences
 from server_side.notes import RunNotes
 from server_side.outputs import evaluation_seed, judge_arm, set_test
-from server_side.pass_rates import pass_rate_differences
 from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress
 from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages
-from server_side.tuned_target import TUNED
-from server_side.tuning_history import tuning_effort
+from server_side.tuning.history import tuning_effort
+from server_side.tuning.tuned_target import TUNED
 from simulations.config import SimulateConfig, TunedOn
 from simulations.owned_records import read_owned_records
 from simulations.prepare import World

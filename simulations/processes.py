@@ -11,8 +11,8 @@ from collections.abc import Callable
 from client_side.node import supernode_command, supernode_environment
 from protocol.errors import ExchangeError
 from server_side.children import Children
-from server_side.collecting import Waiting
-from server_side.submitting import (
+from server_side.exchange.collecting import Waiting
+from server_side.exchange.submitting import (
     Link,
     free_port,
     submit,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from client_side.app import FOLDERS_VARIABLE
 from server_side.children import Children
-from server_side.collecting import Waiting
-from server_side.submitting import (
+from server_side.exchange.collecting import Waiting
+from server_side.exchange.submitting import (
     Link,
     free_port,
     submit,

@@ -210,7 +210,7 @@ def simulate(
         world = _prepared(config, run_folder, is_latest=selection is None)
         # Only now: these take seconds, and a wrong path should be told at once.
         from lm.loading import quiet_transformers
-        from server_side.metrics import read_metrics
+        from server_side.measuring.metrics import read_metrics
         from simulations.private_tuning import price_of_private_arm, run_private_arm
 
         quiet_transformers()
@@ -254,9 +254,9 @@ def _run_both_parties(
     console: SimulationConsole,
     selection: SelectionPrice | None,
 ) -> None:
-    from server_side.collecting import load_collected
+    from server_side.exchange.collecting import load_collected
+    from server_side.exchange.outcome import read_outcome
     from server_side.memory import set_aside_imports
-    from server_side.outcome import read_outcome
     from server_side.pipeline import run_pipeline
     from simulations.annotating import annotate_run
     from simulations.costs import read_exchange_cost

@@ -28,9 +28,9 @@ from typing import Any, Final
 from client_side.folder import ClientFolder
 from lm.model_folders import base_model_digest, resolve_base_model
 from lm.settings import save_settings, to_mapping
-from server_side.collecting import RELEASES
 from server_side.config import ServerConfig
-from server_side.outcome import OUTCOME_FILE, read_outcome
+from server_side.exchange.collecting import RELEASES
+from server_side.exchange.outcome import OUTCOME_FILE, read_outcome
 from server_side.public_texts import read_public_text
 from server_side.shared_stages import code_versions, file_digest, locked, remove
 from simulations.config import SimulateConfig

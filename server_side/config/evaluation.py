@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server_side.config.choices import DTYPES, ENGINES
-from server_side.config.sampling import SamplingConfig
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require,
     require_choice,
     require_counts,
     require_positive,
 )
+from server_side.config.choices import DTYPES, ENGINES
+from server_side.config.sampling import SamplingConfig
 
 MIN_TEST_ROWS = 2
 """Fewest test records of which an interval can be taken."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require,
     require_choice,
     require_counts,

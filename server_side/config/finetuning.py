@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from server_side.config.choices import DTYPES
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require,
     require_choice,
     require_counts,
     require_fractions,
     require_positive,
 )
+from server_side.config.choices import DTYPES
 
 _SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server_side.setting_checks import require
+from server_side.config.checks import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server_side.config.choices import ENGINES, WhenCut
-from server_side.config.sampling import SamplingConfig
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require_choice,
     require_counts,
 )
+from server_side.config.choices import ENGINES, WhenCut
+from server_side.config.sampling import SamplingConfig
 
 
 class FeedbackWriter(StrEnum):

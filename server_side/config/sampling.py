@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require,
     require_counts,
     require_positive,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require_choice,
     require_counts,
 )

@@ -6,6 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from server_side.config.admission import AdmissionConfig
+from server_side.config.checks import (
+    require,
+    require_counts,
+    require_vllm_url,
+)
 from server_side.config.evaluation import EvaluationConfig
 from server_side.config.filtering import ChooseBy, FilteringConfig
 from server_side.config.finetuning import FinetuningConfig, Method, Objective
@@ -14,11 +19,6 @@ from server_side.config.refinement import FeedbackWriter, RefinementConfig
 from server_side.config.scoring import ScoringConfig
 from server_side.config.synthesis import SynthesisConfig
 from server_side.config.warm_start import WarmStartConfig
-from server_side.setting_checks import (
-    require,
-    require_counts,
-    require_vllm_url,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,7 @@ class ServerConfig:
         # What it said lives in the releases, which are stated by their digests.
         del settings["warm_start"]["path"]
         del settings["synthesis"]["public_prompts_path"]
-        # Whoever judges does so last, and each verdict says whose it is (`server_side/judges.py`).
+        # Whoever judges does so last, and each verdict says whose it is
+        # (`server_side/measuring/judges.py`).
         del settings["evaluation"]["judge"]
         return settings

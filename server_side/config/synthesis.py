@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server_side.config.choices import ENGINES, WhenCut
-from server_side.config.sampling import SamplingConfig
-from server_side.setting_checks import (
+from server_side.config.checks import (
     require,
     require_choice,
     require_counts,
     require_fractions,
 )
+from server_side.config.choices import ENGINES, WhenCut
+from server_side.config.sampling import SamplingConfig
 
 
 class PublicPromptsUse(StrEnum):

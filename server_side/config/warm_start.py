@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server_side.setting_checks import require, require_counts
+from server_side.config.checks import require, require_counts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,15 @@ from typing import Any
 from lm.tables import TextRow
 from protocol.artifacts import Certificate
 from server_side.evaluation import ArmScores, Metric
-from server_side.generator_fit import FitQuality
-from server_side.intervals import Interval
+from server_side.measuring.generator_fit import FitQuality
+from server_side.measuring.intervals import Interval
+from server_side.measuring.repetition import TextDiversity
+from server_side.measuring.win_rate import WinRate
 from server_side.notes import RunNotes
 from server_side.ranking import RankingQuality
-from server_side.repetition import TextDiversity
 from server_side.report.formats import METRIC_NAMES
 from server_side.run_store import StageRecord
 from server_side.samples import CuratedSample, Feedback, Query, ScoredCandidate
-from server_side.win_rate import WinRate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 
 from protocol.accounting import TradeOffPoint
-from server_side.intervals import Interval
+from server_side.measuring.intervals import Interval
 from server_side.report.svg import (
     AFTER,
     BEFORE,

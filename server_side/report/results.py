@@ -11,7 +11,7 @@ from protocol.artifacts import Certificate
 from protocol.ledger import PrivacyUnit
 from server_side.dataset_export import guarantees
 from server_side.evaluation import LOWER_IS_BETTER, Metric
-from server_side.intervals import Interval, judge
+from server_side.measuring.intervals import Interval, judge
 from server_side.report.formats import metric_change, metric_value
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import stage_title

@@ -113,8 +113,8 @@ def audit(config: AuditConfig, folder: Path) -> bool:
 def _exchange(
     console: SimulationConsole, simulation: SimulateConfig, folder: Path
 ) -> Sequence[AdmittedRelease]:
-    from server_side.collecting import load_collected
-    from server_side.outcome import read_outcome
+    from server_side.exchange.collecting import load_collected
+    from server_side.exchange.outcome import read_outcome
     from simulations.in_process import run_exchange
     from simulations.prepare import prepare_world
 

@@ -23,7 +23,7 @@ from server_side.finetuning import finetune_target
 from server_side.proxies import GeneratorProxy
 from server_side.samples import Candidate, CuratedSample, OnProgress, Query
 from server_side.synthesis import propose_candidates, synthesize_queries
-from server_side.tuned_target import load_tuned_target
+from server_side.tuning.tuned_target import load_tuned_target
 
 
 def synthesize_text(

@@ -13,7 +13,7 @@ from typing import Any, Final
 from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from server_side.provenance import read_provenance
 from server_side.whole_files import read_json
 from simulations.config import SimulateConfig, TunedOn

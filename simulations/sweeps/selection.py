@@ -43,7 +43,7 @@ from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from protocol.messages import TrainingRequest
 from server_side.evaluation import LOWER_IS_BETTER, Metric
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from server_side.notes import SelectionPrice
 from server_side.provenance import PROVENANCE_FILE, read_provenance
 from server_side.whole_files import read_json, write_atomically

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from protocol.errors import ConfigurationError, RewardDSError
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 
 if TYPE_CHECKING:
     import optuna

@@ -16,8 +16,8 @@ from protocol.ledger import ProxyKind
 from protocol.messages import TrainingRequest
 from protocol.wire import encode_bytes
 from server_side.admission import admit
-from server_side.admission_terms import admission_terms
-from server_side.collecting import RELEASES, load_collected
+from server_side.exchange.admission_terms import admission_terms
+from server_side.exchange.collecting import RELEASES, load_collected
 from tests.support.clients import RUN_ID, server_config
 from tests.support.hostile import Client, Exchange
 from tests.support.releases import OTHER_KEY, SIGNING_KEY

@@ -26,8 +26,8 @@ from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from protocol.wire import encode_bytes
 from server_side import admission_checks
 from server_side.admission import admission_code, admit
-from server_side.admission_terms import admission_terms
-from server_side.collecting import RELEASES
+from server_side.exchange.admission_terms import admission_terms
+from server_side.exchange.collecting import RELEASES
 from tests.support.clients import RUN_ID, server_config
 from tests.support.hostile import (
     Attack,

@@ -26,8 +26,8 @@ import psutil
 import pytest
 
 from protocol.errors import ConfigurationError, StageError
-from server_side import sandbox
-from server_side.sandbox import (
+from server_side.sandbox import running as sandbox
+from server_side.sandbox.running import (
     ConfinedRun,
     Confinement,
     Ending,
@@ -493,7 +493,7 @@ def test_program_that_breaks_is_told_from_one_that_ends(
 def test_program_dies_with_the_server(confinement: Confinement) -> None:
     """Nobody is left to end it when the server is killed."""
     code = (
-        "from server_side.sandbox import *\n"
+        "from server_side.sandbox.running import *\n"
         "limits = SandboxLimits(cpu_seconds=60, wall_seconds=600.0)\n"
         f"run_confined('import time; time.sleep(600)', limits=limits, confinement={confinement!r})"
     ).replace(repr(confinement), f"Confinement({confinement.value!r})")
@@ -541,7 +541,8 @@ def test_ordinary_user_can_confine_as_well(
     """A file of that very user's, not one that permissions keep from him."""
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     works = (
-        "import server_side.sandbox, subprocess, sys; subprocess.check_call([sys.executable, '-V'])"
+        "import server_side.sandbox.running, subprocess, sys; "
+        "subprocess.check_call([sys.executable, '-V'])"
     )
     for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
         start = [*as_nobody, os.path.realpath(python), "-c"]
@@ -561,7 +562,7 @@ attempt(bytearray, 10 * 2**30)
 attempt(lambda: open("own", "w").write("mine"))
 """ + TELL  # fmt: skip
     code = (
-        "from server_side.sandbox import *\n"
+        "from server_side.sandbox.running import *\n"
         f"run = run_confined({program!r}, confinement=Confinement({confinement.value!r}))\n"
         "print(run.output.decode())\n"
         "print(run_confined('while True: pass', limits=SandboxLimits(cpu_seconds=1)).ending)"
@@ -584,7 +585,7 @@ def test_where_namespaces_are_forbidden_landlock_takes_over() -> None:
     enter = ["unshare", "--user", "--map-root-user", "sh", "-c"]
     forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
     code = (
-        "from server_side.sandbox import *\n"
+        "from server_side.sandbox.running import *\n"
         "print(find_confinement())\n"
         'run_confined(\'open("/tmp/ran", "w")\', confinement=Confinement.NAMESPACES)'
     )

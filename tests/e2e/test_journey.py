@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server_side.metrics import read_metrics
-from server_side.outcome import read_outcome
+from server_side.exchange.outcome import read_outcome
+from server_side.measuring.metrics import read_metrics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

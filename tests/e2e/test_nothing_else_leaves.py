@@ -25,7 +25,7 @@ from lm.settings import save_settings
 from protocol.ledger import ProxyKind
 from protocol.messages import ReleaseReply
 from protocol.wire import decode_bytes
-from server_side.outcome import read_outcome
+from server_side.exchange.outcome import read_outcome
 from simulations import processes
 from simulations.config import RuntimeConfig
 from simulations.prepare import World

@@ -15,8 +15,8 @@ from protocol.ledger import ProxyKind
 from protocol.messages import Refusal
 from protocol.wire import encode_bytes
 from server_side.app import BytesChannel, Endpoint
-from server_side.collecting import RELEASES, Collection, Waiting, collect, load_collected
-from server_side.outcome import RunLostError, read_outcome
+from server_side.exchange.collecting import RELEASES, Collection, Waiting, collect, load_collected
+from server_side.exchange.outcome import RunLostError, read_outcome
 from tests.support.clients import CANARY, RUN_ID, client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration

@@ -18,7 +18,7 @@ from server_side.config import (
     ScoringConfig,
     ServerConfig,
 )
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from server_side.pipeline import run_pipeline
 from server_side.ranking import RANKING_STAGE
 from server_side.shared_stages import SharedStages

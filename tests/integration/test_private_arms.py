@@ -13,9 +13,9 @@ from client_side.config import ClientConfig
 from client_side.records import PrivateRecord
 from lm.settings import save_settings, to_settings
 from protocol.accounting import composed_epsilon
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from server_side.provenance import read_provenance
-from server_side.target_adapter import read_adapter
+from server_side.tuning.target_adapter import read_adapter
 from simulations.compare import read_run
 from simulations.config import SimulateConfig
 from simulations.private_tuning import pooled_ledger, records_as_samples

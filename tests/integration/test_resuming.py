@@ -20,7 +20,7 @@ from protocol.ledger import ProxyKind
 from protocol.messages import Refusal, ReleaseReply
 from protocol.wire import decode_bytes
 from server_side.admission import AdmittedRelease, admit
-from server_side.admission_terms import admission_terms
+from server_side.exchange.admission_terms import admission_terms
 from tests.support.clients import RUN_ID, client_config, make_client, server_config
 from tests.support.dying_client import POINTS, STEPS, answer_or_die, ask, watch
 from tests.support.forked import exit_status

@@ -15,15 +15,16 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from lm.threads import torch_threads
 from protocol.errors import ConfigurationError, StageError
-from server_side import finetuning, tuning_processes
-from server_side.checkpoints import mark_whole
+from server_side import finetuning
 from server_side.children import Child, Children
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import read_adapter
-from server_side.tuned_target import TunedTarget
-from server_side.tuning_processes import TuningJob, read_job, write_job
+from server_side.tuning import processes as tuning_processes
+from server_side.tuning.checkpoints import mark_whole
+from server_side.tuning.processes import TuningJob, read_job, write_job
+from server_side.tuning.target_adapter import read_adapter
+from server_side.tuning.tuned_target import TunedTarget
 from tests.support.tiny_models import build_tiny_model
 
 pytestmark = pytest.mark.integration
@@ -122,7 +123,7 @@ def test_two_processes_that_were_killed_end_where_one_does_undisturbed(
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):  # it was killed a moment ago
                     words = process.cmdline()
-                    if "server_side.tuning_worker" in words and "--num_processes" not in words:
+                    if "server_side.tuning.worker" in words and "--num_processes" not in words:
                         process.kill()
 
     with pytest.raises(StageError, match="2 processes"):

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import StageError
 from server_side.config import FilteringConfig, JudgeConfig, RefinementConfig, ServerConfig
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from server_side.pipeline import run_pipeline
 from tests.support.chat_server import ChatServer
 from tests.support.server_jobs import make_config, make_releases, write_test_rows

@@ -17,9 +17,9 @@ from protocol.artifacts import AdapterWeights
 from protocol.errors import AdmissionCode, AdmissionError, ConfigurationError
 from protocol.ledger import ProxyKind
 from server_side.app import BytesChannel
-from server_side.collecting import Collection, Waiting, collect, load_collected
 from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
-from server_side.starts import STARTS, sent_digests, start_counts
+from server_side.exchange.collecting import Collection, Waiting, collect, load_collected
+from server_side.exchange.starts import STARTS, sent_digests, start_counts
 from tests.support.clients import client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from client_side.network import NodeFiles
 from client_side.node import supernode_command
-from server_side.certificates import make_authority
-from server_side.clients import revoke_client
-from server_side.gateway import FLEET_PATHS
-from server_side.submitting import free_port
+from server_side.exchange.certificates import make_authority
+from server_side.exchange.clients import revoke_client
+from server_side.exchange.gateway import FLEET_PATHS
+from server_side.exchange.submitting import free_port
 from tests.support.deployment import Deployment, deployment
 from tests.support.machines import Machine, World, environment, wait_until
 
@@ -262,10 +262,10 @@ _BRING_BACK = """
 import sys
 from pathlib import Path
 from protocol.errors import ConfigurationError
-from server_side import serving
-from server_side.certificates import TlsFiles
-from server_side.clients import load_clients
-from server_side.folder import ServerFolder
+from server_side.exchange import serving
+from server_side.exchange.certificates import TlsFiles
+from server_side.exchange.clients import load_clients
+from server_side.exchange.folder import ServerFolder
 folder = ServerFolder(path=Path(sys.argv[1]))
 files = TlsFiles.within(folder.tls_folder)
 link = serving._link(folder, folder.load_network(), files)

@@ -25,8 +25,8 @@ from client_side.budget import BudgetLedger
 from client_side.reservations import Reservation
 from lm.settings import save_settings
 from protocol.ledger import ProxyKind
-from server_side.metrics import read_metrics
-from server_side.outcome import read_outcome
+from server_side.exchange.outcome import read_outcome
+from server_side.measuring.metrics import read_metrics
 from tests.support.deployment import Deployment, deployment, quick_server_config, releases
 from tests.support.machines import World, read_json, wait_until
 
@@ -37,7 +37,7 @@ STEPS: Final = 150
 SERVERS: Final = {
     "link": ("flower-superlink",),
     "executor": ("flower-superexec", "--superexec-auth-secret-file"),
-    "gateway": ("server_side.gateway",),
+    "gateway": ("server_side.exchange.gateway",),
     "exchange": ("flwr-serverapp", "--token"),
 }
 """The server's processes below `rewardds-server`, by parts of their command lines."""

@@ -13,7 +13,7 @@ import pytest
 
 from client_side.folder import ClientFolder
 from lm.settings import save_settings
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from tests.support.clients import client_config
 from tests.support.deployment import quick_server_config
 from tests.support.machines import ROOT, Machine, World, wait_until

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from server_side.metrics import read_metrics
+from server_side.measuring.metrics import read_metrics
 from tests.support.machines import ROOT, can_make_namespaces, environment, ip, wait_until
 
 pytestmark = [

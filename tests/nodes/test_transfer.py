@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.nodes, pytest.mark.timeout(1000 + 2 * SECONDS)]
 
 WIDTH = 512 if MEGABYTES <= 100 else 2048
 KINDS = {
-    "gateway": "server_side.gateway",
+    "gateway": "server_side.exchange.gateway",
     "link": "flower-superlink",
     "exchange": "flwr-serverapp",
     "node": "client_side.flower_node",

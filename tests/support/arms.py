@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from server_side.comparing import ArmRun
 from server_side.evaluation import ArmScores, Metric, RowScores
-from server_side.intervals import Interval
-from server_side.pass_rates import PassCount
+from server_side.measuring.comparing import ArmRun
+from server_side.measuring.intervals import Interval
+from server_side.measuring.pass_rates import PassCount
 
 ROUGE = (Metric.ROUGE1, Metric.ROUGE2, Metric.ROUGEL)
 

@@ -17,8 +17,6 @@ from client_side.folder import ClientFolder
 from client_side.network import NodeFiles, join, make_node_files
 from lm.settings import save_settings
 from protocol.introductions import Introduction, Invitation, read_introduction
-from server_side.certificates import make_authority, make_server_certificate
-from server_side.clients import allow_client
 from server_side.config import (
     EvaluationConfig,
     FilteringConfig,
@@ -28,10 +26,12 @@ from server_side.config import (
     ServerConfig,
     SynthesisConfig,
 )
-from server_side.folder import ServerFolder, make_server_folder
-from server_side.inviting import write_invitation
-from server_side.outcome import read_outcome
-from server_side.submitting import free_port
+from server_side.exchange.certificates import make_authority, make_server_certificate
+from server_side.exchange.clients import allow_client
+from server_side.exchange.folder import ServerFolder, make_server_folder
+from server_side.exchange.inviting import write_invitation
+from server_side.exchange.outcome import read_outcome
+from server_side.exchange.submitting import free_port
 from tests.support.clients import client_config, make_client, server_config
 from tests.support.machines import Machine, World, end, read_json, wait_until
 

@@ -24,9 +24,9 @@ from protocol.ledger import PrivacyUnit, ProxyKind
 from protocol.messages import HelloReply, ReleaseReply, TrainingRequest
 from protocol.wire import decode_bytes, encode_bytes
 from server_side.app import BytesChannel
-from server_side.collecting import RELEASES, Collection, Waiting, collect, load_collected
 from server_side.config import ServerConfig
-from server_side.outcome import read_outcome
+from server_side.exchange.collecting import RELEASES, Collection, Waiting, collect, load_collected
+from server_side.exchange.outcome import read_outcome
 from tests.support.clients import RUN_ID
 from tests.support.releases import LORA, OTHER_KEY, SIGNING_KEY, make_ledger, make_reply
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.bundle import bundle_digest
 from protocol.introductions import Invitation
-from server_side.certificates import make_authority, make_server_certificate
+from server_side.exchange.certificates import make_authority, make_server_certificate
 
 
 @functools.cache

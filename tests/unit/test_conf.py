@@ -22,7 +22,7 @@ from client_side.folder import ClientFolder
 from lm.settings import to_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.folder import ServerFolder
+from server_side.exchange.folder import ServerFolder
 from simulations.audit.config import AuditConfig
 from simulations.clinic import INSTRUCTION
 from simulations.config import Runtime, SimulateConfig

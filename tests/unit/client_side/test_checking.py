@@ -23,7 +23,7 @@ from client_side.node import main
 from lm.model_folders import base_model_digest
 from lm.settings import save_settings
 from protocol.ledger import PrivacyUnit
-from server_side.certificates import make_authority, make_server_certificate
+from server_side.exchange.certificates import make_authority, make_server_certificate
 from tests.support.budgets import reserve
 from tests.support.clients import CANARY, client_config, make_client
 from tests.support.parties import invitation

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import client_side.network
-import server_side.network
+import server_side.exchange.network
 from client_side.config import ClientConfig, GeneratorConfig
 from lm.commented_settings import field_comments, save_commented_settings
 from lm.settings import load_settings
@@ -19,7 +19,7 @@ KINDS = [
     ClientConfig,
     ServerConfig,
     client_side.network.NetworkConfig,
-    server_side.network.NetworkConfig,
+    server_side.exchange.network.NetworkConfig,
 ]
 
 

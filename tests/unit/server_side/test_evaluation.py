@@ -23,14 +23,14 @@ from server_side.evaluation import (
     summarize_arm,
 )
 from server_side.finetuning import finetune_target
-from server_side.intervals import (
+from server_side.json_values import from_json, to_json
+from server_side.measuring.intervals import (
     bootstrap_interval,
     paired_difference,
     perplexity_of_sums,
     ratio_of_sums,
 )
-from server_side.json_values import from_json, to_json
-from server_side.repetition import distinct_fraction
+from server_side.measuring.repetition import distinct_fraction
 from server_side.samples import CuratedSample
 from tests.support.tiny_models import build_tiny_model
 

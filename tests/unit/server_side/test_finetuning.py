@@ -14,15 +14,15 @@ from peft import PeftModel
 from transformers import modeling_utils
 from trl import SFTTrainer
 
-import server_side.tuning_trainers as tuning_trainers
+import server_side.tuning.trainers as tuning_trainers
 from lm.loading import load_causal_lm, load_tokenizer
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import FinetuningConfig
 from server_side.finetuning import finetune_target
 from server_side.samples import CuratedSample
-from server_side.target_adapter import merge_target, read_adapter
-from server_side.tuned_target import TunedTarget
-from server_side.tuning_rows import encode_chosen, sft_row
+from server_side.tuning.rows import encode_chosen, sft_row
+from server_side.tuning.target_adapter import merge_target, read_adapter
+from server_side.tuning.tuned_target import TunedTarget
 from tests.support.forked import exit_status
 from tests.support.tiny_models import build_tiny_model
 

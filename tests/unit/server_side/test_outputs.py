@@ -14,9 +14,9 @@ from server_side import outputs
 from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
 from server_side.inputs import JobInputs
 from server_side.outputs import judge_arm, set_test, target_writer
-from server_side.target_adapter import merge_target
-from server_side.tuning_folder import write_history
-from server_side.tuning_history import tuning_effort
+from server_side.tuning.folder import write_history
+from server_side.tuning.history import tuning_effort
+from server_side.tuning.target_adapter import merge_target
 from tests.support.fake_proxies import no_progress
 from tests.support.releases import LORA
 from tests.support.tiny_models import build_tiny_model

@@ -18,30 +18,30 @@ from lm.locks import held
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.introductions import Introduction, write_introduction
-from server_side.certificates import (
+from server_side.config import (
+    ServerConfig,
+)
+from server_side.exchange.certificates import (
     TlsFiles,
     check_certificate,
     make_authority,
     make_server_certificate,
 )
-from server_side.clients import (
+from server_side.exchange.clients import (
     allow_client,
     load_clients,
     node_key_bytes,
     read_register,
     revoke_client,
 )
-from server_side.config import (
-    ServerConfig,
-)
-from server_side.folder import ServerFolder
-from server_side.network import NetworkConfig, is_host
+from server_side.exchange.folder import ServerFolder
+from server_side.exchange.network import NetworkConfig, is_host
+from server_side.exchange.outcome import ClientOutcome, write_outcome
+from server_side.exchange.registering import sync_nodes
+from server_side.exchange.serving import collect_from_clients
+from server_side.exchange.standing import standing
+from server_side.exchange.submitting import Link, wait_for_outcome
 from server_side.node import main
-from server_side.outcome import ClientOutcome, write_outcome
-from server_side.registering import sync_nodes
-from server_side.serving import collect_from_clients
-from server_side.standing import standing
-from server_side.submitting import Link, wait_for_outcome
 
 
 def introduction(name: str, signing_key: str = "a" * 64) -> Introduction:

@@ -19,7 +19,7 @@ from protocol.messages import ReleaseReply
 from protocol.wire import encode_bytes
 from server_side.admission import AdmissionPolicy
 from server_side.config import ServerConfig
-from server_side.outcome import write_outcome
+from server_side.exchange.outcome import write_outcome
 from server_side.verifying import (
     find_releases,
     find_run_id,

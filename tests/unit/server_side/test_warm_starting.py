@@ -23,8 +23,8 @@ from protocol.ledger import ProxyKind
 from protocol.messages import TrainingRequest, WarmTrainingRequest
 from server_side import warm_starting
 from server_side.config import ServerConfig, WarmStartConfig
+from server_side.exchange.starts import cached_start, start_counts
 from server_side.public_texts import PublicText
-from server_side.starts import cached_start, start_counts
 from server_side.warm_starting import train_start, with_starts
 from tests.support.clients import training_request
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from lm.settings import save_settings
-from server_side.comparing import ArmRun
 from server_side.evaluation import Metric
-from server_side.intervals import Interval
 from server_side.json_values import to_json
-from server_side.metrics import TuningEffort, build_metrics, write_metrics
+from server_side.measuring.comparing import ArmRun
+from server_side.measuring.intervals import Interval
+from server_side.measuring.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.notes import RunNotes
 from simulations.compare import find_runs, main, read_run
 from simulations.config import SimulateConfig, TunedOn

@@ -11,7 +11,7 @@ import pytest
 
 from lm.settings import save_settings
 from protocol.errors import StageError
-from server_side.comparing import ComparingConfig, Comparison, compare_runs
+from server_side.measuring.comparing import ComparingConfig, Comparison, compare_runs
 from simulations.compare_checks import (
     origin_notes,
     read_origin,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import server_side.admission_terms
+import server_side.exchange.admission_terms
 from client_side.budget import BudgetLedger, BudgetPolicy
 from client_side.folder import ClientFolder
 from lm.settings import save_settings
@@ -85,7 +85,7 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a folder with a release, and terms that need no base model on this disk."""
     policy = AdmissionPolicy(run_id=RUN_ID, base_model_digest=BASE_MODEL_DIGEST)
     monkeypatch.setattr(
-        server_side.admission_terms,
+        server_side.exchange.admission_terms,
         "admission_terms",
         lambda config, *, run_id: (policy, expected_shapes),
     )

@@ -13,9 +13,9 @@ import pytest
 from client_side.egress import load_signing_key
 from lm.settings import load_settings
 from protocol.errors import ExchangeError
-from server_side.collecting import RELEASES
 from server_side.config import ServerConfig
-from server_side.outcome import OUTCOME_FILE, read_outcome
+from server_side.exchange.collecting import RELEASES
+from server_side.exchange.outcome import OUTCOME_FILE, read_outcome
 from server_side.whole_files import write_atomically
 from simulations import shared_exchange
 from simulations.config import TINY_MODEL, SimulateConfig

@@ -1,0 +1,72 @@
+"""What the page says follows what the run was."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from server_side.notes import RunNotes, SelectionPrice
+from server_side.report.examples import query_examples
+from server_side.report.inputs import ReportInputs
+from server_side.report.rendering import render_report
+from server_side.samples import PromptOrigin
+from tests.unit.server_side.report.report_samples import make_report_inputs
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    return make_report_inputs()
+
+
+def test_a_run_all_of_whose_samples_are_in_the_pool_shows_none_that_fell(
+    inputs: ReportInputs,
+) -> None:
+    examples = query_examples(dataclasses.replace(inputs, fallen=None))
+
+    assert not [example for example in examples if "not in the pool" in example.label]
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "told"),
+    [
+        ("scoring", {"ensemble": "min"}, "and the least of them counts"),
+        ("scoring", {"ensemble": "own"}, "own client’s proxy alone"),
+        ("finetuning", {"objective": "sft"}, "Mean loss of a response token"),
+        ("finetuning", {"objective": "dpo"}, "(DPO)"),
+        ("finetuning", {"objective": "orpo"}, "(ORPO)"),
+    ],
+)
+def test_words_follow_the_settings(
+    inputs: ReportInputs, group: str, values: dict[str, str], told: str
+) -> None:
+    settings = {**inputs.settings, "config": {group: values}}
+
+    assert told in render_report(dataclasses.replace(inputs, settings=settings))
+
+
+def test_a_selected_run_leads_with_the_price_of_the_selection_and_tells_no_time(
+    inputs: ReportInputs,
+) -> None:
+    price = SelectionPrice(epsilon=12.3456, delta=1e-5)
+    notes = RunNotes(arm="with_consensus", tuned_on="synthetic", selection=price)
+
+    told = render_report(dataclasses.replace(inputs, notes=notes))
+
+    assert "ε of the selection" in told
+    assert "12.346" in told
+    assert "one alone 7.999" in told
+    assert "dearest client" not in told
+    assert "Time, all stages" not in told
+    assert 'href="#cost"' not in told
+
+
+def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> None:
+    queries = tuple(
+        dataclasses.replace(query, origin=PromptOrigin.PUBLIC) for query in inputs.queries
+    )
+
+    told = render_report(dataclasses.replace(inputs, queries=queries))
+
+    assert "taken from public text" in told
+    assert "sampled from the generators" not in told
