@@ -1,6 +1,6 @@
 """The client's Flower app: thin handlers that turn messages into answers and contain every error.
 
-Stage 3 to 5 happen behind `client_side/answering.py`; here is only the wire. Each handler answers
+Stages 1 to 5 happen behind `client_side/answering.py`; here is only the wire. Each handler answers
 with a message of the protocol, a refusal included; no exception and no text of one gets out.
 """
 

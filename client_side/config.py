@@ -350,7 +350,7 @@ class WarmStartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientConfig:
-    """One client node: its name, its base model and its own settings for every room."""
+    """One client node: its name, its base model and its own settings for every part."""
 
     name: str = "client"
     """Public name of this client."""

@@ -6,9 +6,9 @@ make the pool, near-duplicates of better ones left out. Nothing is drawn here: t
 always give the same pool.
 
 Reference: RewardDS (arXiv 2502.18517), section 3.3: `alpha` · rank(reward) + (1 − `alpha`) ·
-rank(−perplexity), then the best 1/k. Beyond it: an optional third rank by consensus, the removal of
-near-duplicates, and choosing and selecting by less, which gives the baselines
-(docs/decisions/0013-curation-is-settings.md).
+rank(−perplexity), then the best 1/k. Beyond it: a third rank by consensus (the default,
+docs/decisions/0020-consensus-by-default.md), the removal of near-duplicates, and choosing and
+selecting by less, which gives the baselines (docs/decisions/0013-curation-is-settings.md).
 """
 
 from __future__ import annotations

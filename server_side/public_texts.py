@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lm.errors import TableError
 from lm.public_prompts import read_prompts
-from lm.tables import ColumnMap, TextRow, normalise_prompt, read_table
+from lm.tables import ColumnMap, TableContents, TextRow, normalise_prompt, read_table
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import (
     MIN_TEST_ROWS,
@@ -115,8 +115,7 @@ def read_start_rows(config: WarmStartConfig) -> Sequence[TextRow]:
     """
     if config.path is None:
         return ()
-    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
-    return read_table(config.path, columns=columns, split=config.split, drop_unusable=True).rows
+    return _read_start(config, config.path).rows
 
 
 def read_public_text(config: ServerConfig) -> PublicText:
@@ -141,7 +140,11 @@ def read_public_text(config: ServerConfig) -> PublicText:
             "tuned (warm_start.path), because text that repeats a test prompt must be left out, "
             "got nothing. Name the file."
         )
-    rows = read_start_rows(warm)
+    contents = _read_start(warm, warm.path)
+    rows, num_unusable = contents.rows, sum(contents.num_dropped.values())
+    if num_unusable:
+        reasons = ", ".join(f"{number} {why}" for why, number in contents.num_dropped.items())
+        _LOGGER.warning("%d rows of %s cannot be used: %s.", num_unusable, warm.path, reasons)
     columns = ColumnMap(prompt=evaluation.prompt_column, response=evaluation.response_column)
     test_rows = read_table(evaluation.path, columns=columns, split=evaluation.split).rows
     tested = {normalise_prompt(row.prompt) for row in test_rows}
@@ -160,9 +163,15 @@ def read_public_text(config: ServerConfig) -> PublicText:
         )
     num_used = min(len(kept), warm.max_rows)
     counts = {
-        "num_rows": len(rows),
+        "num_rows": len(rows) + num_unusable,
+        "num_unusable": num_unusable,
         "num_in_test_set": num_fallen,
         "num_surplus": len(kept) - num_used,
         "num_kept": num_used,
     }
     return PublicText(rows=kept, counts=counts)
+
+
+def _read_start(config: WarmStartConfig, path: str) -> TableContents:
+    columns = ColumnMap(prompt=config.prompt_column, response=config.response_column)
+    return read_table(path, columns=columns, split=config.split, drop_unusable=True)

@@ -176,7 +176,7 @@ class SimulateConfig:
     domains: dict[str, DomainConfig] | None = None
     """By name (client-1, client-2, …), clients that have records of another domain in the place of
     a part of `client_side.records`; None where there is none."""
-    num_records: int = 2000
+    num_records: int = 8000
     """Training records composed for all clients together where the shipped records are used."""
     num_evaluation_records: int = 200
     """Test records composed where the shipped records are used."""

@@ -33,7 +33,6 @@ def build_tiny_model(
     architecture: Literal["llama", "qwen2"] = "llama",
     seed: int = 0,
     hidden_size: int = 32,
-    num_layers: int = 2,
 ) -> Path:
     """Write a tiny instruct model with random weights.
 
@@ -42,7 +41,6 @@ def build_tiny_model(
         architecture: Llama, or Qwen2 with its biased projections.
         seed: Seed of the weights.
         hidden_size: Width; a multiple of 4 (attention heads).
-        num_layers: Number of blocks.
 
     Returns:
         The folder.
@@ -54,7 +52,7 @@ def build_tiny_model(
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
         "intermediate_size": 2 * hidden_size,
-        "num_hidden_layers": num_layers,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,

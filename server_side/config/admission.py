@@ -20,7 +20,8 @@ class AdmissionConfig:
     max_delta: float = 1e-5
     """Largest δ that is accepted."""
     allowed_public_keys: list[str] | None = None
-    """Hexadecimal Ed25519 keys of the clients that may take part; None admits any key."""
+    """Hexadecimal Ed25519 keys of the clients that may take part. None leaves it to those whom
+    `rewardds-server allow-client` let in; in a simulation it admits any key."""
     allowed_code_digests: list[str] | None = None
     """Digests of the client code that releases may come from; None admits any."""
     accept_reproducible_noise: bool = False

@@ -17,7 +17,7 @@ class ChooseBy(StrEnum):
     """By what the responses to one query are ordered."""
 
     RANKS = "ranks"
-    """Averaged ranks of reward, likelihood and, where it has a weight, consensus; as published."""
+    """Averaged ranks of reward and likelihood, as published, and of consensus by its weight."""
     CONSENSUS = "consensus"
     """Agreement with the query's other responses alone; neither reward nor likelihood is asked."""
     FIRST = "first"

@@ -23,7 +23,7 @@ from server_side.config.warm_start import WarmStartConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """One server: its models and its own settings for every room."""
+    """One server: its models and its own settings for every stage."""
 
     base_model: str = "smollm2-135m"
     """Base of both proxies, the same as the clients': a folder, a hub name, `smollm2-135m`."""

@@ -1,1 +1,1 @@
-"""What stage 13 measures with: metrics, judges and intervals, for one run and for many compared."""
+"""What a run is measured by: metrics, judges, intervals; for one run and for many compared."""

@@ -34,6 +34,7 @@ _REASONS: Final = {
     "num_too_long": "too long",
     "num_repeated": "repeated an earlier one",
     "num_surplus": "more than were asked for",
+    "num_unusable": "without prompt or response, or longer than any model reads",
     "num_in_test_set": "stand in the test set",
     "num_below_threshold": "below the threshold",
     "num_near_duplicates": "nearly the same as a better one",

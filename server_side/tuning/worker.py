@@ -1,4 +1,4 @@
-"""One of the processes that tune the target together, as `tuning_processes.py` starts it."""
+"""One process of a tuning by several; `server_side/tuning/processes.py` starts it."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ class CanaryKind(StrEnum):
 class AuditConfig:
     """One audited client: its pipeline, its canaries, and the attacks on what it releases."""
 
-    num_records: int = 500
+    num_records: int = 600
     """Records beside the canaries, composed where the shipped records are used."""
-    num_canaries: int = 1000
+    num_canaries: int = 400
     """Canaries; each is trained on or not by a coin of its own."""
     kinds: list[str] = field(default_factory=lambda: [CanaryKind.NEW_TOKEN.value])
     """Kinds of canary, dealt out evenly; each kind is also judged by itself."""

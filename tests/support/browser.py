@@ -6,7 +6,6 @@ reader's device would. A page's own content security policy does not bind the to
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import shutil
@@ -104,13 +103,6 @@ class Page:
     def contrasts(self) -> list[tuple[float, str]]:
         """Return the lowest contrasts of visible text with what lies behind it, least first."""
         return [(float(ratio), str(text)) for ratio, text in self.evaluate(_CONTRASTS)]
-
-    def screenshot(self, file: Path) -> None:
-        """Write the whole page as a picture."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        file.write_bytes(base64.b64decode(shot["data"]))
 
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})

@@ -211,13 +211,6 @@ def releases(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*.release"))}
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process lives."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def _kind(entry: dict[str, object]) -> str:
     body = entry.get("entry", entry)
     assert isinstance(body, dict)

@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from lm.telemetry import QUIET_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,23 +194,6 @@ def wait_until(
     while not is_so():
         assert time.monotonic() < give_up, f"waited {seconds:g} s in vain for {what}"
         time.sleep(every)
-
-
-def find_processes(*parts: str, within: Path | None = None) -> list[psutil.Process]:
-    """Find living processes whose command line has all parts, and of one folder's node."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] == psutil.STATUS_ZOMBIE or not all(p in line for p in parts):
-            continue
-        if within is not None:
-            with contextlib.suppress(psutil.Error):
-                home = process.environ().get("FLWR_HOME", "")
-                if home.startswith(str(within)):
-                    found.append(process)
-            continue
-        found.append(process)
-    return found
 
 
 def read_json(file: Path) -> Mapping[str, object]:

@@ -31,8 +31,25 @@ def test_public_text_that_repeats_a_test_prompt_falls_and_is_counted(
     text = read_public_text(ServerConfig(warm_start=warm_start, evaluation=evaluation))
 
     assert [row.prompt for row in text.rows] == ["a", "b", "c"]
-    assert text.counts == {"num_rows": 4, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2}
+    assert text.counts == {
+        "num_rows": 4, "num_unusable": 0, "num_in_test_set": 1, "num_surplus": 1, "num_kept": 2,
+    }  # fmt: skip
     assert "1 of 4 rows" in caplog.text
+
+
+def test_public_text_that_cannot_be_used_is_left_out_said_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    public = write_rows(tmp_path / "public.jsonl", ["a", " ", "b"])
+    tests = write_rows(tmp_path / "test.jsonl", ["other", "another"])
+    config = ServerConfig(
+        warm_start=WarmStartConfig(path=public), evaluation=EvaluationConfig(path=tests)
+    )
+
+    text = read_public_text(config)
+
+    assert (text.counts["num_rows"], text.counts["num_unusable"]) == (3, 1)
+    assert f"1 rows of {public} cannot be used: 1 no_prompt." in caplog.text
 
 
 def test_a_test_of_one_record_is_refused_for_no_interval_can_be_taken(tmp_path: Path) -> None:
