@@ -8,6 +8,8 @@ such as whether a row repeats a record, the card leaves open and says so.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import math
 from collections import Counter
@@ -76,6 +78,7 @@ def describe_dataset(
     filtering = from_json(FilteringConfig, config["filtering"])
     refinement = from_json(RefinementConfig, config["refinement"])
     making = (
+        *_public_start(clients),
         _prompts(pool),
         _responses(pool, refinement),
         _order(pool, filtering),
@@ -84,7 +87,7 @@ def describe_dataset(
     )
     limits = (*_LIMITS, *_limits_of_order(pool, filtering))
     sections = [
-        _front_matter(clients),
+        _front_matter(pool, clients),
         f"# Prompts and synthetic responses of run {run_id}\n",
         f"{len(pool)} prompts, each with a `chosen` and a `rejected` response. Behind them stand "
         f"models that were tuned on {_protection(clients)}. Made with RewardDS "
@@ -135,10 +138,14 @@ _LIMITS: Final = (
 )
 
 
-def _front_matter(clients: Mapping[str, Certificate]) -> str:
+def _front_matter(pool: Sequence[CuratedSample], clients: Mapping[str, Certificate]) -> str:
+    # `datasets` keeps what it has loaded by the names of folder and configuration, and by nothing
+    # in the files. All runs name the folder alike, so that one run's rows would be another's.
+    rows = json.dumps([dataclasses.asdict(sample) for sample in pool])
+    name = f"rows_{hashlib.sha256(rows.encode()).hexdigest()[:16]}"
     tags = ["synthetic"] if _unprotected(clients) else ["synthetic", "differential-privacy"]
     return (
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n"
+        f"---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: train\n"
         "    path: train.parquet\ntags:\n"
         + "".join(f"- {tag}\n" for tag in tags)
         + "task_categories:\n- text-generation\n---\n"
@@ -159,6 +166,16 @@ def _unprotected(clients: Mapping[str, Certificate]) -> list[str]:
         name
         for name, certificate in clients.items()
         if certificate.privacy.reproducible_noise or not math.isfinite(certificate.privacy.epsilon)
+    ]
+
+
+def _public_start(clients: Mapping[str, Certificate]) -> list[str]:
+    started = [name for name in clients if clients[name].start_digest is not None]
+    if not started:
+        return []
+    return [
+        f"The models of {_listed(started)} did not start from the base model: the server had tuned "
+        "their starting weights on public text, whose merit is in these rows too."
     ]
 
 

@@ -1,74 +1,16 @@
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 
-from protocol.artifacts import Certificate, LoraShape
 from protocol.errors import StageError
-from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
-from server_side.config import FilteringConfig, RefinementConfig, ServerConfig
+from server_side.config import ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
-from server_side.samples import CandidateOrigin, CuratedSample, PromptOrigin
-
-
-def make_certificate(**changes: Any) -> Certificate:
-    proxy = changes.pop("proxy", ProxyKind.REWARD)
-    ledger = {"epsilon": 7.96, "reproducible_noise": False} | changes.pop("ledger", {})
-    event = DpSgdEvent(proxy=proxy, noise_multiplier=0.8, sample_rate=0.1, steps=10)
-    values: dict[str, Any] = {
-        "protocol_version": 1,
-        "software_version": "0.1.0",
-        "client_name": "north",
-        "run_id": "run-1",
-        "proxy": proxy,
-        "privacy": PrivacyLedger(
-            unit=PrivacyUnit.RECORD,
-            events=(event, event),
-            delta=1e-5,
-            accountant="pld",
-            accountant_version="0.6.0",
-            **ledger,
-        ),
-        "declared_size": 1000,
-        "lora": LoraShape(
-            rank=2,
-            alpha=4.0,
-            target_modules=("q_proj",),
-            num_upper_layers=None,
-            use_rslora=False,
-        ),
-        "has_reward_head": proxy is ProxyKind.REWARD,
-        "base_model_digest": "0" * 64,
-        "weights_digest": "1" * 64,
-        "code_digest": "2" * 64,
-        "instruction": "Answer the message.",
-        "max_prompt_tokens": 64,
-        "max_response_tokens": 96,
-        "created_at": 86_400,
-    }
-    return Certificate(**(values | changes))
-
-
-def make_sample(index: int = 0, **changes: Any) -> CuratedSample:
-    values: dict[str, Any] = {
-        "query_id": f"q{index}",
-        "client_name": "north",
-        "instruction": "Answer the message.",
-        "prompt": f"My knee hurts, {index} days now.",
-        "chosen": "Rest it — and call us if it swells.",
-        "rejected": "No.",
-        "chosen_candidate_id": f"q{index}-0",
-        "rejected_candidate_id": f"q{index}-1",
-        "chosen_reward": 1.25,
-        "rejected_reward": -0.5,
-        "chosen_perplexity": 12.5,
-        "round_index": 1,
-    }
-    return CuratedSample(**(values | changes))
+from server_side.samples import CandidateOrigin
+from tests.support.synthetic_rows import make_certificate, make_sample
 
 
 def _export(folder: Path, **changes: Any) -> Path:
@@ -84,15 +26,6 @@ def _export(folder: Path, **changes: Any) -> Path:
 
 def _settings(**changes: Any) -> dict[str, object]:
     return {"config": ServerConfig(**changes).fingerprint}
-
-
-def _card(folder: Path, **changes: Any) -> str:
-    return (_export(folder, **changes) / "README.md").read_text()
-
-
-def _making(folder: Path, **changes: Any) -> str:
-    """Return what the card says of how the rows were made."""
-    return _card(folder, **changes).split("## How it was made\n")[1].split("## Use\n")[0]
 
 
 def test_datasets_library_loads_the_folder(tmp_path: Path) -> None:
@@ -117,6 +50,22 @@ def test_datasets_library_loads_the_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_data_sets_of_two_runs_are_not_taken_for_each_other_out_of_one_cache(
+    tmp_path: Path,
+) -> None:
+    """`datasets` keeps what it loaded by the names of folder and configuration alone."""
+    cache = str(tmp_path / "cache")
+    folders = [
+        _export(tmp_path / run, pool=[make_sample(0, chosen=run)]) for run in ("first", "second")
+    ]
+
+    loaded = [
+        datasets.load_dataset(str(folder), split="train", cache_dir=cache) for folder in folders
+    ]
+
+    assert [rows["chosen"] for rows in loaded] == [["first"], ["second"]]
+
+
 def test_json_lines_hold_the_same_rows_as_parquet(tmp_path: Path) -> None:
     folder = _export(tmp_path)
 
@@ -128,228 +77,6 @@ def test_json_lines_hold_the_same_rows_as_parquet(tmp_path: Path) -> None:
     assert rows == list(parquet)
 
 
-def test_card_states_the_composed_guarantee_of_each_client(tmp_path: Path) -> None:
-    certificates = [
-        make_certificate(proxy=ProxyKind.GENERATOR, ledger={"epsilon": 5.0}),
-        make_certificate(ledger={"epsilon": 7.96}),
-        make_certificate(client_name="south", ledger={"epsilon": 3.5}),
-    ]
-
-    card = _card(tmp_path, certificates=certificates)
-
-    assert "| north | 7.96 | 1e-05 | one record |" in card
-    assert "| south | 3.5 | 1e-05 | one record |" in card
-    assert "| north | 5 |" not in card
-
-
-def test_card_says_when_noise_was_reproducible_or_missing(tmp_path: Path) -> None:
-    certificates = [
-        make_certificate(ledger={"reproducible_noise": True}),
-        make_certificate(client_name="south", ledger={"epsilon": math.inf}),
-    ]
-
-    card = _card(tmp_path, certificates=certificates)
-
-    assert "**Simulation only** for north" in card
-    assert "**No guarantee** for south" in card
-
-
-def test_an_honest_run_carries_no_warning(tmp_path: Path) -> None:
-    card = _card(tmp_path)
-
-    assert "**Simulation only**" not in card
-    assert "**No guarantee**" not in card
-    assert "## Known limits" in card
-
-
-def test_card_of_the_published_method_credits_reward_and_likelihood(tmp_path: Path) -> None:
-    published = FilteringConfig(consensus_weight=0.0)
-
-    making = _making(tmp_path, settings=_settings(filtering=published))
-
-    assert "by the weighted ranks of reward and likelihood under the client's generator" in making
-    assert "competed for a place by their `chosen` response's reward" in making
-    assert "The rewards come from models that were tuned on the clients' records" in making
-
-
-@pytest.mark.parametrize("select_by", ["reward", "consensus", "all"])
-@pytest.mark.parametrize(
-    "order",
-    [
-        {"alpha": 0.5},
-        {"alpha": 1.0},
-        {"alpha": 0.0},
-        {"alpha": 0.0, "consensus_weight": 1.0},
-        {"choose_by": "consensus"},
-        {"choose_by": "first"},
-    ],
-    ids=str,
-)
-def test_card_credits_the_reward_exactly_where_a_choice_looks_at_it(
-    tmp_path: Path, order: dict[str, Any], select_by: str
-) -> None:
-    filtering = FilteringConfig(select_by=select_by, **order)
-
-    card = _card(tmp_path, settings=_settings(filtering=filtering))
-
-    assert ("The rewards come from models" in card) is filtering.needs_reward
-    assert ("A reward model judges style" in card) is filtering.needs_reward
-    assert ("No reward had a say" in card) is not filtering.needs_reward
-    ordered = "ranks of reward" in card or "came first by reward" in card
-    assert ordered is filtering.chooses_by_reward
-
-
-def test_card_of_raw_data_says_that_nothing_was_judged(tmp_path: Path) -> None:
-    filtering = FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0)
-
-    card = _card(tmp_path, settings=_settings(filtering=filtering))
-
-    assert "No score ordered the responses to a prompt" in card
-    assert "Every prompt with two usable responses was kept.\n" in card
-    assert "`chosen` was not chosen for being better than `rejected`" in card
-    assert "came first" not in card
-
-
-def test_card_says_that_agreement_alone_decides(tmp_path: Path) -> None:
-    filtering = FilteringConfig(choose_by="consensus", select_by="consensus")
-
-    making = _making(tmp_path, settings=_settings(filtering=filtering))
-
-    assert "`chosen` came first by agreement with the generator's other responses" in making
-    assert "`chosen` response's agreement with the generator's other responses" in making
-    assert "likelihood" not in making
-
-
-def test_card_counts_agreement_among_the_ranks_by_default(tmp_path: Path) -> None:
-    making = _making(tmp_path)
-
-    assert (
-        "the weighted ranks of reward, likelihood under the client's generator and agreement "
-        "with the generator's other responses" in making
-    )
-
-
-def test_card_names_the_client_whose_rows_no_reward_model_could_judge(tmp_path: Path) -> None:
-    """With `scoring.ensemble=own`, one client's useless proxy leaves its rows without a reward."""
-    unjudged = {"client_name": "south", "chosen_reward": 0.0, "rejected_reward": 0.0}
-
-    making = _making(tmp_path, pool=[make_sample(0), make_sample(1, **unjudged)])
-
-    assert "could judge the rows of south: their rewards are 0" in making
-    assert "weighted ranks of reward" in making
-
-
-def test_card_credits_no_reward_where_every_proxy_was_left_out(tmp_path: Path) -> None:
-    pool = [make_sample(i, chosen_reward=0.0, rejected_reward=0.0) for i in range(2)]
-
-    making = _making(tmp_path, pool=pool)
-
-    assert "No reward model could judge these rows, so that their rewards are 0" in making
-    assert "ranks of likelihood under the client's generator and agreement" in making
-    assert "The rewards come from models" not in making
-
-
-@pytest.mark.parametrize(
-    ("origin", "sentence"),
-    [
-        ("generator", "The prompts were written by the clients' generators."),
-        ("few_shot", "by the clients' generators, which were shown public prompts first."),
-        ("public", "The prompts were taken from a public file."),
-    ],
-)
-def test_card_says_where_the_prompts_come_from(tmp_path: Path, origin: str, sentence: str) -> None:
-    assert sentence in _making(tmp_path, pool=[make_sample(prompt_origin=PromptOrigin(origin))])
-
-
-def test_card_counts_public_prompts_among_sampled_ones(tmp_path: Path) -> None:
-    pool = [make_sample(0, prompt_origin=PromptOrigin.PUBLIC), make_sample(1)]
-
-    making = _making(tmp_path, pool=pool)
-
-    assert "1 of the 2 prompts were taken from a public file, the rest written by" in making
-
-
-def test_card_counts_rewrites_where_responses_were_refined(tmp_path: Path) -> None:
-    pool = [make_sample(0), make_sample(1, chosen_origin=CandidateOrigin.REWRITE)]
-
-    making = _making(tmp_path, pool=pool)
-
-    assert "was asked for rewrites; 1 of the 2 `chosen` responses are such" in making
-
-
-def test_card_without_refinement_says_that_nothing_was_rewritten(tmp_path: Path) -> None:
-    making = _making(tmp_path, settings=_settings(refinement=RefinementConfig(num_rounds=1)))
-
-    assert "nothing was rewritten" in making
-    assert "target model" not in making
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"filtering": FilteringConfig(select_by="all")},
-        {"filtering": FilteringConfig(k=1.0)},
-        {"refinement": RefinementConfig(threshold="none")},
-    ],
-    ids=["select_by", "k", "threshold"],
-)
-def test_card_speaks_of_no_competition_where_every_prompt_is_kept(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    making = _making(tmp_path, settings=_settings(**changes))
-
-    assert "was kept, unless its row was nearly the same as another" in making
-    assert "competed" not in making
-
-
-def test_prompts_compete_where_refinement_only_renews(tmp_path: Path) -> None:
-    """A threshold that everybody reaches lets nobody in where nobody may join."""
-    refinement = RefinementConfig(threshold="none", pool_growth="renew")
-
-    assert "competed for a place" in _making(tmp_path, settings=_settings(refinement=refinement))
-
-
-def test_card_claims_privacy_only_of_clients_whose_noise_protects(tmp_path: Path) -> None:
-    certificates = [
-        make_certificate(),
-        make_certificate(client_name="south", ledger={"epsilon": math.inf}),
-        make_certificate(client_name="west", ledger={"reproducible_noise": True}),
-    ]
-
-    card = _card(tmp_path, certificates=certificates)
-
-    assert "3 clients under differential privacy, except those of south and west." in card
-    assert "- differential-privacy\n" not in card
-
-
-def test_card_of_protected_clients_claims_privacy_of_all(tmp_path: Path) -> None:
-    card = _card(tmp_path)
-
-    assert "private records of 1 client under differential privacy." in card
-    assert "- differential-privacy\n" in card
-
-
-def test_card_without_noise_claims_no_privacy(tmp_path: Path) -> None:
-    certificates = [make_certificate(ledger={"epsilon": math.inf})]
-
-    card = _card(tmp_path, certificates=certificates)
-
-    assert "private records of 1 client, without the protection of differential privacy." in card
-    assert "| north | ∞ (none) |" in card
-    assert "treat all of them as private records" in card
-    assert "under differential privacy" not in card
-
-
-@pytest.mark.parametrize("epsilon", [7.96, math.inf])
-def test_card_leaves_open_whether_a_row_repeats_a_record(tmp_path: Path, epsilon: float) -> None:
-    certificates = [make_certificate(ledger={"epsilon": epsilon})]
-
-    card = _card(tmp_path, certificates=certificates)
-
-    assert "cannot tell whether a row repeats one" in card
-    assert "No line is a record" not in card
-
-
 def test_certificates_are_kept_word_for_word(tmp_path: Path) -> None:
     folder = _export(tmp_path)
 
@@ -357,14 +84,6 @@ def test_certificates_are_kept_word_for_word(tmp_path: Path) -> None:
 
     assert statement["weights_digest"] == "1" * 64
     assert statement["privacy"]["epsilon"] == 7.96
-
-
-def test_a_setting_cannot_break_out_of_the_card(tmp_path: Path) -> None:
-    settings = {**_settings(), "note": "```\n# A heading of mine"}
-
-    card = _card(tmp_path, settings=settings)
-
-    assert card.count("```") == 4
 
 
 def test_export_replaces_an_older_one_and_leaves_no_remains(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from server_side.samples import (
     Query,
     ScoredCandidate,
 )
-from tests.unit.server_side.test_dataset_export import make_certificate
+from tests.support.synthetic_rows import make_certificate
 
 _OPENINGS = (
     "Hi, I was given amoxicillin on Tuesday and now I have a rash on both arms.",

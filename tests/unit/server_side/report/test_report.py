@@ -18,8 +18,8 @@ from server_side.report.journey import funnel
 from server_side.report.plots import loss_curve, reward_histogram, reward_scatter, trade_off
 from server_side.report.rendering import render_report
 from server_side.report.results import headline, metric_results
+from tests.support.synthetic_rows import make_certificate
 from tests.unit.server_side.report.report_samples import CONFIG, make_report_inputs
-from tests.unit.server_side.test_dataset_export import make_certificate
 
 _VOID = {"meta", "link", "br", "hr", "img", "input"}
 
