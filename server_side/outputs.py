@@ -18,6 +18,7 @@ from protocol.errors import RewardDSError, StageError
 from server_side.config import JudgeConfig, ServerConfig
 from server_side.dataset_export import export_dataset, guarantees
 from server_side.evaluation import ArmScores, compare_arms, evaluate_target
+from server_side.exchange.outcome import clients_without_releases
 from server_side.exchange.starts import start_counts
 from server_side.filtering import best_first
 from server_side.inputs import JobInputs
@@ -235,6 +236,8 @@ def write_outputs(
         # Privacy: how long and how large a training was follows from what was drawn; no price of a
         # selection covers it.
         stages = {n: replace(s, seconds=0.0, peak_rss_bytes=0) for n, s in stages.items()}
+    # Privacy: whether a client could deliver may follow from its records; as above.
+    without_releases = () if selection else clients_without_releases(store.folder)
     counts = {name: stage.counts for name, stage in stages.items()}
     counts = {**start_counts(store.folder), **counts}
     metrics = build_metrics(
@@ -263,6 +266,7 @@ def write_outputs(
         figures={name: stage.figures for name, stage in stages.items() if stage.figures},
         generators=generators,
         ranking=ranking,
+        without_releases=without_releases,
     )
     report = ReportInputs(
         run_id=inputs.run_id,
@@ -286,6 +290,7 @@ def write_outputs(
         synthetic=synthetic,
         generators=generators,
         ranking=ranking,
+        without_releases=without_releases,
         win_rate=win_rate,
         notes=notes,
     )

@@ -255,7 +255,7 @@ def _run_both_parties(
     selection: SelectionPrice | None,
 ) -> None:
     from server_side.exchange.collecting import load_collected
-    from server_side.exchange.outcome import read_outcome
+    from server_side.exchange.outcome import clients_without_releases, read_outcome
     from server_side.memory import set_aside_imports
     from server_side.pipeline import run_pipeline
     from simulations.annotating import annotate_run
@@ -266,6 +266,8 @@ def _run_both_parties(
     world = make_or_take_exchange(
         config, world, run_folder=run_folder, shared=shared, console=console
     )
+    for client in clients_without_releases(world.server_folder):
+        console.say(f"{client.name or 'A nameless node'} takes no part: {client.told}.")
     console.say("The server's job: from releases to the tuned target.")
     outcome = read_outcome(world.server_folder)
     assert outcome is not None, "the exchange is over"

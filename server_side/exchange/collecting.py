@@ -41,7 +41,7 @@ from server_side.admission import (
 from server_side.config import ServerConfig
 from server_side.exchange.admission_terms import ClientKeys, admission_terms
 from server_side.exchange.greeting import cap_warning, judge_hello
-from server_side.exchange.outcome import ClientOutcome, RunLostError, write_outcome
+from server_side.exchange.outcome import ADMITTED, ClientOutcome, RunLostError, write_outcome
 from server_side.exchange.starts import StartShapes, sent_digests
 
 _LOGGER = logging.getLogger(__name__)
@@ -233,7 +233,7 @@ class _Exchange:
         ]
         for client_id, outcome in self._outcomes.items():
             if self._has(outcome.name, proxy):
-                self._answered(client_id, action, "admitted")
+                self._answered(client_id, action, ADMITTED)
         _LOGGER.info("Asking %d clients for the %s proxy.", len(asked), action)
         request = TrainingRequest(
             protocol_version=PROTOCOL_VERSION,
@@ -323,7 +323,7 @@ class _Exchange:
             ProxyKind.GENERATOR: reply.generator_start,
             ProxyKind.REWARD: reply.reward_start,
         }
-        self._answered(client_id, "hello", "admitted")
+        self._answered(client_id, "hello", ADMITTED)
 
     def _admit(self, client_id: int, proxy: ProxyKind, content: Content) -> str:
         try:
@@ -343,7 +343,7 @@ class _Exchange:
             return f"not admitted: {admission_code(error).value}"
         store_admitted(admitted, self._folder / RELEASES)
         self._admitted.append(admitted)
-        return "admitted"
+        return ADMITTED
 
     def _answered(self, client_id: int, action: str, answer: str) -> None:
         outcome = self._outcomes[client_id]
@@ -356,7 +356,7 @@ class _Exchange:
         _LOGGER.info("%s, %s: %s", outcome.name or f"node {client_id}", action, answer)
 
     def _is_in(self, outcome: ClientOutcome, *, before: ProxyKind) -> bool:
-        if outcome.answers.get("hello") != "admitted":
+        if outcome.answers.get("hello") != ADMITTED:
             return False
         if before is ProxyKind.GENERATOR:
             return True
@@ -395,5 +395,4 @@ def load_collected(
 
 
 def _describe(outcome: ClientOutcome) -> str:
-    answers = ", ".join(f"{action} {answer}" for action, answer in outcome.answers.items())
-    return f"{outcome.name or 'an unnamed node'} ({answers})"
+    return f"{outcome.name or 'an unnamed node'} ({outcome.told})"

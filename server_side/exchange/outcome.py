@@ -9,10 +9,14 @@ from pathlib import Path
 
 from lm.errors import LmError
 from protocol.errors import ExchangeError, RewardDSError
+from protocol.ledger import ProxyKind
 from server_side.whole_files import read_json, write_atomically
 
 OUTCOME_FILE = "exchange.json"
 """What became of each client; written when the exchange is over, whichever way."""
+
+ADMITTED = "admitted"
+"""The answer of a client whose release may be used."""
 
 
 class RunLostError(ExchangeError):
@@ -29,6 +33,16 @@ class ClientOutcome:
     """By action: `admitted`, `refused: <code>`, `not admitted: <code>` or `no answer`."""
     epsilon: float | None = None
     """Composed ε of its newest admitted release."""
+
+    @property
+    def gave_both(self) -> bool:
+        """Whether both of its proxies were admitted."""
+        return all(self.answers.get(proxy.value) == ADMITTED for proxy in ProxyKind)
+
+    @property
+    def told(self) -> str:
+        """Its answers as prose has them."""
+        return ", ".join(f"{action} {answer}" for action, answer in self.answers.items())
 
 
 def write_outcome(
@@ -80,3 +94,22 @@ def read_outcome(run_folder: Path, *, flower_run: str | None = None) -> dict[str
     assert isinstance(outcome, dict)
     is_of_another = flower_run is not None and outcome["flower_run"] != flower_run
     return None if is_of_another else outcome
+
+
+def clients_without_releases(run_folder: Path) -> tuple[ClientOutcome, ...]:
+    """Return the clients of an exchange that is over of which less than both proxies can be used.
+
+    They may have trained and paid all the same, so that whoever reads a result should hear of them.
+
+    Args:
+        run_folder: The server's run folder.
+
+    Returns:
+        What became of each; nothing where the folder holds releases alone and no outcome.
+    """
+    outcome = read_outcome(run_folder)
+    if outcome is None:
+        return ()
+    clients = outcome["clients"]
+    assert isinstance(clients, list)
+    return tuple(item for client in clients if not (item := ClientOutcome(**client)).gave_both)

@@ -22,14 +22,13 @@ from typing import Final
 from lm.locks import held
 from lm.logs import LogFormat, LogLevel
 from protocol.errors import ConfigurationError, ExchangeError
-from protocol.ledger import ProxyKind
 from server_side.children import Child, Children, last_lines
 from server_side.exchange.certificates import TlsFiles, check_certificate
 from server_side.exchange.clients import load_clients
 from server_side.exchange.collecting import Waiting
 from server_side.exchange.folder import ServerFolder, write_private_file
 from server_side.exchange.network import LOOPBACK, NetworkConfig, check_listening
-from server_side.exchange.outcome import OUTCOME_FILE, RunLostError, read_outcome
+from server_side.exchange.outcome import OUTCOME_FILE, ClientOutcome, RunLostError, read_outcome
 from server_side.exchange.registering import sync_nodes
 from server_side.exchange.submitting import (
     Link,
@@ -152,12 +151,11 @@ def _missing(folder: ServerFolder, outcome: Mapping[str, object]) -> str:
     clients = outcome["clients"]
     assert isinstance(clients, list)
     missing = dict.fromkeys(load_clients(folder.clients_folder), "was not there")
-    for item in clients:
-        is_whole = all(item["answers"].get(proxy.value) == "admitted" for proxy in ProxyKind)
-        if is_whole:
-            missing.pop(item["name"], None)
-        elif item["name"] in missing:
-            missing[item["name"]] = ", ".join(f"{a} {b}" for a, b in item["answers"].items())
+    for client in (ClientOutcome(**item) for item in clients):
+        if client.gave_both:
+            missing.pop(client.name, None)
+        elif client.name in missing:
+            missing[client.name] = client.told
     if not missing:
         return ""
     names = "; ".join(f"{name} ({answers})" for name, answers in missing.items())

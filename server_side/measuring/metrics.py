@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from protocol import SOFTWARE_VERSION
 from protocol.errors import StageError
 from protocol.ledger import PrivacyLedger
 from server_side.evaluation import ArmScores, Metric
+from server_side.exchange.outcome import ClientOutcome
 from server_side.json_values import to_json
 from server_side.measuring.generator_fit import FitQuality
 from server_side.measuring.intervals import Interval
@@ -68,6 +69,7 @@ def build_metrics(
     figures: Mapping[str, Mapping[str, float]] | None = None,
     generators: Mapping[str, FitQuality] | None = None,
     ranking: RankingQuality | None = None,
+    without_releases: Sequence[ClientOutcome] = (),
 ) -> dict[str, Any]:  # a JSON object
     """Put together what `write_metrics` takes.
 
@@ -90,6 +92,7 @@ def build_metrics(
         figures: By stage, what else was measured on the way.
         generators: By client, what its generator has learnt; None where nothing was sampled.
         ranking: How well the scores rank; None where that was not measured.
+        without_releases: Clients of which less than both proxies could be used.
 
     Returns:
         A JSON object that fits the schema.
@@ -116,6 +119,10 @@ def build_metrics(
         metrics["tuning"] = to_json(tuning)
     if synthetic is not None:
         metrics["synthetic"] = to_json(synthetic)
+    if without_releases:
+        metrics["clients_without_releases"] = [
+            {"name": client.name, "answers": dict(client.answers)} for client in without_releases
+        ]
     if win_rate is not None:
         metrics["win_rate"] = to_json(win_rate)
     if notes is not None:

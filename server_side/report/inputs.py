@@ -9,6 +9,7 @@ from typing import Any
 from lm.tables import TextRow
 from protocol.artifacts import Certificate
 from server_side.evaluation import ArmScores, Metric
+from server_side.exchange.outcome import ClientOutcome
 from server_side.measuring.generator_fit import FitQuality
 from server_side.measuring.intervals import Interval
 from server_side.measuring.repetition import TextDiversity
@@ -82,6 +83,8 @@ class ReportInputs:
     """By client, what its generator has learnt."""
     ranking: RankingQuality | None = None
     """How well the scores rank answers to test prompts; None where that was not measured."""
+    without_releases: tuple[ClientOutcome, ...] = ()
+    """Clients of which less than both proxies could be used, and what they answered."""
     win_rate: WinRate | None = None
     """How often a judge preferred the tuned target; None where none was asked."""
     notes: RunNotes | None = None

@@ -67,6 +67,7 @@ def render_report(inputs: ReportInputs) -> str:
             untuned=inputs.untuned,
             tuned=inputs.tuned,
             clients=client_ledgers(inputs),
+            without_releases=inputs.without_releases,
             journey=journey(inputs),
             funnel=funnel(inputs.counts),
             timings=[] if inputs.notes and inputs.notes.selection else timings(inputs.stages),

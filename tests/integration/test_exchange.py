@@ -16,7 +16,7 @@ from protocol.messages import Refusal
 from protocol.wire import encode_bytes
 from server_side.app import BytesChannel, Endpoint
 from server_side.exchange.collecting import RELEASES, Collection, Waiting, collect, load_collected
-from server_side.exchange.outcome import RunLostError, read_outcome
+from server_side.exchange.outcome import RunLostError, clients_without_releases, read_outcome
 from tests.support.clients import CANARY, RUN_ID, client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration
@@ -141,6 +141,8 @@ def test_too_few_clients_is_a_failure_that_names_each_reason(exchange: Exchange)
     outcome = read_outcome(exchange.folder)
     assert outcome is not None
     assert "budget_exceeded" in str(outcome["error"])
+    (refused,) = clients_without_releases(exchange.folder)
+    assert refused.told.endswith("reward refused: budget_exceeded")
 
 
 def test_clients_that_never_come_are_a_failure(exchange: Exchange) -> None:

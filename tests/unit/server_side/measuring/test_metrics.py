@@ -12,6 +12,7 @@ import pytest
 from protocol.errors import StageError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, Metric, RowScores
+from server_side.exchange.outcome import ClientOutcome
 from server_side.json_values import to_json
 from server_side.measuring.generator_fit import FitQuality
 from server_side.measuring.intervals import Interval
@@ -144,6 +145,18 @@ def test_what_only_some_runs_know_fits_the_schema_as_well(tmp_path: Path) -> Non
     write_metrics(tmp_path / "metrics.json", metrics)
 
     assert read_metrics(tmp_path / "metrics.json")["private_overlap"]["public"] == to_json(side)
+
+
+def test_clients_without_releases_are_named_with_their_answers(tmp_path: Path) -> None:
+    lost = ClientOutcome(name="east", answers={"hello": "admitted", "generator": "no answer"})
+    metrics = _metrics(without_releases=[lost])
+
+    write_metrics(tmp_path / "metrics.json", metrics)
+
+    assert read_metrics(tmp_path / "metrics.json")["clients_without_releases"] == [
+        {"name": "east", "answers": {"hello": "admitted", "generator": "no answer"}}
+    ]
+    assert "clients_without_releases" not in _metrics()
 
 
 def test_pass_rates_are_written_by_k_where_tests_were_run(tmp_path: Path) -> None:

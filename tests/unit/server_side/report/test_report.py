@@ -10,6 +10,7 @@ import pytest
 from lm.tables import TextRow
 from protocol.accounting import TradeOffPoint
 from server_side.evaluation import Metric, compare_arms
+from server_side.exchange.outcome import ClientOutcome
 from server_side.measuring.intervals import Interval, judge
 from server_side.report import write_report
 from server_side.report.examples import query_examples
@@ -285,6 +286,18 @@ def test_public_text_that_fell_stands_in_the_funnel(inputs: ReportInputs) -> Non
 
     assert step.losses == (("stand in the test set", 2),)
     assert "Public text for the proxies" in page
+
+
+def test_a_client_that_was_not_admitted_is_named_with_what_it_answered(
+    inputs: ReportInputs, page: str
+) -> None:
+    """It may have paid; a report that left it out would tell nobody."""
+    lost = ClientOutcome(name="east", answers={"hello": "admitted", "generator": "not admitted: x"})
+
+    told = render_report(dataclasses.replace(inputs, without_releases=(lost,)))
+
+    assert "east: hello admitted, generator not admitted: x." in told
+    assert "takes no part" not in page
 
 
 def test_how_rewards_follow_length_stands_in_the_page(inputs: ReportInputs, page: str) -> None:
