@@ -19,6 +19,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from lm.sampling import Completion, Sampler
 from lm.sentences import whole_sentences
@@ -43,6 +44,11 @@ from server_side.samples import (
 from server_side.seeds import derive_seed
 
 _LOGGER = logging.getLogger(__name__)
+_REMEDIES: Final = {
+    "num_unfinished": "Raise synthesis.response_sampling.max_new_tokens",
+    "num_too_short": "Lower synthesis.min_response_words",
+    "num_repeated": "Raise synthesis.response_sampling.temperature or its top_p",
+}
 
 
 def synthesize_queries(
@@ -200,7 +206,7 @@ def propose_candidates(
     if not candidates:
         raise StageError(
             "Expected at least one query with two ended, distinct responses, found none "
-            f"({_spelled_out(counts)}). Raise synthesis.response_sampling.max_new_tokens or "
+            f"({_spelled_out(counts)}). {_REMEDIES[_most_often(counts)]}, or raise "
             "synthesis.num_candidates; if that does not help, the generators have learnt too "
             "little."
         )
@@ -368,3 +374,7 @@ def _distinct_prompts(
 
 def _spelled_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name.removeprefix('num_')}: {count}" for name, count in counts.items())
+
+
+def _most_often(counts: Mapping[str, int]) -> str:
+    return max(_REMEDIES, key=lambda reason: counts.get(reason, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server_side.config.checks import require, require_counts
+from server_side.config.checks import require, require_counts, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class WarmStartConfig:
             "max_prompt_tokens",
             "max_response_tokens",
         )
-        require(self.learning_rate > 0, "warm_start.learning_rate", "> 0", self.learning_rate)
+        require_positive("warm_start", self, "learning_rate")
         require(bool(self.instruction.strip()), "warm_start.instruction", "a sentence", "nothing")
         engines = ("auto", "openvino", "transformers")
         require(

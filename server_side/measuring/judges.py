@@ -74,6 +74,7 @@ _SAMPLE_WORDS: Final = 4
 _REPLY: Final = re.compile(r"\W*(?:answer\s+)?([ABC])\W*", re.IGNORECASE)
 _PASSING_STATUSES: Final = frozenset({408, 429})
 _MAX_REPLY_TOKENS: Final = 8
+_MAX_SAID_CHARS: Final = 200
 _MAX_PROMPT_TOKENS: Final = 4096
 _MAX_BATCH_TOKENS: Final = 4096
 _MAX_CONNECTIONS: Final = 8
@@ -327,8 +328,9 @@ class EndpointJudge:
             if answer.status_code != 200:
                 raise StageError(
                     f"Expected the judge at {self.url} to take a question, got status "
-                    f"{answer.status_code}. See that evaluation.judge.model={self.name!r} is "
-                    "served there and that the key is right."
+                    f"{answer.status_code}{self._own_words(answer)}. See that "
+                    f"evaluation.judge.model={self.name!r} is served there, takes max_tokens and "
+                    "temperature, and that the key is right."
                 )
             try:
                 return parse_reply(_reply_text(answer.json()))
@@ -338,6 +340,16 @@ class EndpointJudge:
             f"Expected the judge at {self.url} to answer, got {problem} in {self.num_attempts} "
             "attempts. See that it runs and can be reached from here."
         )
+
+    def _own_words(self, answer: httpx.Response) -> str:
+        """Return what an endpoint says of its refusal; not the key, which some repeat."""
+        try:
+            said = str(answer.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return ""
+        if answer.status_code in (401, 403) or (self.api_key and self.api_key in said):
+            return ""
+        return f" ({' '.join(said.split())[:_MAX_SAID_CHARS]})"
 
 
 def _digest_of_asking() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from server_side.config import (
     ScoringConfig,
     ServerConfig,
     SynthesisConfig,
+    WarmStartConfig,
 )
 
 
@@ -85,6 +87,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: RefinementConfig(num_rounds=0), "refinement.num_rounds"),
         (lambda: RefinementConfig(feedback_writer="me"), "refinement.feedback_writer"),
         (lambda: FinetuningConfig(learning_rate=-1.0), "finetuning.learning_rate"),
+        (lambda: WarmStartConfig(learning_rate=math.inf), "warm_start.learning_rate"),
         (lambda: FinetuningConfig(target_modules=[]), "finetuning.target_modules"),
         (lambda: FinetuningConfig(method="dora"), "finetuning.method"),
         (lambda: FinetuningConfig(objective="ppo"), "finetuning.objective"),

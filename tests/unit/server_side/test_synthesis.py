@@ -8,7 +8,7 @@ import pytest
 from lm.sampling import SamplingParams
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import SamplingConfig, SynthesisConfig
-from server_side.samples import PromptOrigin, Query
+from server_side.samples import Candidate, PromptOrigin, Query, StageResult
 from server_side.synthesis import client_quotas, propose_candidates, synthesize_queries
 from tests.support.fake_proxies import CUT, FakeProxies, no_progress, write_words
 
@@ -268,6 +268,16 @@ def queries_of(proxies: FakeProxies, count: int) -> list[Query]:
     ]
 
 
+def propose(proxies: FakeProxies, num_queries: int, **settings: object) -> StageResult[Candidate]:
+    return propose_candidates(
+        queries_of(proxies, num_queries),
+        [proxies],
+        config=SynthesisConfig(**settings),  # type: ignore[arg-type]
+        seed=0,
+        on_progress=no_progress,
+    )
+
+
 def test_each_query_is_answered_by_its_own_clients_generator() -> None:
     north, south = FakeProxies("north"), FakeProxies("south")
     queries = [*queries_of(north, 2), Query(query_id="q9", prompt="p", client_name="south")]
@@ -339,30 +349,28 @@ def test_query_with_one_candidate_left_falls() -> None:
     texts = iter(["only one response", None, "first of two", "second of two"])
     proxies = FakeProxies(write=lambda text, rng: next(texts))
 
-    result = propose_candidates(
-        queries_of(proxies, 2),
-        [proxies],
-        config=SynthesisConfig(num_candidates=2),
-        seed=0,
-        on_progress=no_progress,
-    )
+    result = propose(proxies, 2, num_candidates=2)
 
     assert {c.query_id for c in result.values} == {"q1"}
     assert result.counts["num_queries_too_few_candidates"] == 1
     assert result.counts["num_without_rival"] == 1
 
 
-def test_no_candidate_that_ends_is_one_clear_error() -> None:
-    proxies = FakeProxies(write=lambda text, rng: None)
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (None, "Raise .*max_new_tokens"),
+        ("Yes.", "Lower .*min_response"),
+        ("A b c.", "Raise .*temp"),
+    ],
+)
+def test_no_two_usable_candidates_is_one_error_that_advises_by_the_commonest_reason(
+    text: str | None, advice: str
+) -> None:
+    proxies = FakeProxies(write=lambda _, rng: text)
 
-    with pytest.raises(StageError, match="max_new_tokens"):
-        propose_candidates(
-            queries_of(proxies, 3),
-            [proxies],
-            config=SynthesisConfig(),
-            seed=0,
-            on_progress=no_progress,
-        )
+    with pytest.raises(StageError, match=advice):
+        propose(proxies, 3)
 
 
 def test_prompts_and_responses_are_drawn_each_as_its_own_settings_say() -> None:

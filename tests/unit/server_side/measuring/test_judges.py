@@ -93,6 +93,17 @@ def test_a_refusal_is_an_error_at_once(server: ChatServer, fault: str) -> None:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(("fault", "is_quoted"), [("400", True), ("401", False)])
+def test_a_refusal_is_told_in_the_endpoints_words_but_never_those_about_a_key(
+    server: ChatServer, fault: str, is_quoted: bool
+) -> None:
+    server.faults.append(fault)
+
+    with pytest.raises(StageError) as caught:
+        judge_at(server).choose(QUESTIONS[:1])
+    assert ("(told to fail)" in str(caught.value)) is is_quoted
+
+
 def test_an_endpoint_that_stays_away_is_one_clear_error(server: ChatServer) -> None:
     server.faults.extend(["500"] * 3)
 
