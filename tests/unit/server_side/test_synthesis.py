@@ -268,9 +268,9 @@ def queries_of(proxies: FakeProxies, count: int) -> list[Query]:
     ]
 
 
-def propose(proxies: FakeProxies, num_queries: int, **settings: object) -> StageResult[Candidate]:
+def propose(proxies: FakeProxies, count: int, **settings: object) -> StageResult[Candidate]:
     return propose_candidates(
-        queries_of(proxies, num_queries),
+        queries_of(proxies, count),
         [proxies],
         config=SynthesisConfig(**settings),  # type: ignore[arg-type]
         seed=0,
