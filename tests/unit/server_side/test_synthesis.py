@@ -364,7 +364,7 @@ def test_query_with_one_candidate_left_falls() -> None:
         ("A b c.", "Raise .*temp"),
     ],
 )
-def test_no_two_usable_candidates_is_one_error_that_advises_by_the_commonest_reason(
+def test_no_two_usable_candidates_is_an_error_with_fitting_advice(
     text: str | None, advice: str
 ) -> None:
     proxies = FakeProxies(write=lambda _, rng: text)
