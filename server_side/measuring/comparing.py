@@ -7,8 +7,8 @@ every measure that is a formula on sums over rows, pass@k among them
 - **Pairing.** Runs are paired by seed and rows by name (`row_id`), so what differs between two arms
   is the arm: same records, same split, same test, same decoding. Only rows that all arms judged
   under a seed count; how many fell is told. Only seeds that all arms have count.
-- **Intervals** resample seeds and rows, both with replacement and independently: a row weighs as
-  often as it was drawn × as often as its seed was drawn. That counts the chance of the draw of test
+- **Intervals** resample seeds and rows, both with replacement and independently
+  (`server_side/measuring/resampling.py`). That counts the chance of the draw of test
   rows and of training alike. Three seeds say little about training: the interval then rests
   on three points in that direction and is, if anything, too narrow.
 - **The test** of a difference exchanges the two arms within a row, in all seeds at once, because
@@ -22,18 +22,17 @@ every measure that is a formula on sums over rows, pass@k among them
 Reference: Owen, "The pigeonhole bootstrap" (2007), for the intervals; Noreen (1989), approximate
 randomization, for the test; POPri (ICML 2025) for the gap.
 
-Shapes: `S` seeds, `n` rows of all seeds, `k` summed statistics of a row, `R` resamples.
+Shapes: `k` summed statistics of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import permutation_test
 
 from protocol.errors import StageError
@@ -47,6 +46,7 @@ from server_side.measuring.measures import (
     measure_formula,
     measure_statistics,
 )
+from server_side.measuring.resampling import Resamples
 
 UNTUNED: Final = "untuned"
 """Name of the target as it is, which every run judges."""
@@ -134,14 +134,22 @@ class Comparison:
 
     config: ComparingConfig
     """How they were compared."""
-    seeds: tuple[int, ...]
-    """Seeds that all arms have."""
-    num_rows: int
-    """Rows that count, summed over seeds."""
+    row_ids: Mapping[int, tuple[str, ...]] = field(repr=False)
+    """Names of the rows that count, by seed: the seeds and rows that all arms have."""
     num_rows_left_out: int
     """Rows that some arm did not judge, summed over seeds."""
     arms: tuple[ArmResult, ...]
     """The untuned target first, then the reference, then the others by name."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds that all arms have."""
+        return tuple(self.row_ids)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that count, summed over seeds."""
+        return sum(map(len, self.row_ids.values()))
 
 
 def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparison:
@@ -167,7 +175,11 @@ def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparis
             "same seeds, or name fewer of them."
         )
     table, left_out = _aligned(by_arm, seeds, config=config)
-    sample = _Sample.of(next(iter(table.values())), seeds=seeds, config=config)
+    row_ids = {
+        seed: tuple(row.scores.row_id for row in rows)
+        for seed, rows in zip(seeds, next(iter(table.values())), strict=True)
+    }
+    sample = Resamples.of(row_ids, num_resamples=config.num_resamples, seed=config.seed)
     order = dict.fromkeys([UNTUNED, config.reference, *sorted(table)])
     compared = [own[seed] for own in by_arm.values() for seed in seeds]
     measures = common_measures(part for run in compared for part in (run.untuned, run.tuned))
@@ -189,8 +201,7 @@ def compare_runs(runs: Sequence[ArmRun], *, config: ComparingConfig) -> Comparis
         )
     return Comparison(
         config=config,
-        seeds=seeds,
-        num_rows=len(sample.seed_of_row),
+        row_ids=MappingProxyType(row_ids),
         num_rows_left_out=left_out,
         arms=tuple(arms),
     )
@@ -247,74 +258,12 @@ def _aligned(
     return table, left_out
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sample:
-    """The rows of all seeds, one after the other, and how they are resampled."""
-
-    seeds: tuple[int, ...]
-    """The seeds."""
-    seed_of_row: npt.NDArray[np.int64]
-    """Place of each row's seed, (n,)."""
-    cluster: npt.NDArray[np.int64]
-    """Rows of one name, whatever the seed, have one number, (n,)."""
-    seed_weights: FloatArray
-    """How often each resample draws each seed, (R, S)."""
-    cluster_weights: FloatArray
-    """How often each resample draws each distinct row, (R, clusters)."""
-
-    @classmethod
-    def of(
-        cls,
-        rows_by_seed: Sequence[Sequence[JudgedRow]],
-        *,
-        seeds: Sequence[int],
-        config: ComparingConfig,
-    ) -> _Sample:
-        names = [row.scores.row_id for rows in rows_by_seed for row in rows]
-        distinct, cluster = np.unique(names, return_inverse=True)
-        rng = np.random.default_rng(config.seed)
-
-        def draw(count: int) -> FloatArray:
-            shares = np.full(count, 1.0 / count)
-            return rng.multinomial(count, shares, size=config.num_resamples).astype(np.float64)
-
-        sample = cls(
-            seeds=tuple(seeds),
-            seed_of_row=np.repeat(np.arange(len(seeds)), [len(rows) for rows in rows_by_seed]),
-            cluster=cluster.reshape(-1),
-            seed_weights=draw(len(seeds)),
-            cluster_weights=draw(len(distinct)),
-        )
-        # Where each seed has rows of its own, a resample of few rows may miss all of its seeds'.
-        has_rows = sample.resampled_sums(np.ones((len(names), 1)))[:, 0] > 0
-        return replace(
-            sample,
-            seed_weights=sample.seed_weights[has_rows],
-            cluster_weights=sample.cluster_weights[has_rows],
-        )
-
-    def resampled_sums(self, statistics: FloatArray) -> FloatArray:
-        """Return the sums of each resample, (R, k), from what each row adds, (n, k)."""
-        total = np.zeros((len(self.seed_weights), statistics.shape[1]))
-        for place in range(self.seed_weights.shape[1]):
-            is_own = self.seed_of_row == place
-            by_cluster = self.cluster_weights[:, self.cluster[is_own]]  # (R, rows of the seed)
-            total += self.seed_weights[:, place, None] * (by_cluster @ statistics[is_own])
-        return total
-
-    def by_cluster(self, statistics: FloatArray) -> FloatArray:
-        """Sum up the rows of one name over seeds, (clusters, k)."""
-        sums = np.zeros((self.cluster_weights.shape[1], statistics.shape[1]))
-        np.add.at(sums, self.cluster, statistics)
-        return sums
-
-
 def _figure(
     arm: str,
     measure: str,
     *,
     table: Mapping[str, Sequence[Sequence[JudgedRow]]],
-    sample: _Sample,
+    sample: Resamples,
     config: ComparingConfig,
 ) -> ArmFigure:
     def statistics(name: str) -> FloatArray:
@@ -326,7 +275,7 @@ def _figure(
         return float(formula(statistics(name).sum(axis=0)))
 
     def resamples(name: str) -> FloatArray:
-        return formula(sample.resampled_sums(statistics(name)))
+        return formula(sample.sums(statistics(name)))
 
     def interval(value: float, values: FloatArray) -> Interval:
         return percentile_interval(value, values, config.confidence_level)

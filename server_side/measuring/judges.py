@@ -316,8 +316,8 @@ class EndpointJudge:
                 answer = client.post(f"{self.url.rstrip('/')}/chat/completions", json=body)
             except (httpx.InvalidURL, httpx.UnsupportedProtocol):
                 raise ConfigurationError(
-                    "Expected evaluation.judge.url to be an address such as "
-                    f"http://127.0.0.1:8000/v1, got {self.url!r}. Change it."
+                    "Expected the judge's address to be one such as http://127.0.0.1:8000/v1, got "
+                    f"{self.url!r}. Change it."
                 ) from None
             except httpx.HTTPError as error:
                 problem = type(error).__name__
@@ -328,9 +328,9 @@ class EndpointJudge:
             if answer.status_code != 200:
                 raise StageError(
                     f"Expected the judge at {self.url} to take a question, got status "
-                    f"{answer.status_code}{self._own_words(answer)}. See that "
-                    f"evaluation.judge.model={self.name!r} is served there, takes max_tokens and "
-                    "temperature, and that the key is right."
+                    f"{answer.status_code}{self._own_words(answer)}. See that the model "
+                    f"{self.name!r} is served there, takes max_tokens and temperature, and that "
+                    "the key is right."
                 )
             try:
                 return parse_reply(_reply_text(answer.json()))

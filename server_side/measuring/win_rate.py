@@ -27,7 +27,12 @@ import numpy as np
 
 from lm.tables import TextRow
 from server_side.evaluation import ArmScores
-from server_side.measuring.intervals import Interval, bootstrap_interval, ratio_of_sums
+from server_side.measuring.intervals import (
+    FloatArray,
+    Interval,
+    bootstrap_interval,
+    ratio_of_sums,
+)
 from server_side.samples import OnProgress, StageResult
 
 _LOGGER = logging.getLogger(__name__)
@@ -182,11 +187,8 @@ def summarize_verdicts(
     seed: int,
 ) -> WinRate:
     """Turn verdicts into a win rate with its interval; there is none where nothing was answered."""
-    table = [
-        (row.num_wins + row.num_ties / 2, row.num_wins + row.num_ties + row.num_losses)
-        for row in verdicts
-    ]
-    answered = np.array([row for row in table if row[1]], dtype=np.float64)
+    statistics = verdict_statistics(verdicts)
+    answered = statistics[statistics[:, 1] > 0]
     rate = None
     if len(answered):
         rate = bootstrap_interval(
@@ -202,6 +204,22 @@ def summarize_verdicts(
             "Choose another evaluation.judge.model.",
             judge_name,
         )
+    return count_verdicts(verdicts, judge_name=judge_name, rate=rate)
+
+
+def verdict_statistics(verdicts: Sequence[RowVerdict]) -> FloatArray:
+    """Return what each row adds to wins and half the ties, and to answered pairs, (n, 2)."""
+    table = [
+        (row.num_wins + row.num_ties / 2, row.num_wins + row.num_ties + row.num_losses)
+        for row in verdicts
+    ]
+    return np.array(table, dtype=np.float64).reshape(-1, 2)
+
+
+def count_verdicts(
+    verdicts: Sequence[RowVerdict], *, judge_name: str, rate: Interval | None
+) -> WinRate:
+    """Put a win rate and the counts behind it together."""
     return WinRate(
         judge=judge_name,
         rate=rate,
