@@ -1,8 +1,9 @@
 """`rewardds-compare`: which arm did better, by how much, and could that be chance?
 
-Reads finished runs of `rewardds-simulate`, or the folder of a sweep with all its runs, and compares
-them by the scores of single test rows (`server_side/measuring/comparing.py` says how). Changes
-nothing but the files that it is asked to write.
+Reads finished runs of `rewardds-simulate`, or the folder of a sweep with all its runs
+(`simulations/compare_runs.py`), and compares them by the scores of single test rows
+(`server_side/measuring/comparing.py` says how). Changes nothing but the files that it is asked to
+write.
 
 Exit status: 0; 1 for an error, said in one line; 2 for words that are not understood.
 """
@@ -10,7 +11,6 @@ Exit status: 0; 1 for an error, said in one line; 2 for words that are not under
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -19,13 +19,10 @@ from typing import Final
 
 from lm.disk import in_words
 from lm.errors import LmError
-from lm.settings import load_settings
-from protocol.errors import ConfigurationError, RewardDSError, StageError
-from server_side.evaluation import ArmScores, Metric
-from server_side.json_values import from_json
-from server_side.measuring.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
+from protocol.errors import RewardDSError, StageError
+from server_side.evaluation import Metric
+from server_side.measuring.comparing import ComparingConfig, Comparison, compare_runs
 from server_side.measuring.measures import is_measure
-from server_side.measuring.metrics import read_metrics
 from server_side.whole_files import write_atomically
 from simulations.compare_checks import (
     origin_notes,
@@ -33,11 +30,9 @@ from simulations.compare_checks import (
     require_one_test,
     untuned_notes,
 )
+from simulations.compare_runs import find_runs, named_folder, read_run, require_one_each
 from simulations.compare_views import as_csv, as_markdown, show_comparison, show_lines
-from simulations.config import SimulateConfig
-from simulations.run_folder import SETTINGS_FILE
 
-_METRICS_FILE: Final = "metrics.json"
 _MAX_DRAWS: Final = 10**6
 _SHOWN: Final = ("pass@1", Metric.ROUGEL, Metric.PERPLEXITY)
 
@@ -57,77 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"Error: {in_words(error)}")
 
 
-def find_runs(folders: Sequence[Path]) -> tuple[list[Path], int]:
-    """Find the finished runs in some folders.
-
-    Args:
-        folders: Folders of runs, or folders that hold folders of runs, as a sweep's does.
-
-    Returns:
-        The finished runs, and how many of sweeps are not finished.
-
-    Raises:
-        ConfigurationError: A folder is neither, or is a run that is not finished.
-    """
-    found: list[Path] = []
-    num_unfinished = 0
-    for folder in folders:
-        if (folder / SETTINGS_FILE).is_file():
-            if not (folder / _METRICS_FILE).is_file():
-                raise ConfigurationError(
-                    f"Expected a finished run in {folder}, found no {_METRICS_FILE}. Go on with "
-                    f"rewardds-simulate resume={folder}."
-                )
-            found.append(folder)
-            continue
-        inside = sorted(file.parent for file in folder.glob(f"*/{SETTINGS_FILE}"))
-        if not inside:
-            raise ConfigurationError(
-                f"Expected the folder of a run or of a sweep, found no {SETTINGS_FILE} in {folder} "
-                "or one folder below. Name another."
-            )
-        finished = [run for run in inside if (run / _METRICS_FILE).is_file()]
-        num_unfinished += len(inside) - len(finished)
-        found += finished
-    # A run may be named twice, by its sweep and by itself.
-    return list(dict.fromkeys(run.resolve() for run in found)), num_unfinished
-
-
-def read_run(folder: Path) -> ArmRun:
-    """Read what a finished run adds to a comparison.
-
-    Args:
-        folder: The run's folder.
-
-    Returns:
-        Its arm, its seed and the scores of its rows.
-
-    Raises:
-        StageError: Its scores cannot be read.
-        SettingsError: Its settings cannot be read.
-    """
-    config = load_settings(SimulateConfig, folder / SETTINGS_FILE)
-    metrics = read_metrics(folder / _METRICS_FILE)
-    return ArmRun(
-        arm=config.arm,
-        seed=config.seed,
-        tuned_on=config.tuned_on.value,
-        untuned=_read_scores(folder / "server" / "13_untuned.jsonl"),
-        tuned=_read_scores(folder / "server" / "13_tuned.jsonl"),
-        num_samples_seen=metrics.get("tuning", {}).get("num_samples_seen"),
-    )
-
-
-def _read_scores(path: Path) -> ArmScores:
-    try:
-        return from_json(ArmScores, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise StageError(
-            f"Expected the scores of one arm in {path}, found none that can be read "
-            f"({type(error).__name__}). Run it again with this version."
-        ) from None
-
-
 def _compare(options: argparse.Namespace) -> None:
     folders, num_unfinished = find_runs(options.folders)
     config = ComparingConfig(
@@ -136,9 +60,10 @@ def _compare(options: argparse.Namespace) -> None:
         num_resamples=options.resamples,
         num_permutations=options.permutations,
     )
-    origins = [read_origin(folder) for folder in folders]
+    origins = [read_origin(folder, label=label) for folder, label in folders.items()]
+    require_one_each(origins)
     require_one_test(origins)
-    runs = [read_run(folder) for folder in folders]
+    runs = [read_run(folder, label=label) for folder, label in folders.items()]
     arms = {run.arm for run in runs}
     if options.ceiling is not None and options.ceiling not in arms:
         raise StageError(
@@ -182,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare arms of a simulation on the test rows and seeds that all have.",
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RUN_OR_SWEEP", help="finished runs, or sweeps"
+        "folders",
+        nargs="+",
+        type=named_folder,
+        metavar="[LABEL=]FOLDER",
+        help="finished run, or sweep; LABEL is then the arm of all its runs",
     )
     parser.add_argument(
         "--reference",

@@ -55,11 +55,12 @@ class RunOrigin:
     """What it computed on, at every start; empty where nobody noted it."""
 
 
-def read_origin(folder: Path) -> RunOrigin:
+def read_origin(folder: Path, *, label: str | None = None) -> RunOrigin:
     """Read what a run was made of.
 
     Args:
         folder: The run's folder.
+        label: Its arm; None takes what its settings say.
 
     Raises:
         SettingsError: Its settings cannot be read.
@@ -72,7 +73,7 @@ def read_origin(folder: Path) -> RunOrigin:
     has_price = config.tuned_on is not TunedOn.PRIVATE_RECORDS
     return RunOrigin(
         folder=folder,
-        arm=config.arm,
+        arm=label or config.arm,
         seed=config.seed,
         test={
             "target model": digests.get("target_model"),

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from client_side.config import ClientConfig
 from client_side.records import SHIPPED_RECORDS
@@ -15,6 +16,8 @@ from server_side.config import ServerConfig
 TINY_MODEL = "tiny"
 """What `base_model` and `target_model` say for a two-layer model that is built on the spot."""
 
+ARM_NAME: Final = re.compile(r"[a-z0-9_]{1,40}")
+"""How an arm may be called."""
 
 _METRICS = ("rouge1", "rouge2", "rougeL", "bleu", "perplexity")
 
@@ -224,7 +227,7 @@ class SimulateConfig:
                 "Expected num_private_records to be a whole number >= 1 or null, got "
                 f"{self.num_private_records}. Change num_private_records."
             )
-        if not re.fullmatch(r"[a-z0-9_]{1,40}", self.arm):
+        if not ARM_NAME.fullmatch(self.arm):
             raise ConfigurationError(
                 f"Expected arm to be a short name of small letters, digits and _, got "
                 f"{self.arm!r}. Change arm."
