@@ -1,4 +1,4 @@
-"""A comparison of arms for people and programs: a table of 80 columns, Markdown, CSV."""
+"""A comparison of arms for people and programs: a table for a terminal, Markdown, CSV."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from server_side.evaluation import Metric
 from server_side.measuring.comparing import ArmFigure, ArmResult, Comparison
 from server_side.measuring.intervals import Interval
 from server_side.measuring.measures import is_lower_better
+from simulations.compare_layout import lay_out
 
-_WIDTH: Final = 80
+_MAX_SENTENCE: Final = 80
+"""Greatest width of sentences; tables take what the terminal has."""
 _MARK: Final = "†"
 _MARK_NOTE: Final = (
     f"{_MARK} Uses the private records themselves. It exists in simulation only, to compare with."
@@ -33,16 +34,11 @@ def show_comparison(
     Args:
         comparison: The arms.
         measure: Which measure.
-        console: Where to print; None takes standard output, 80 columns wide.
+        console: Where to print; None takes standard output.
     """
-    console = console or Console(width=_WIDTH)
     title = f"{measure}, {_direction(measure)}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in _TITLES:
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-    for arm in comparison.arms:
-        table.add_row(*(Text(cell) for cell in _cells(arm, measure, comparison, break_by="\n")))
-    console.print(table)
+    rows = [_cells(arm, measure, comparison, break_by="\n") for arm in comparison.arms]
+    _show_table(title, _TITLES, rows, console=console or Console())
     show_lines(notes(comparison), console=console)
 
 
@@ -51,13 +47,22 @@ def show_lines(lines: Sequence[str], *, console: Console | None = None) -> None:
 
     Args:
         lines: The sentences; of none nothing is printed.
-        console: Where to print; None takes standard output, 80 columns wide.
+        console: Where to print; None takes standard output.
     """
-    console = console or Console(width=_WIDTH)
+    console = console or Console()
     for line in lines:
-        console.print(Text(line))
+        console.print(Text(line), width=min(console.width, _MAX_SENTENCE))
     if lines:
         console.print()
+
+
+def _show_table(
+    title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console
+) -> None:
+    width = console.width if console.is_terminal else None
+    console.print(Text(title, style="italic"), soft_wrap=True)
+    for number, line in enumerate(lay_out(titles, rows, width=width)):
+        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
 
 
 def notes(comparison: Comparison) -> list[str]:
