@@ -13,15 +13,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+from rich.console import Console
 
 from lm.disk import in_words
 from lm.errors import LmError
 from protocol.errors import RewardDSError, StageError
+from server_side.config import JudgeConfig
 from server_side.evaluation import Metric
-from server_side.measuring.comparing import ComparingConfig, Comparison, compare_runs
+from server_side.measuring.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
+from server_side.measuring.judges import VERDICTS_STAGE, open_judge
 from server_side.measuring.measures import is_measure
 from server_side.whole_files import write_atomically
 from simulations.compare_checks import (
@@ -30,8 +35,17 @@ from simulations.compare_checks import (
     require_one_test,
     untuned_notes,
 )
+from simulations.compare_judging import ArmVerdict, judge_arms, read_asked
 from simulations.compare_runs import find_runs, named_folder, read_run, require_one_each
-from simulations.compare_views import as_csv, as_markdown, show_comparison, show_lines
+from simulations.compare_views import (
+    as_csv,
+    as_markdown,
+    show_comparison,
+    show_lines,
+    show_verdicts,
+    verdicts_as_markdown,
+)
+from simulations.console import SimulationConsole
 
 _MAX_DRAWS: Final = 10**6
 _SHOWN: Final = ("pass@1", Metric.ROUGEL, Metric.PERPLEXITY)
@@ -43,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Words after the program's name; None takes those of this process.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.judge_url is not None and not options.judge_model:
+        parser.error("expected --judge-model NAME, because --judge-url is given, got nothing")
     try:
         _compare(options)
     except (RewardDSError, LmError, OSError) as error:
@@ -78,12 +95,57 @@ def _compare(options: argparse.Namespace) -> None:
     show_lines(remarks)
     if num_unfinished:
         print(f"Runs left out because they are not finished: {num_unfinished}.")
-    if options.csv is not None:
-        write_atomically(options.csv, as_csv(comparison))
-    if options.markdown is not None:
-        tables = [as_markdown(comparison, measure) for measure in measures]
-        lines = [*tables, *(f"{line}  " for line in remarks)]
-        write_atomically(options.markdown, "\n".join(lines))
+
+    def write(verdicts: Mapping[str, ArmVerdict] | None = None) -> None:
+        if options.csv is not None:
+            write_atomically(options.csv, as_csv(comparison, verdicts))
+        if options.markdown is not None:
+            tables = [as_markdown(comparison, measure) for measure in measures]
+            tables += [verdicts_as_markdown(verdicts, comparison)] if verdicts else []
+            lines = [*tables, *(f"{line}  " for line in remarks)]
+            write_atomically(options.markdown, "\n".join(lines))
+
+    write()
+    if options.judge_model is not None:
+        # After all else: what has been computed waits for no judge.
+        verdicts = _ask(options, runs, comparison, folders=list(folders))
+        show_verdicts(verdicts, comparison)
+        write(verdicts)
+
+
+def _ask(
+    options: argparse.Namespace,
+    runs: Sequence[ArmRun],
+    comparison: Comparison,
+    *,
+    folders: Sequence[Path],
+) -> dict[str, ArmVerdict]:
+    """Ask the judge that the command names, and show how far it is on standard error."""
+    try:
+        judge = open_judge(
+            JudgeConfig(
+                kind="local" if options.judge_url is None else "endpoint",
+                model=options.judge_model,
+                url=options.judge_url,
+            )
+        )
+        assert judge is not None, "a kind is named"
+        by_seed = {run.seed: folder for folder, run in zip(folders, runs, strict=True)}
+        asked = read_asked(by_seed[seed] for seed in comparison.seeds)
+        with SimulationConsole(console=Console(stderr=True)) as console:
+            console.start(VERDICTS_STAGE)
+            started = time.monotonic()
+            verdicts = judge_arms(
+                runs, comparison, asked=asked, judge=judge, on_progress=console.advance
+            )
+            seconds = time.monotonic() - started
+            console.end(VERDICTS_STAGE, seconds=seconds, was_whole=False)
+    except (RewardDSError, LmError) as error:
+        raise StageError(
+            f"{in_words(error)} All but the win rate is shown above, and written where that was "
+            "asked for."
+        ) from error
+    return verdicts
 
 
 def _chosen(asked: Sequence[str] | None, comparison: Comparison) -> list[str]:
@@ -130,6 +192,20 @@ def _parser() -> argparse.ArgumentParser:
         help="what to show, such as bleu or pass@5; give it several times for more (default: "
         "rougeL and perplexity, and pass@1 where tests were run)",
     )
+    parser.add_argument(
+        "--judge-model",
+        metavar="MODEL",
+        help="also ask a judge which answers are better, each arm's or the reference's: the folder "
+        "of a model of this machine, or with --judge-url the name of one that is served there. A "
+        "judge sees public test prompts and sampled answers only",
+    )
+    parser.add_argument(
+        "--judge-url",
+        type=_address,
+        metavar="URL",
+        help="OpenAI-style endpoint of the judge, such as http://127.0.0.1:8000/v1; "
+        f"{JudgeConfig().api_key_variable} in the environment holds its key, if it wants one",
+    )
     parser.add_argument("--csv", type=Path, help="write every arm and metric to this file")
     parser.add_argument("--markdown", type=Path, help="write the shown tables to this file")
     for name, default in (
@@ -146,6 +222,12 @@ def _measure(text: str) -> str:
     if not is_measure(text):
         names = ", ".join(metric.value for metric in Metric)
         raise argparse.ArgumentTypeError(f"expected one of {names} or pass@K, got {text}")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"expected an http:// or https:// address, got {text}")
     return text
 
 
