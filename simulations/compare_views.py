@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from server_side.evaluation import Metric
@@ -15,10 +16,13 @@ from server_side.measuring.comparing import ArmFigure, ArmResult, Comparison
 from server_side.measuring.intervals import Interval
 from server_side.measuring.measures import is_lower_better
 from simulations.compare_judging import ArmVerdict
-from simulations.compare_layout import lay_out
 
 _MAX_SENTENCE: Final = 80
 """Greatest width of sentences; tables take what the terminal has."""
+_UNBOUNDED: Final = 1000
+"""Width of what is no terminal: more than any table needs."""
+_LEAST_NAME: Final = 12
+"""Characters that a name's column keeps in the narrowest terminal."""
 _MARK: Final = "†"
 _MARK_NOTE: Final = (
     f"{_MARK} Uses the private records themselves. It exists in simulation only, to compare with."
@@ -78,10 +82,21 @@ def show_lines(lines: Sequence[str], *, console: Console | None = None) -> None:
 def _show_table(
     title: str, titles: Sequence[str], rows: Sequence[Sequence[str]], *, console: Console
 ) -> None:
-    width = console.width if console.is_terminal else None
-    console.print(Text(title, style="italic"), soft_wrap=True)
-    for number, line in enumerate(lay_out(titles, rows, width=width)):
-        console.print(Text(line, style="" if number else "bold"), soft_wrap=True)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    name, *numbers = titles
+    table.add_column(name, overflow="fold", min_width=_LEAST_NAME)
+    least = _LEAST_NAME + 1
+    for at, number in enumerate(numbers, start=1):
+        needed = max(len(line) for row in rows for line in (number, *row[at].split("\n")))
+        table.add_column(number, justify="right", no_wrap=True, min_width=needed)
+        least += needed + 1
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # Names give way, and then the edge: a number that is cut would be another number.
+    before = console.width
+    console.width = max(least, before) if console.is_terminal else _UNBOUNDED
+    console.print(table, crop=False)
+    console.width = before
 
 
 def notes(comparison: Comparison) -> list[str]:

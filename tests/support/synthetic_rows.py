@@ -1,9 +1,12 @@
 """Rows of a synthetic data set and certificates to go with them, made up."""
 
+from pathlib import Path
 from typing import Any
 
 from protocol.artifacts import Certificate, LoraShape
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
+from server_side.config import ServerConfig
+from server_side.dataset_export import export_dataset
 from server_side.samples import CuratedSample
 
 
@@ -61,3 +64,18 @@ def make_sample(index: int = 0, **changes: Any) -> CuratedSample:
         "round_index": 1,
     }
     return CuratedSample(**(values | changes))
+
+
+def export_rows(folder: Path, **changes: Any) -> Path:
+    arguments: dict[str, Any] = {
+        "folder": folder / "dataset",
+        "run_id": "run-1",
+        "certificates": [make_certificate()],
+        "settings": row_settings(),
+    }
+    pool = changes.pop("pool", [make_sample(i) for i in range(3)])
+    return export_dataset(pool, **(arguments | changes))
+
+
+def row_settings(**changes: Any) -> dict[str, object]:
+    return {"config": ServerConfig(**changes).fingerprint}

@@ -12,31 +12,15 @@ import pytest
 from protocol.ledger import ProxyKind
 from server_side.config import FilteringConfig, RefinementConfig, ServerConfig
 from server_side.dataset_card import describe_dataset
-from server_side.dataset_export import export_dataset
 from server_side.notes import SelectionPrice
 from server_side.samples import CandidateOrigin, PromptOrigin
-from tests.support.synthetic_rows import make_certificate, make_sample
+from tests.support.synthetic_rows import export_rows, make_certificate, make_sample, row_settings
 
 SETTINGS = {"config": ServerConfig().fingerprint}
 
 
-def _export(folder: Path, **changes: Any) -> Path:
-    arguments: dict[str, Any] = {
-        "folder": folder / "dataset",
-        "run_id": "run-1",
-        "certificates": [make_certificate()],
-        "settings": _settings(),
-    }
-    pool = changes.pop("pool", [make_sample(i) for i in range(3)])
-    return export_dataset(pool, **(arguments | changes))
-
-
-def _settings(**changes: Any) -> dict[str, object]:
-    return {"config": ServerConfig(**changes).fingerprint}
-
-
 def _card(folder: Path, **changes: Any) -> str:
-    return (_export(folder, **changes) / "README.md").read_text()
+    return (export_rows(folder, **changes) / "README.md").read_text()
 
 
 def _making(folder: Path, **changes: Any) -> str:
@@ -81,7 +65,7 @@ def test_an_honest_run_carries_no_warning(tmp_path: Path) -> None:
 def test_card_of_the_published_method_credits_reward_and_likelihood(tmp_path: Path) -> None:
     published = FilteringConfig(consensus_weight=0.0)
 
-    making = _making(tmp_path, settings=_settings(filtering=published))
+    making = _making(tmp_path, settings=row_settings(filtering=published))
 
     assert "by the weighted ranks of reward and likelihood under the client's generator" in making
     assert "competed for a place by their `chosen` response's reward" in making
@@ -106,7 +90,7 @@ def test_card_credits_the_reward_exactly_where_a_choice_looks_at_it(
 ) -> None:
     filtering = FilteringConfig(select_by=select_by, **order)
 
-    card = _card(tmp_path, settings=_settings(filtering=filtering))
+    card = _card(tmp_path, settings=row_settings(filtering=filtering))
 
     assert ("The rewards come from models" in card) is filtering.needs_reward
     assert ("A reward model judges style" in card) is filtering.needs_reward
@@ -118,7 +102,7 @@ def test_card_credits_the_reward_exactly_where_a_choice_looks_at_it(
 def test_card_of_raw_data_says_that_nothing_was_judged(tmp_path: Path) -> None:
     filtering = FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0)
 
-    card = _card(tmp_path, settings=_settings(filtering=filtering))
+    card = _card(tmp_path, settings=row_settings(filtering=filtering))
 
     assert "No score ordered the responses to a prompt" in card
     assert "Every prompt with two usable responses was kept.\n" in card
@@ -129,7 +113,7 @@ def test_card_of_raw_data_says_that_nothing_was_judged(tmp_path: Path) -> None:
 def test_card_says_that_agreement_alone_decides(tmp_path: Path) -> None:
     filtering = FilteringConfig(choose_by="consensus", select_by="consensus")
 
-    making = _making(tmp_path, settings=_settings(filtering=filtering))
+    making = _making(tmp_path, settings=row_settings(filtering=filtering))
 
     assert "`chosen` came first by agreement with the generator's other responses" in making
     assert "`chosen` response's agreement with the generator's other responses" in making
@@ -194,7 +178,7 @@ def test_card_counts_rewrites_where_responses_were_refined(tmp_path: Path) -> No
 
 
 def test_card_without_refinement_says_that_nothing_was_rewritten(tmp_path: Path) -> None:
-    making = _making(tmp_path, settings=_settings(refinement=RefinementConfig(num_rounds=1)))
+    making = _making(tmp_path, settings=row_settings(refinement=RefinementConfig(num_rounds=1)))
 
     assert "nothing was rewritten" in making
     assert "target model" not in making
@@ -212,7 +196,7 @@ def test_card_without_refinement_says_that_nothing_was_rewritten(tmp_path: Path)
 def test_card_speaks_of_no_competition_where_every_prompt_is_kept(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    making = _making(tmp_path, settings=_settings(**changes))
+    making = _making(tmp_path, settings=row_settings(**changes))
 
     assert "was kept, unless its row was nearly the same as another" in making
     assert "competed" not in making
@@ -222,7 +206,7 @@ def test_prompts_compete_where_refinement_only_renews(tmp_path: Path) -> None:
     """A threshold that everybody reaches lets nobody in where nobody may join."""
     refinement = RefinementConfig(threshold="none", pool_growth="renew")
 
-    assert "competed for a place" in _making(tmp_path, settings=_settings(refinement=refinement))
+    assert "competed for a place" in _making(tmp_path, settings=row_settings(refinement=refinement))
 
 
 def test_card_claims_privacy_only_of_clients_whose_noise_protects(tmp_path: Path) -> None:
@@ -267,7 +251,7 @@ def test_card_leaves_open_whether_a_row_repeats_a_record(tmp_path: Path, epsilon
 
 
 def test_a_setting_cannot_break_out_of_the_card(tmp_path: Path) -> None:
-    settings = {**_settings(), "note": "```\n# A heading of mine"}
+    settings = {**row_settings(), "note": "```\n# A heading of mine"}
 
     card = _card(tmp_path, settings=settings)
 

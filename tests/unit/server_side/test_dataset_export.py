@@ -1,31 +1,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
 
 from protocol.errors import StageError
-from server_side.config import ServerConfig
-from server_side.dataset_export import export_dataset, guarantees
+from server_side.dataset_export import guarantees
 from server_side.samples import CandidateOrigin
-from tests.support.synthetic_rows import make_certificate, make_sample
-
-
-def _export(folder: Path, **changes: Any) -> Path:
-    arguments: dict[str, Any] = {
-        "folder": folder / "dataset",
-        "run_id": "run-1",
-        "certificates": [make_certificate()],
-        "settings": _settings(),
-    }
-    pool = changes.pop("pool", [make_sample(i) for i in range(3)])
-    return export_dataset(pool, **(arguments | changes))
-
-
-def _settings(**changes: Any) -> dict[str, object]:
-    return {"config": ServerConfig(**changes).fingerprint}
+from tests.support.synthetic_rows import export_rows, make_certificate, make_sample
 
 
 def test_datasets_library_loads_the_folder(tmp_path: Path) -> None:
@@ -40,7 +23,7 @@ def test_datasets_library_loads_the_folder(tmp_path: Path) -> None:
         for i in range(3)
     ]
 
-    folder = _export(tmp_path, pool=pool)
+    folder = export_rows(tmp_path, pool=pool)
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
 
     # Arrow has lists and no tuples.
@@ -56,7 +39,8 @@ def test_data_sets_of_two_runs_are_not_taken_for_each_other_out_of_one_cache(
     """`datasets` keeps what it loaded by the names of folder and configuration alone."""
     cache = str(tmp_path / "cache")
     folders = [
-        _export(tmp_path / run, pool=[make_sample(0, chosen=run)]) for run in ("first", "second")
+        export_rows(tmp_path / run, pool=[make_sample(0, chosen=run)])
+        for run in ("first", "second")
     ]
 
     loaded = [
@@ -67,7 +51,7 @@ def test_data_sets_of_two_runs_are_not_taken_for_each_other_out_of_one_cache(
 
 
 def test_json_lines_hold_the_same_rows_as_parquet(tmp_path: Path) -> None:
-    folder = _export(tmp_path)
+    folder = export_rows(tmp_path)
 
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     parquet = datasets.Dataset.from_parquet(
@@ -78,7 +62,7 @@ def test_json_lines_hold_the_same_rows_as_parquet(tmp_path: Path) -> None:
 
 
 def test_certificates_are_kept_word_for_word(tmp_path: Path) -> None:
-    folder = _export(tmp_path)
+    folder = export_rows(tmp_path)
 
     (statement,) = json.loads((folder / "certificates.json").read_text())
 
@@ -87,9 +71,9 @@ def test_certificates_are_kept_word_for_word(tmp_path: Path) -> None:
 
 
 def test_export_replaces_an_older_one_and_leaves_no_remains(tmp_path: Path) -> None:
-    _export(tmp_path)
+    export_rows(tmp_path)
 
-    folder = _export(tmp_path, pool=[make_sample()])
+    folder = export_rows(tmp_path, pool=[make_sample()])
 
     assert len((folder / "train.jsonl").read_text().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
@@ -104,13 +88,13 @@ def test_failed_export_leaves_nothing_behind(
     monkeypatch.setattr("server_side.dataset_export.pq.write_table", fail)
 
     with pytest.raises(OSError, match="disk full"):
-        _export(tmp_path)
+        export_rows(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="empty pool"):
-        _export(tmp_path, pool=[])
+        export_rows(tmp_path, pool=[])
 
 
 def test_guarantees_are_sorted_by_client() -> None:
