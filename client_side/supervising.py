@@ -73,6 +73,7 @@ _REASONS: Final = (
     (_LOST_REPLY, "an answer could not be sent; it is given again when the server asks again"),
     ("Failed to activate", "the server still takes this node for present; it lets it in later"),
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
+    ("part that starts client processes", "its part that starts client processes ended"),
     ("401", "the server does not know this node's key; ask its operator"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of the authority that we trust"),
     ("does not point to a file", "a key or certificate in the client's folder is missing"),

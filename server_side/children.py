@@ -48,6 +48,14 @@ class Child:
     log_file: Path
     """Where it writes."""
 
+    @property
+    def how_it_ended(self) -> str:
+        """Its exit code, its log and the end of that; for a child that has ended."""
+        return (
+            f"ended with code {self.process.returncode}. See {self.log_file}"
+            f"{last_lines(self.log_file)}"
+        )
+
 
 class Children:
     """The processes of one exchange; leaving the `with` block ends them and all they started."""
@@ -136,13 +144,15 @@ class Children:
         Raises:
             ExchangeError: One has ended; the message shows the end of its log.
         """
-        for child in self._children:
-            code = child.process.poll()
-            if code is not None:
-                raise ExchangeError(
-                    f"Expected {child.name} to run until the exchange is over, but it ended with "
-                    f"code {code}. See {child.log_file}{last_lines(child.log_file)}"
-                )
+        for child in self.ended():
+            raise ExchangeError(
+                f"Expected {child.name} to run until the exchange is over, but it "
+                f"{child.how_it_ended}"
+            )
+
+    def ended(self) -> tuple[Child, ...]:
+        """Return the children that have ended by themselves, in the order of their start."""
+        return tuple(child for child in self._children if child.process.poll() is not None)
 
     def stop(self) -> None:
         """End all children and whatever they started, first kindly, then not."""

@@ -46,7 +46,9 @@ def make_or_take_exchange(
     def make(run_id: str) -> None:
         console.say("Exchange: every client trains its two proxies under differential privacy.")
         look = partial(console.look_at_clients, world)
-        _make_exchange(config, world, run_folder=run_folder, run_id=run_id, on_poll=look)
+        _make_exchange(
+            config, world, run_folder=run_folder, run_id=run_id, on_poll=look, say=console.say
+        )
 
     if shared is None:
         make(run_id_of(run_folder))
@@ -66,6 +68,7 @@ def _make_exchange(
     run_folder: Path,
     run_id: str,
     on_poll: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
     try:
         with measured_exchange(run_folder):
@@ -78,7 +81,7 @@ def _make_exchange(
                     from simulations import processes
 
                     processes.run_exchange(
-                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll
+                        world, run_id=run_id, runtime=config.runtime, on_poll=on_poll, say=say
                     )
                 case Runtime.RAY:
                     from simulations import ray_engine

@@ -30,7 +30,9 @@ class ClientOutcome:
     name: str = ""
     """Its public name; empty where it never said."""
     answers: Mapping[str, str] = field(default_factory=dict)
-    """By action: `admitted`, `refused: <code>`, `not admitted: <code>` or `no answer`."""
+    """By action: `admitted`, `refused: <code>`, `not admitted: <code>` or `no answer`.
+
+    Under `node`, in a simulation, why it was given up."""
     epsilon: float | None = None
     """Composed ε of its newest admitted release."""
 
@@ -110,6 +112,18 @@ def clients_without_releases(run_folder: Path) -> tuple[ClientOutcome, ...]:
     outcome = read_outcome(run_folder)
     if outcome is None:
         return ()
+    return tuple(client for client in outcomes_of(outcome) if not client.gave_both)
+
+
+def outcomes_of(outcome: Mapping[str, object]) -> tuple[ClientOutcome, ...]:
+    """Return what became of each client.
+
+    Args:
+        outcome: What `read_outcome` gives.
+
+    Returns:
+        One a client.
+    """
     clients = outcome["clients"]
     assert isinstance(clients, list)
-    return tuple(item for client in clients if not (item := ClientOutcome(**client)).gave_both)
+    return tuple(ClientOutcome(**client) for client in clients)

@@ -28,7 +28,7 @@ from server_side.exchange.clients import load_clients
 from server_side.exchange.collecting import Waiting
 from server_side.exchange.folder import ServerFolder, write_private_file
 from server_side.exchange.network import LOOPBACK, NetworkConfig, check_listening
-from server_side.exchange.outcome import OUTCOME_FILE, ClientOutcome, RunLostError, read_outcome
+from server_side.exchange.outcome import OUTCOME_FILE, RunLostError, outcomes_of, read_outcome
 from server_side.exchange.registering import sync_nodes
 from server_side.exchange.submitting import (
     Link,
@@ -148,10 +148,8 @@ def collect_from_clients(folder: ServerFolder) -> None:
 
 def _missing(folder: ServerFolder, outcome: Mapping[str, object]) -> str:
     """Name the allowed clients that gave less than both proxies, and how to ask them again."""
-    clients = outcome["clients"]
-    assert isinstance(clients, list)
     missing = dict.fromkeys(load_clients(folder.clients_folder), "was not there")
-    for client in (ClientOutcome(**item) for item in clients):
+    for client in outcomes_of(outcome):
         if client.gave_both:
             missing.pop(client.name, None)
         elif client.name in missing:
