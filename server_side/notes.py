@@ -35,7 +35,7 @@ class PrivateOverlap:
     ngram_size: int
     """Words of an n-gram."""
     num_records: int
-    """Distinct private records of all clients."""
+    """Distinct private records of the clients that took part."""
     num_identifiers: int
     """Distinct names, telephone numbers and birth dates in the records."""
     synthetic: TextOverlap
@@ -63,6 +63,9 @@ class RunNotes:
     tuned_on: str
     """What the target was tuned on: `synthetic`, `private_records` or `private_records_dp`."""
     private_overlap: PrivateOverlap | None = None
-    """Overlap with the private records; None where there is no synthetic set."""
+    """Overlap with the private records; None where there is no synthetic set, or where records
+    cannot be read."""
+    clients_without_records: tuple[str, ...] = ()
+    """Clients that took part and whose records could not be read any more for the overlap."""
     selection: SelectionPrice | None = None
     """Price of choosing this run among several; None where it was not chosen privately."""

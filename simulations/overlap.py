@@ -50,7 +50,7 @@ def measure_overlap(
     Args:
         synthetic: Texts of the synthetic set, such as prompts with their responses.
         public: Public texts of the same domain that no client trained on.
-        records: Texts of all clients' private records.
+        records: Texts of the clients' private records.
 
     Returns:
         Shares, lengths and counts; no text.

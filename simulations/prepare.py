@@ -59,7 +59,7 @@ class World:
     clients: tuple[ClientFolder, ...]
     """One folder a client."""
     num_records: tuple[int, ...]
-    """Records of each client, in the same order."""
+    """Records of each client, in the same order; 0 where its file cannot be read any more."""
     server_folder: Path
     """Run folder of the server's job, with its settings."""
     server: ServerConfig
@@ -207,8 +207,12 @@ def _reopen(config: SimulateConfig, run_folder: Path, facts: Mapping[str, object
 
 
 def _count_lines(file: Path) -> int:
-    with file.open("rb") as lines:
-        return sum(1 for _ in lines)
+    """Count a client's records; 0 where they are gone, which is for that client to refuse."""
+    try:
+        with file.open("rb") as lines:
+            return sum(1 for _ in lines)
+    except OSError:
+        return 0
 
 
 def _with_models(config: SimulateConfig, run_folder: Path) -> SimulateConfig:

@@ -67,7 +67,7 @@ def note_price(
     from lm.model_folders import base_model_digest, resolve_base_model
     from server_side.dataset_export import guarantees
     from server_side.shared_stages import file_digest
-    from simulations.prepare import RECORDS_FILE
+    from simulations.owned_records import records_digest
     from simulations.shared_exchange import ORIGIN_FILE
 
     certificates = [release.certificate for release in releases]
@@ -87,10 +87,7 @@ def note_price(
             "target_model": base_model_digest(resolve_base_model(world.server.target_model)),
             "test_records": file_digest(world.server_folder / "evaluation.jsonl"),
             "public_texts": _public_texts(config),
-            "records": {
-                client.path.name: file_digest(client.path / RECORDS_FILE)
-                for client in world.clients
-            },
+            "records": {client.path.name: records_digest(client) for client in world.clients},
             "releases": {
                 f"{item.client_name}/{item.proxy.value}": item.weights_digest
                 for item in certificates

@@ -284,7 +284,9 @@ def _run_both_parties(
         exchange=read_exchange_cost(run_folder),
         progress=console,
         shared=stages,
-        annotate=partial(annotate_run, config=config, world=world, selection=selection),
+        annotate=partial(
+            annotate_run, config=config, world=world, releases=admitted, selection=selection
+        ),
     )
 
 

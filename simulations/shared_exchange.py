@@ -35,7 +35,8 @@ from server_side.public_texts import read_public_text
 from server_side.shared_stages import code_versions, file_digest, locked, remove
 from simulations.config import SimulateConfig
 from simulations.costs import COST_FILE
-from simulations.prepare import RECORDS_FILE, WORLD_FILE, World, prepare_world
+from simulations.owned_records import records_digest
+from simulations.prepare import WORLD_FILE, World, prepare_world
 
 ORIGIN_FILE: Final = "exchange_origin.json"
 """In a run's folder: under which key its exchange is shared, and which run made it."""
@@ -105,11 +106,7 @@ def exchange_key(config: SimulateConfig, world: World) -> str:
         "min_clients": world.server.min_clients,
         "warm_start": _starting(world.server),
         "clients": [
-            (
-                client.path.name,
-                _deciding(client),
-                file_digest(client.path / RECORDS_FILE),
-            )
+            (client.path.name, _deciding(client), records_digest(client))
             for client in world.clients
         ],
     }

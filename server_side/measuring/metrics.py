@@ -129,6 +129,9 @@ def build_metrics(
         metrics["arm"], metrics["tuned_on"] = notes.arm, notes.tuned_on
         if notes.private_overlap is not None:
             metrics["private_overlap"] = to_json(notes.private_overlap)
+        elif notes.clients_without_records:
+            metrics["private_overlap"] = None
+            metrics["clients_without_records"] = list(notes.clients_without_records)
         if (selection := notes.selection) is not None:
             epsilon = selection.epsilon if math.isfinite(selection.epsilon) else None
             metrics["selection"] = {"epsilon": epsilon, "delta": selection.delta}

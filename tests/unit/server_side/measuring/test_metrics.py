@@ -147,6 +147,17 @@ def test_what_only_some_runs_know_fits_the_schema_as_well(tmp_path: Path) -> Non
     assert read_metrics(tmp_path / "metrics.json")["private_overlap"]["public"] == to_json(side)
 
 
+def test_an_overlap_that_could_not_be_measured_is_null_and_says_whose_records_are_gone(
+    tmp_path: Path,
+) -> None:
+    notes = RunNotes(arm="rewardds", tuned_on="synthetic", clients_without_records=("east",))
+
+    write_metrics(tmp_path / "metrics.json", _metrics(notes=notes))
+
+    found = read_metrics(tmp_path / "metrics.json")
+    assert (found["private_overlap"], found["clients_without_records"]) == (None, ["east"])
+
+
 def test_clients_without_releases_are_named_with_their_answers(tmp_path: Path) -> None:
     lost = ClientOutcome(name="east", answers={"hello": "admitted", "generator": "no answer"})
     metrics = _metrics(without_releases=[lost])

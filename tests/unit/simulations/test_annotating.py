@@ -1,0 +1,91 @@
+"""What a simulation adds to a run: the overlap looks at who took part, and costs no output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from protocol.ledger import ProxyKind
+from server_side.admission import AdmittedRelease
+from server_side.notes import RunNotes
+from simulations.annotating import annotate_run
+from simulations.config import SimulateConfig
+from simulations.prepare import World, prepare_world
+from tests.support.curated import curated
+from tests.support.laid_out import rows_of, simulation
+
+CONFIG = simulation()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return prepare_world(CONFIG, tmp_path)
+
+
+def released(*names: str, proxies: Sequence[ProxyKind] = tuple(ProxyKind)) -> list[AdmittedRelease]:
+    found = [SimpleNamespace(client_name=name, proxy=proxy) for name in names for proxy in proxies]
+    return cast(list[AdmittedRelease], found)
+
+
+def annotate(
+    world: World, releases: Sequence[AdmittedRelease], *, config: SimulateConfig = CONFIG
+) -> RunNotes:
+    return annotate_run(
+        [curated("q1", 1.0)], config=config, world=world, releases=releases, selection=None
+    )
+
+
+def num_distinct(rows: Sequence[dict[str, str]]) -> int:
+    return len({(row["prompt"], row["response"]) for row in rows})
+
+
+def test_the_overlap_is_that_with_the_records_of_all_who_took_part(world: World) -> None:
+    first, second = rows_of(world)
+
+    notes = annotate(world, released("client-1", "client-2"))
+
+    assert notes.private_overlap is not None
+    assert notes.private_overlap.num_records == num_distinct([*first, *second])
+
+
+@pytest.mark.parametrize("flaw", ["removed", "grown", "torn"])
+def test_records_of_a_client_that_took_no_part_are_not_looked_at(world: World, flaw: str) -> None:
+    first, _ = rows_of(world)
+    spoil(world, flaw)
+    releases = released("client-1") + released("client-2", proxies=[ProxyKind.GENERATOR])
+
+    notes = annotate(world, releases)
+
+    assert notes.private_overlap is not None
+    assert notes.private_overlap.num_records == num_distinct(first)
+    assert notes.clients_without_records == ()
+
+
+@pytest.mark.parametrize("flaw", ["removed", "grown", "torn"])
+def test_records_that_cannot_be_read_any_more_cost_the_overlap_and_a_warning_alone(
+    world: World, flaw: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(world, flaw)
+
+    notes = annotate(world, released("client-1", "client-2"))
+
+    assert notes.private_overlap is None
+    assert notes.clients_without_records == ("client-2",)
+    assert notes.arm == CONFIG.arm
+    assert "those of client-2 cannot be read any more: Expected" in caplog.text
+
+
+def spoil(world: World, flaw: str) -> None:
+    file = world.clients[1].path / "records.jsonl"
+    match flaw:
+        case "removed":
+            file.unlink()
+        case "grown":  # beyond what its declared_size allows
+            rows = (f'{{"prompt": "Why {i}?", "response": "So."}}\n' for i in range(300))
+            file.write_text("".join(rows), encoding="utf-8")
+        case "torn":
+            file.write_bytes(file.read_bytes()[:-20])
