@@ -214,7 +214,7 @@ def _by_arm(runs: Sequence[ArmRun], config: ComparingConfig) -> dict[str, dict[i
         if run.seed in own:
             raise StageError(
                 f"Expected one run for each arm and seed, found two of arm={run.arm} with "
-                f"seed={run.seed}. Name one of them, or give one another arm."
+                f"seed={run.seed}. Name one of them, or say LABEL=FOLDER for one."
             )
         own[run.seed] = run
     if config.reference not in {*by_arm, UNTUNED}:

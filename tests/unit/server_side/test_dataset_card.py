@@ -1,4 +1,4 @@
-"""What the data card says of prices, and what it does with a client's own words."""
+"""What the data card says of how its rows were made and what they cost, and what it leaves open."""
 
 from __future__ import annotations
 
