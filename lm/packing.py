@@ -26,8 +26,6 @@ class PackedChat:
     """Position of the chat among those that were packed."""
     row: int
     """Its row."""
-    prefix_length: int
-    """Tokens before the first response of the row."""
     start: int
     """Column of its first response token."""
     stop: int
@@ -96,9 +94,7 @@ def pack_rows(rows: Sequence[PackedRow]) -> PackedBatch:
             stop = start + len(tail)
             positions[r, start:stop] = torch.arange(prefix_length, prefix_length + len(tail))
             blocks[r, start:stop] = number
-            packed.append(
-                PackedChat(index=index, row=r, prefix_length=prefix_length, start=start, stop=stop)
-            )
+            packed.append(PackedChat(index=index, row=r, start=start, stop=stop))
             start = stop
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     same_block = blocks[:, :, None] == blocks[:, None, :]

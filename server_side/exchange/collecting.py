@@ -104,16 +104,6 @@ class Waiting:
     """How often to look who is there."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Collection:
-    """What the exchange brought."""
-
-    admitted: tuple[AdmittedRelease, ...]
-    """All admitted releases."""
-    outcomes: tuple[ClientOutcome, ...]
-    """One a client, also of those that failed."""
-
-
 def collect(
     channel: Channel,
     *,
@@ -123,7 +113,7 @@ def collect(
     waiting: Waiting,
     client_keys: ClientKeys | None = None,
     flower_run: str | None = None,
-) -> Collection:
+) -> tuple[AdmittedRelease, ...]:
     """Ask every client for both proxies, admit what comes, and store it.
 
     Args:
@@ -137,7 +127,7 @@ def collect(
         flower_run: Flower's own number of this try, for the outcome; None without Flower.
 
     Returns:
-        What was admitted, and what became of each client.
+        What was admitted. What became of each client stands in the outcome.
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
@@ -159,14 +149,14 @@ def collect(
         exchange.greet(waiting)
         for proxy in ProxyKind:
             exchange.ask_for(proxy, timeout_seconds=waiting.deadline_seconds)
-        collection = exchange.result()
+        admitted = exchange.result()
     except RunLostError:
         raise  # This try is lost, not the exchange: an outcome would end it.
     except Exception as error:
         exchange.note(error)
         raise
     exchange.note(None)
-    return collection
+    return admitted
 
 
 class _Exchange:
@@ -267,7 +257,7 @@ class _Exchange:
             else:
                 self._answered(client_id, action, "no answer")
 
-    def result(self) -> Collection:
+    def result(self) -> tuple[AdmittedRelease, ...]:
         """Return what was admitted, if it is from enough clients."""
         complete = {
             item.client_name
@@ -281,7 +271,7 @@ class _Exchange:
                 f"(server_side.min_clients), found {len(complete)}: {reasons}. "
                 "Each client's own log says why it refused, exchange.log what failed on the way."
             )
-        return Collection(admitted=tuple(self._admitted), outcomes=tuple(self._outcomes.values()))
+        return tuple(self._admitted)
 
     def note(self, error: Exception | None) -> None:
         """Write what became of everybody, for whoever waits for it."""

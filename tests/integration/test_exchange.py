@@ -14,8 +14,9 @@ from protocol.errors import ExchangeError, RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import Refusal
 from protocol.wire import encode_bytes
+from server_side.admission import AdmittedRelease
 from server_side.app import BytesChannel, Endpoint
-from server_side.exchange.collecting import RELEASES, Collection, Waiting, collect, load_collected
+from server_side.exchange.collecting import RELEASES, Waiting, collect, load_collected
 from server_side.exchange.outcome import RunLostError, clients_without_releases, read_outcome
 from tests.support.clients import CANARY, RUN_ID, client_config, make_client, server_config
 
@@ -45,7 +46,9 @@ class Exchange:
 
         return answer
 
-    def run(self, *, min_clients: int = 1, channel: BytesChannel | None = None) -> Collection:
+    def run(
+        self, *, min_clients: int = 1, channel: BytesChannel | None = None
+    ) -> tuple[AdmittedRelease, ...]:
         return collect(
             channel or BytesChannel(self.clients),
             config=server_config(self.base_model, min_clients=min_clients),
@@ -68,16 +71,16 @@ def exchange(tmp_path: Path, tiny_llama: Path) -> Exchange:
 
 
 def test_both_proxies_of_both_clients_are_admitted_and_stored(exchange: Exchange) -> None:
-    collection = exchange.run(min_clients=2)
+    admitted = exchange.run(min_clients=2)
 
-    assert len(collection.admitted) == 4
+    assert len(admitted) == 4
     stored = load_collected(
         server_config(exchange.base_model), run_id=RUN_ID, run_folder=exchange.folder
     )
     assert {(item.client_name, item.proxy) for item in stored} == {
         (f"client-{number}", proxy) for number in (1, 2) for proxy in ProxyKind
     }
-    assert all(outcome.epsilon and outcome.epsilon <= 8 for outcome in collection.outcomes)
+    assert all(0 < item.epsilon <= 8 for item in admitted)
 
 
 def test_nothing_that_is_sent_holds_a_record(exchange: Exchange) -> None:
@@ -91,9 +94,9 @@ def test_a_second_exchange_of_the_run_asks_for_no_training(exchange: Exchange) -
     exchange.run()
     exchange.asked.clear()
 
-    collection = exchange.run(min_clients=2)
+    admitted = exchange.run(min_clients=2)
 
-    assert len(collection.admitted) == 4
+    assert len(admitted) == 4
     assert {action for _, action in exchange.asked} == {"hello"}
 
 
@@ -190,9 +193,9 @@ def test_a_lost_link_is_no_outcome_and_the_next_try_pays_nothing_twice(exchange:
 def test_two_nodes_of_one_name_count_once(exchange: Exchange) -> None:
     exchange.clients[3] = exchange.clients[1]
 
-    collection = exchange.run()
+    admitted = exchange.run()
 
-    assert len(collection.admitted) == 4
+    assert len(admitted) == 4
     assert exchange.answers()[2] == {"hello": "not admitted: client"}
 
 

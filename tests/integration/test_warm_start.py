@@ -16,9 +16,10 @@ from lm.errors import TableError
 from protocol.artifacts import AdapterWeights
 from protocol.errors import AdmissionCode, AdmissionError, ConfigurationError
 from protocol.ledger import ProxyKind
+from server_side.admission import AdmittedRelease
 from server_side.app import BytesChannel
 from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
-from server_side.exchange.collecting import Collection, Waiting, collect, load_collected
+from server_side.exchange.collecting import Waiting, collect, load_collected
 from server_side.exchange.starts import STARTS, sent_digests, start_counts
 from tests.support.clients import client_config, make_client, server_config
 
@@ -49,7 +50,7 @@ def clients(tmp_path: Path, tiny_llama: Path) -> tuple[ClientFolder, ClientFolde
 
 def run(
     server: ServerConfig, clients: tuple[ClientFolder, ClientFolder], folder: Path
-) -> Collection:
+) -> tuple[AdmittedRelease, ...]:
     channel = BytesChannel(
         {n: partial(answer_bytes, folder=client.path) for n, client in enumerate(clients)}
     )
@@ -63,11 +64,10 @@ def test_those_who_take_a_start_state_it_and_the_rest_start_fresh(
 ) -> None:
     folder = tmp_path / "server"
 
-    collection = run(server, clients, folder)
+    admitted = run(server, clients, folder)
 
     stated = {
-        f"{item.client_name}.{item.proxy.value}": item.certificate.start_digest
-        for item in collection.admitted
+        f"{item.client_name}.{item.proxy.value}": item.certificate.start_digest for item in admitted
     }
     assert sent_digests(folder).keys() == {"taker.generator", "taker.reward"}
     assert stated == {
@@ -105,9 +105,9 @@ def test_an_exchange_that_starts_anew_sends_what_it_sent_before(
     again = run(server, clients, folder)
 
     assert sent_digests(folder) == before
-    assert {item.proxy for item in again.admitted if item.client_name == "taker"} == set(ProxyKind)
-    assert {item.epsilon for item in again.admitted if item.client_name == "taker"} == {
-        item.epsilon for item in again.admitted if item.client_name == "other"
+    assert {item.proxy for item in again if item.client_name == "taker"} == set(ProxyKind)
+    assert {item.epsilon for item in again if item.client_name == "taker"} == {
+        item.epsilon for item in again if item.client_name == "other"
     }
 
 

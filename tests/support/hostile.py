@@ -23,9 +23,10 @@ from protocol.documents import dump_canonical, parse_canonical
 from protocol.ledger import PrivacyUnit, ProxyKind
 from protocol.messages import HelloReply, ReleaseReply, TrainingRequest
 from protocol.wire import decode_bytes, encode_bytes
+from server_side.admission import AdmittedRelease
 from server_side.app import BytesChannel
 from server_side.config import ServerConfig
-from server_side.exchange.collecting import RELEASES, Collection, Waiting, collect, load_collected
+from server_side.exchange.collecting import RELEASES, Waiting, collect, load_collected
 from server_side.exchange.outcome import read_outcome
 from tests.support.clients import RUN_ID
 from tests.support.releases import LORA, OTHER_KEY, SIGNING_KEY, make_ledger, make_reply
@@ -109,7 +110,9 @@ class Exchange:
     is_hostile_first: bool = False
     """Whether the hostile client is asked before the honest one."""
 
-    def meet(self, *, hello: Callable[[Client], bytes] = Client.hello) -> Collection:
+    def meet(
+        self, *, hello: Callable[[Client], bytes] = Client.hello
+    ) -> tuple[AdmittedRelease, ...]:
         base_model = Path(self.config.base_model)
         alice = Client(base_model=base_model, name="alice", key=SIGNING_KEY)
         mallory = Client(base_model=base_model)

@@ -68,4 +68,4 @@ def test_a_row_holds_its_prompt_once(tiny_llama: Path) -> None:
         members = [chat for chat in batch.chats if chat.row == row]
         tails = sum(chat.stop - chat.start for chat in members)
         assert len(members) == len(responses), prompt
-        assert max(chat.stop for chat in members) == members[0].prefix_length + tails
+        assert max(chat.stop for chat in members) == min(chat.start for chat in members) + tails
