@@ -107,8 +107,8 @@ def cached_gguf(
         part.replace(file)
     except OSError as error:
         raise SamplingError(
-            f"Expected to write a converted model to {folder}, got {error.strerror}. Free some "
-            "space, or name another cache_folder."
+            f"Expected to write a converted model to {folder}, got {error.strerror}. Make "
+            "room or let it be written, or name another folder in REWARDDS_CACHE."
         ) from error
     finally:
         if part is not None:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from lm.context import max_positions
 from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.gguf_writer import cached_gguf
@@ -144,7 +145,7 @@ class OpenVinoSampler:
             pipeline,
             tokenizer,
             stop_ids=stop_ids,
-            max_positions=AutoConfig.from_pretrained(model_folder).max_position_embeddings,
+            max_positions=max_positions(AutoConfig.from_pretrained(model_folder)),
             max_batch_rows=max_batch_rows,
             max_batch_tokens=max_batch_tokens,
         )

@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicLayer
 
+from lm.context import max_positions
 from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.loading import load_causal_lm, load_tokenizer
@@ -112,7 +113,7 @@ class TransformersSampler:
     ) -> list[list[Completion]]:
         """Sample continuations; see `lm.sampling.Sampler.sample`."""
         model = self._open_model()
-        check_prefixes(prefixes, params, max_positions=_max_positions(model))
+        check_prefixes(prefixes, params, max_positions=max_positions(model.config))
         seeds = prefix_seeds(prefixes, seed, salts)
         num_rows = len(prefixes) * params.num_candidates
         num_done = 0
@@ -364,15 +365,6 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers ships no 
 
 def _new_cache(model: PreTrainedModel, capacity: int) -> Cache:
     return Cache(layers=[_RoomyLayer(capacity) for _ in range(model.config.num_hidden_layers)])
-
-
-def _max_positions(model: PreTrainedModel) -> int:
-    limits = [int(model.config.max_position_embeddings)]
-    # Within its window sliding attention is full attention, which is all this loop computes.
-    kinds = getattr(model.config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in kinds) and model.config.sliding_window:
-        limits.append(int(model.config.sliding_window))
-    return min(limits)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ the key is a digest of all that decides what the clients release, and whoever co
 exchange. DP noise is never seeded; a shared release is one draw of it, and points that share it are
 not independent of one another, which the report on a sweep says.
 
-Layout: `KEY/` holds the clients' folders (records, keys, ledgers), the admitted releases and what
-became of the exchange; it appears in one step when all of that is whole. `KEY.lock` is held by the
-run that makes the exchange; others wait for it, and the kernel frees it with its holder.
+Layout: `KEY/` holds the clients' folders (records, keys, ledgers), the admitted releases, the
+starting weights that were sent, if any, and what became of the exchange; it appears in one step
+when all of that is whole. `KEY.lock` is held by the run that makes the exchange; others wait for
+it, and the kernel frees it with its holder.
 
 Privacy: in simulation only. One person owns all clients here, and each client's ledger travels with
 its releases, so that a run whose releases are shared states their price as the first one did.
@@ -31,6 +32,7 @@ from lm.settings import save_settings, to_mapping
 from server_side.config import ServerConfig
 from server_side.exchange.collecting import RELEASES
 from server_side.exchange.outcome import OUTCOME_FILE, read_outcome
+from server_side.exchange.starts import STARTS
 from server_side.public_texts import read_public_text
 from server_side.shared_stages import code_versions, file_digest, locked, remove
 from simulations.config import SimulateConfig
@@ -42,6 +44,8 @@ ORIGIN_FILE: Final = "exchange_origin.json"
 """In a run's folder: under which key its exchange is shared, and which run made it."""
 
 _CLIENTS: Final = "clients"
+# Releases that started from weights of the server are admitted by what it sent.
+_OF_THE_SERVER: Final = (RELEASES, STARTS)
 # What a training left behind is large and of no further use.
 _LEFT_OUT: Final = shutil.ignore_patterns("work")
 
@@ -154,10 +158,11 @@ def _take(entry: Path, run_folder: Path) -> None:
     world_file.unlink()
     for source, target in (
         (entry / _CLIENTS, run_folder / _CLIENTS),
-        (entry / RELEASES, server / RELEASES),
+        *((entry / name, server / name) for name in _OF_THE_SERVER),
     ):
         remove(target)
-        _copy_folder(source, target)
+        if source.is_dir():
+            _copy_folder(source, target)
     for name in (ORIGIN_FILE, COST_FILE):
         if (entry / name).is_file():
             shutil.copyfile(entry / name, run_folder / name)
@@ -171,7 +176,9 @@ def _give(entry: Path, run_folder: Path) -> None:
     part.mkdir()
     # Copies, not links: a client's ledger is appended to.
     shutil.copytree(run_folder / _CLIENTS, part / _CLIENTS, ignore=_LEFT_OUT)
-    shutil.copytree(run_folder / "server" / RELEASES, part / RELEASES)
+    for name in _OF_THE_SERVER:
+        if (run_folder / "server" / name).is_dir():
+            shutil.copytree(run_folder / "server" / name, part / name)
     for source in (
         run_folder / "server" / OUTCOME_FILE,
         run_folder / ORIGIN_FILE,

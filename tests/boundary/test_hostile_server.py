@@ -1,8 +1,9 @@
-"""What a hostile server may try, attack by attack: the code it gets, and that it cost nothing.
+"""Gate 5: what a hostile server asks for changes no setting, gets a bare code and costs nothing.
 
-A request can ask for less than the client's own settings give, and for nothing else. After each
-attack the lifetime ledger is what it was, byte for byte, and no training was begun. What happens to
-errors and logs on the way is shown in `test_errors_and_logs.py`.
+Attack by attack. A request can ask for less than the client's own settings give, and for nothing
+else. After each attack the lifetime ledger is what it was, byte for byte, and no training was
+begun. Settings that somebody edits beneath a running node are tried in `test_real_node.py`, what
+happens to errors and logs on the way in `test_errors_and_logs.py`.
 """
 
 from __future__ import annotations

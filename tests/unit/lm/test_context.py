@@ -5,12 +5,33 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import Gemma3TextConfig
 
-from lm.context import check_context
+from lm.context import check_context, max_positions
 from lm.errors import ModelFolderError
 
 FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
 LONGROPE = {"rope_type": "longrope", **FACTORS}
+
+
+@pytest.mark.parametrize(("num_tokens", "fits"), [(80, True), (100, False)])
+def test_a_text_must_fit_the_window_within_which_a_sampler_continues_it(
+    tiny_llama: Path, tmp_path: Path, num_tokens: int, fits: bool
+) -> None:
+    """A record too long for the window would end a training that is paid for, and so be told."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    config = Gemma3TextConfig(
+        num_hidden_layers=6, sliding_window=128, max_position_embeddings=1024, layer_types=None
+    )
+    config.save_pretrained(folder)
+    lengths = {"max_prompt_tokens": num_tokens // 2, "max_response_tokens": num_tokens // 2}
+
+    assert max_positions(config) == 128
+    if fits:
+        check_context(folder, instruction="", **lengths)
+    else:
+        with pytest.raises(ModelFolderError, match="which is the sliding_window of"):
+            check_context(folder, instruction="", **lengths)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 from functools import lru_cache
@@ -21,7 +20,6 @@ from scipy.stats import binom, norm
 from protocol.accounting import composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
-from simulations import pair_accounting
 from simulations.pair_accounting import (
     PUBLISHED_TASKS,
     PairExplanation,
@@ -220,10 +218,3 @@ def test_no_noise_is_no_privacy() -> None:
 def test_procedure_refuses_what_cannot_be_explained(changes: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         PairProcedure(**{"num_records": 3364, **changes})
-
-
-def test_examples_in_docstrings_are_true() -> None:
-    failures, attempted = doctest.testmod(pair_accounting)
-
-    assert failures == 0
-    assert attempted > 0

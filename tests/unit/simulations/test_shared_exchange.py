@@ -16,6 +16,7 @@ from protocol.errors import ExchangeError
 from server_side.config import ServerConfig
 from server_side.exchange.collecting import RELEASES
 from server_side.exchange.outcome import OUTCOME_FILE, read_outcome
+from server_side.exchange.starts import STARTS
 from server_side.whole_files import write_atomically
 from simulations import shared_exchange
 from simulations.config import TINY_MODEL, SimulateConfig
@@ -51,6 +52,8 @@ class Maker:
         server = self._world.server_folder
         (server / RELEASES).mkdir(exist_ok=True)
         (server / RELEASES / "client-1.release").write_text(self._mark, encoding="utf-8")
+        (server / STARTS).mkdir(exist_ok=True)
+        (server / STARTS / "client-1.start").write_text(self._mark, encoding="utf-8")
         for client in self._world.clients:
             (client.ledger_folder / "events").write_text(self._mark, encoding="utf-8")
         clients = [{"name": "client-1", "answers": {"generator": self._answer}, "epsilon": 1.0}]
@@ -73,7 +76,7 @@ def share(config: SimulateConfig, tmp_path: Path, name: str, maker: Maker, world
     )
 
 
-def test_a_second_run_takes_releases_keys_and_ledgers_of_the_first(
+def test_a_second_run_takes_releases_starts_keys_and_ledgers_of_the_first(
     config: SimulateConfig, tmp_path: Path
 ) -> None:
     first, second = lay_out(config, tmp_path / "a"), lay_out(config, tmp_path / "b")
@@ -86,6 +89,7 @@ def test_a_second_run_takes_releases_keys_and_ledgers_of_the_first(
     assert (makers[0].times, makers[1].times) == (1, 0)
     assert keys(taken) == keys(first)
     assert (taken.server_folder / RELEASES / "client-1.release").read_text() == "one"
+    assert (taken.server_folder / STARTS / "client-1.start").read_text() == "one"
     assert all((item.ledger_folder / "events").read_text() == "one" for item in taken.clients)
     outcomes = [read_outcome(world.server_folder) for world in (first, taken)]
     assert outcomes[0] == outcomes[1]
@@ -175,7 +179,7 @@ def test_a_failed_exchange_is_shared_with_nobody(config: SimulateConfig, tmp_pat
     assert len([item for item in (tmp_path / "shared").iterdir() if item.is_dir()]) == 1
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
 def test_a_run_that_is_killed_while_it_takes_an_exchange_takes_it_again(
     config: SimulateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -205,3 +209,4 @@ def test_a_run_that_is_killed_while_it_takes_an_exchange_takes_it_again(
     assert maker.times == 0
     assert keys(taken) == keys(first)
     assert (taken.server_folder / RELEASES / "client-1.release").read_text() == "one"
+    assert (taken.server_folder / STARTS / "client-1.start").read_text() == "one"
