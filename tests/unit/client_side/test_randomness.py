@@ -1,12 +1,70 @@
-"""The source of noise: distribution, independence, and the mark on a repeatable one."""
+"""The source of noise: cipher and key, distribution, independence, the mark on a repeatable one."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import stats
 
+from client_side import randomness
 from client_side.randomness import Purpose, Randomness
+
+_KEY = bytes(range(224, 256))
+
+
+def test_every_stream_asks_the_operating_system_for_256_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def randbits(bits: int) -> int:
+        asked.append(bits)
+        return int.from_bytes(_KEY, "little")
+
+    monkeypatch.setattr(randomness.secrets, "randbits", randbits)
+
+    Randomness().child(Purpose.GENERATOR).child(Purpose.NOISE, 3)
+
+    assert asked == [256, 256, 256]
+
+
+def test_a_stream_is_chacha20_under_the_operating_systems_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second implementation's key stream; a uniform number is the top 53 bits of 64."""
+    monkeypatch.setattr(randomness.secrets, "randbits", lambda _: int.from_bytes(_KEY, "little"))
+
+    drawn = Randomness().draw_units(1000, sample_rate=0.5)
+
+    cipher = Cipher(algorithms.ChaCha20(_KEY, nonce=bytes(16)), mode=None)
+    words = np.frombuffer(cipher.encryptor().update(bytes(8 * 1000)), dtype="<u8")
+    assert np.array_equal(drawn, np.flatnonzero((words >> np.uint64(11)) * 2.0**-53 < 0.5))
+
+
+class _Doubling:
+    """Stands in for normal numbers: 2 at the first draw, 4 at the second, 8 at the third."""
+
+    num_draws = 0
+
+    def standard_normal(self, *, out: np.ndarray) -> None:
+        self.num_draws += 1
+        out[:] = 2.0**self.num_draws
+
+
+def test_noise_adds_up_several_draws_of_equal_weight() -> None:
+    """With one draw, low bits would betray what lies beneath.
+
+    The n draws 2, 4, …, 2^n add up to 2^(n + 1) − 2; weights of 1 ÷ √n keep the variance at 1.
+    """
+    source, numbers = Randomness(), _Doubling()
+    source._rng = numbers
+
+    noise = source.gaussian(3, standard_deviation=0.7)
+
+    num_draws = numbers.num_draws
+    assert num_draws >= 2
+    assert noise == pytest.approx(0.7 * (2.0 ** (num_draws + 1) - 2) / np.sqrt(num_draws))
 
 
 def test_gaussian_has_the_moments_and_shape_of_a_normal() -> None:
