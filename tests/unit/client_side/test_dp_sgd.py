@@ -204,6 +204,19 @@ def test_units_of_one_step_are_drawn_independently() -> None:
     assert statistic < stats.chi2.ppf(1 - 1e-6, df=int(big.sum()) - 1)
 
 
+def test_a_unit_is_drawn_in_each_step_anew() -> None:
+    """A shuffled order would draw all equally often; coins vary it like a binomial (1e-6)."""
+    plan = make_plan(sample_rate=0.3, steps=20)
+
+    batches = plan.draw_batches(4000, randomness=Randomness(seed=0))
+
+    observed = np.bincount(np.bincount(np.concatenate(batches), minlength=4000), minlength=21)
+    expected = stats.binom.pmf(np.arange(21), 20, 0.3) * 4000
+    big = expected >= 5
+    statistic = float(((observed - expected)[big] ** 2 / expected[big]).sum())
+    assert statistic < stats.chi2.ppf(1 - 1e-6, df=int(big.sum()) - 1)
+
+
 class _Killed(Exception):
     pass
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from client_side import generator, reward_proxy
+from client_side import dp_sgd, generator, reward_proxy
 from client_side.config import (
     GeneratorConfig,
     LoraConfig,
@@ -28,6 +29,7 @@ from lm.adapters import adapter_tensors, attach_lora
 from lm.encoding import encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.reward_head import load_reward_model, score_chats
+from protocol.ledger import ProxyKind
 from tests.support.releases import SIGNING_KEY, make_reply
 from tests.support.samplers import FakeSampler
 
@@ -175,6 +177,52 @@ def test_negatives_are_sampled_for_drawn_records_only(
     )
 
     assert 0 < len(opened[0].asked) < len(RECORDS)
+
+
+@pytest.mark.parametrize("kind", ProxyKind)
+def test_every_step_adds_up_the_units_that_the_plan_draws(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ProxyKind
+) -> None:
+    """The ledger counts Poisson sampling; a shuffled order, cut into batches, would not be it."""
+    released = _released(_generator(tiny_llama))
+    records = [replace(r, unit_id=str(i // 2)) for i, r in enumerate(RECORDS)]
+    added: list[list[int]] = []
+    original = dp_sgd._clipped_sum
+
+    def watched(task: Any, drawn: Any, *others: Any, **named: Any) -> Any:
+        added.append(list(drawn))
+        return original(task, drawn, *others, **named)
+
+    monkeypatch.setattr(dp_sgd, "_clipped_sum", watched)
+    monkeypatch.setattr(
+        reward_proxy, "open_sampler", lambda *_, **__: FakeSampler(lambda prefix, n: (100, 101))
+    )
+
+    if kind is ProxyKind.GENERATOR:
+        train_generator(
+            records,
+            base_folder=tiny_llama,
+            config=GeneratorConfig(lora=LORA, steps=8),
+            records_config=SETTINGS,
+            plan=PLAN,
+            randomness=Randomness(seed=0),
+        )
+    else:
+        train_reward_proxy(
+            records,
+            base_folder=tiny_llama,
+            generator=released,
+            work_folder=tmp_path,
+            num_threads=1,
+            config=RewardProxyConfig(lora=LORA, steps=8),
+            preferences_config=PreferencesConfig(),
+            records_config=SETTINGS,
+            plan=PLAN,
+            randomness=Randomness(seed=0),
+        )
+
+    planned = PLAN.draw_batches(12, randomness=Randomness(seed=0))
+    assert added == [list(batch) for batch in planned]
 
 
 def test_what_the_gradients_are_checked_on_holds_no_record(
