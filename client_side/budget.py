@@ -7,10 +7,11 @@ Cost is reserved before training and never refunded. The folder holds:
 - `releases/<request>.release`: what was answered; the same request gets the same bytes again.
 
 Covers: what data sets share, whatever their file is called; repeated and concurrent requests;
-crashes. Where the folder cannot tell (a missing list of units), it counts data sets as the same,
-which only ever makes the price higher; what was counted in another privacy unit is refused.
+crashes; a log that lost what stored releases were trained under (`client_side/stored_releases.py`).
+Where the folder cannot tell (a missing list of units), it counts data sets as the same, which only
+ever makes the price higher; what was counted in another privacy unit is refused.
 Does not cover: an edited record, which looks like a new one; a group column that was renamed or
-swapped; the folder being deleted or restored from an older copy.
+swapped; the whole folder being deleted or restored from an older copy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +32,10 @@ from client_side.reservations import (
     all_events,
     check_cap,
     check_units,
-    from_entry,
+    replay,
     to_entry,
 )
+from client_side.stored_releases import check_log, release_path, stored_requests
 from protocol.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, composed_epsilon
 from protocol.checks import check_hex, check_name, check_text
 from protocol.errors import BudgetError, UnaccountedReleaseError
@@ -54,7 +55,8 @@ class BudgetLedger:
         folder: Where it lies; created for the owner alone if it does not exist.
 
     Raises:
-        BudgetError: The folder lacks its key although something was spent.
+        BudgetError: The folder lacks its key although something was spent, or its log does not know
+            what the stored releases were trained under.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +65,9 @@ class BudgetLedger:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock_folder(folder):
             self._key = self._load_key()
-        self._file = LedgerFile(folder / "ledger.jsonl", key=self._key)
+            self._file = LedgerFile(folder / "ledger.jsonl", key=self._key)
+            # Privacy: before anything is charged, answered or summed up from a log with gaps.
+            check_log(folder, self._file.read())
 
     def reserve(
         self,
@@ -203,7 +207,7 @@ class BudgetLedger:
                     f"Expected the first release of the {proxy.value} proxy under this "
                     f"reservation, found one in the ledger. Answer from find_release."
                 )
-            write_whole(self._release_path(request_digest), release_bytes)
+            write_whole(release_path(self._folder, request_digest), release_bytes)
             self._file.append(
                 {
                     "kind": "release",
@@ -231,7 +235,7 @@ class BudgetLedger:
             for entry in reversed(self._file.read()):
                 if entry["kind"] != "release" or entry["request_digest"] != request_digest:
                     continue
-                path = self._release_path(request_digest)
+                path = release_path(self._folder, request_digest)
                 data = path.read_bytes() if path.exists() else b""
                 if hashlib.sha256(data).hexdigest() != entry["release_digest"]:
                     raise BudgetError(
@@ -325,19 +329,7 @@ class BudgetLedger:
 
     def _reservations(self) -> tuple[Reservation, ...]:
         """Replay the file: each reservation with what became of it."""
-        found: dict[str, Reservation] = {}
-        for entry in self._file.read():
-            if entry["kind"] == "reserve":
-                item = from_entry(entry["reservation"])
-                found[item.reservation_id] = item
-                continue
-            item = found[str(entry["reservation_id"])]
-            proxy = ProxyKind(str(entry["proxy"]))
-            if entry["kind"] == "start":
-                found[item.reservation_id] = replace(item, started=(*item.started, proxy))
-            else:
-                found[item.reservation_id] = replace(item, released=(*item.released, proxy))
-        return tuple(found.values())
+        return replay(self._file.read())
 
     def _find(self, reservation_id: str, *, proxy: ProxyKind) -> Reservation:
         for item in self._reservations():
@@ -375,14 +367,11 @@ class BudgetLedger:
     def _units_path(self, data_key: str) -> Path:
         return self._folder / "units" / f"{data_key}.keys"
 
-    def _release_path(self, request_digest: str) -> Path:
-        return self._folder / "releases" / f"{request_digest}.release"
-
     def _load_key(self) -> bytes:
         path = self._folder / "key"
         if not path.exists():
             ledger = self._folder / "ledger.jsonl"
-            if ledger.exists() and ledger.stat().st_size:
+            if (ledger.exists() and ledger.stat().st_size) or stored_requests(self._folder):
                 raise BudgetError(
                     f"Expected the key of the ledger at {path}, found none. Restore it; without it "
                     f"nothing can be released from records that something was spent on."

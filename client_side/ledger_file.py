@@ -6,9 +6,10 @@ complete; an append returns only after the line has reached the disk. What a kil
 behind is an incomplete last line, which nobody was ever told about; it is cut off by the next.
 
 Covers: torn writes, full disks, concurrent processes on one machine, edits without the key.
-Does not cover: somebody who deletes whole lines from the end or restores an old copy, or a network
-file system without working locks. Keep the folder on a local disk; back it up after each run, and
-never restore an older copy over a newer one (docs/deploying.md).
+Does not cover: lines that are gone from the end, or an old copy, unless a stored release stems from
+what they lack (`client_side/stored_releases.py`); a network file system without working locks. Keep
+the folder on a local disk; back it up after each run, and never restore an older copy over a newer
+one (docs/deploying.md).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from protocol.accounting import composed_epsilon
 from protocol.checks import check_open_fraction, check_positive
@@ -151,3 +151,27 @@ def from_entry(document: Json) -> Reservation:
     """Read what `to_entry` gave; nothing of it was started or released yet."""
     assert isinstance(document, dict), "the chain lets only through what was written"
     return from_document(Reservation, {**document, "started": [], "released": []})
+
+
+def replay(entries: Iterable[Mapping[str, Json]]) -> tuple[Reservation, ...]:
+    """Read the log: each reservation with what became of it.
+
+    Args:
+        entries: All entries of the log, oldest first.
+
+    Returns:
+        The reservations, oldest first.
+    """
+    found: dict[str, Reservation] = {}
+    for entry in entries:
+        if entry["kind"] == "reserve":
+            item = from_entry(entry["reservation"])
+            found[item.reservation_id] = item
+            continue
+        item = found[str(entry["reservation_id"])]
+        proxy = ProxyKind(str(entry["proxy"]))
+        if entry["kind"] == "start":
+            found[item.reservation_id] = replace(item, started=(*item.started, proxy))
+        else:
+            found[item.reservation_id] = replace(item, released=(*item.released, proxy))
+    return tuple(found.values())

@@ -19,6 +19,7 @@ from pathlib import Path
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
 from client_side.reservations import Reservation, all_events, check_units
+from client_side.stored_releases import stored_requests
 from protocol.accounting import composed_epsilon
 from protocol.ledger import ProxyKind
 
@@ -97,8 +98,8 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
 
     Raises:
         SettingsError: The folder has no settings, or they cannot be read.
-        BudgetError: The ledger was changed from outside, its key is gone, or it counts in two
-            units, which do not add up.
+        BudgetError: The ledger was changed from outside, its key or its log is gone, or it counts
+            in two units, which do not add up.
 
     Privacy:
         For the operator's eyes. Output holds settings, prices and which data sets overlap, and no
@@ -156,7 +157,8 @@ class _ReadableLedger(BudgetLedger):
 def _read(ledger_folder: Path) -> tuple[tuple[Reservation, ...], dict[str, list[int]]]:
     """Give all reservations, and by reservation the positions of those that it counts with."""
     # Opening a ledger makes its key and folders; a look at a new client shall leave no trace.
-    if not (ledger_folder / "ledger.jsonl").exists():
+    # Privacy: releases without a log are no new client; opening the ledger refuses them.
+    if not (ledger_folder / "ledger.jsonl").exists() and not stored_requests(ledger_folder):
         return (), {}
     ledger = _ReadableLedger(ledger_folder)
     reservations = ledger.reservations()

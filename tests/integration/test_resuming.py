@@ -123,6 +123,7 @@ def picked(lines: list[str], kind: str) -> list[str]:
         (ProxyKind.REWARD, "before the first step"),
         (ProxyKind.REWARD, "in the middle of writing"),
         (ProxyKind.REWARD, "after a step was saved"),
+        (ProxyKind.REWARD, "before the release is noted"),
     ],
 )
 def test_a_killed_training_is_paid_once_and_ends_after_the_planned_steps(

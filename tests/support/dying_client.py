@@ -15,9 +15,11 @@ from client_side import dp_sgd, ledger_file, proxy_training, reward_proxy
 from client_side.app import answer_bytes
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
+from client_side.ledger_file import LedgerFile
 from client_side.proxy_training import ProxyTraining
 from client_side.randomness import Randomness
 from client_side.training_state import TrainingStateFile
+from protocol.documents import Json
 from protocol.ledger import ProxyKind
 from protocol.wire import encode_bytes
 from tests.support.clients import training_request
@@ -33,6 +35,7 @@ POINTS: Final = {
     "in the middle of writing": 1,
     "after a step was saved": 2,
     "after the last step": STEPS,
+    "before the release is noted": STEPS,
     "after the release was stored": STEPS,
 }
 """Where a process can die, with the number of whole steps that it leaves behind."""
@@ -87,6 +90,13 @@ def die_at(patch: pytest.MonkeyPatch, point: str) -> None:
 
         patch.setattr(owner, name, dying)
 
+    append = LedgerFile.append
+
+    def append_or_die(self: LedgerFile, entry: dict[str, Json]) -> None:
+        if entry["kind"] == "release":
+            die()
+        append(self, entry)
+
     def write_half(file: int, data: bytes, *, offset: int) -> None:
         write_all(file, data[: len(data) // 2], offset=offset)
         die()
@@ -105,6 +115,7 @@ def die_at(patch: pytest.MonkeyPatch, point: str) -> None:
         "in the middle of writing": lambda: patch.setattr(TrainingStateFile, "save", save_half),
         "after a step was saved": lambda: at(TrainingStateFile, "save", call=3, after=True),
         "after the last step": lambda: at(proxy_training, "release"),
+        "before the release is noted": lambda: patch.setattr(LedgerFile, "append", append_or_die),
         "after the release was stored": lambda: at(ProxyTraining, "discard_state"),
     }
     assert arrange.keys() == POINTS.keys()

@@ -24,7 +24,7 @@ from lm.model_folders import base_model_digest
 from lm.settings import save_settings
 from protocol.ledger import PrivacyUnit
 from server_side.exchange.certificates import make_authority, make_server_certificate
-from tests.support.budgets import reserve
+from tests.support.budgets import hand_out, reserve, reserve_and_start
 from tests.support.clients import CANARY, client_config, make_client
 from tests.support.parties import invitation
 
@@ -117,6 +117,12 @@ def tamper_ledger(folder: ClientFolder) -> None:
     (folder.ledger_folder / "key").write_bytes(b"k" * 32)
 
 
+def lose_ledger(folder: ClientFolder) -> None:
+    ledger = BudgetLedger(folder.ledger_folder)
+    hand_out(ledger, reserve_and_start(ledger), data=b"a release")
+    (folder.ledger_folder / "ledger.jsonl").unlink()
+
+
 def count_persons(folder: ClientFolder) -> None:
     reserve(BudgetLedger(folder.ledger_folder), unit=PrivacyUnit.GROUP)
 
@@ -140,6 +146,7 @@ def simulate_here(folder: ClientFolder) -> None:
         (drop_authority, "certificate", "rewardds-client join"),
         (fix_seed, "settings", "noise_seed"),
         (tamper_ledger, "budget", "Expected"),
+        (lose_ledger, "budget", "Restore it from the newest backup"),
         (simulate_here, "budget", "a folder of its own"),
         (count_persons, "budget", "Expected privacy_unit=group"),
     ],

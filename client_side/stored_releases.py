@@ -1,0 +1,74 @@
+"""The releases that a ledger folder keeps, as witnesses of what its log must know.
+
+A training is noted as begun, on the disk, before its first step, and its release is stored after
+the last. So a stored release whose training the log does not know as begun is no trace of a crash:
+the log lost lines, and the cost in them would be given out anew.
+
+Covers: a log that is gone, empty, cut, or older than the releases beside it.
+Does not cover: a folder that is older as a whole; cost of which no release is stored. A list of
+units without a reservation says nothing: it is written first, and a crash may leave it behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from client_side.reservations import replay
+from protocol.documents import Json
+from protocol.errors import BudgetError
+from protocol.ledger import ProxyKind
+
+_RELEASE: Final = re.compile(r"([0-9a-f]{64})\.release")
+"""Name of a stored release. What killed writes, backups and desktops leave has other names."""
+
+
+def release_path(ledger_folder: Path, request_digest: str) -> Path:
+    """Return where the release lies that a request was answered with."""
+    return ledger_folder / "releases" / f"{request_digest}.release"
+
+
+def stored_requests(ledger_folder: Path) -> frozenset[str]:
+    """List the digests of the requests whose releases are stored.
+
+    Args:
+        ledger_folder: The ledger's folder; it need not be there.
+
+    Returns:
+        The digests.
+    """
+    names = (_RELEASE.fullmatch(path.name) for path in (ledger_folder / "releases").glob("*"))
+    return frozenset(name[1] for name in names if name)
+
+
+def check_log(ledger_folder: Path, entries: Sequence[Mapping[str, Json]]) -> None:
+    """Refuse a log that does not know what the releases beside it were trained under.
+
+    Args:
+        ledger_folder: The ledger's folder; the caller holds its lock.
+        entries: The log's entries, oldest first.
+
+    Raises:
+        BudgetError: More releases are stored than trainings in the log can have made.
+    """
+    reservations = replay(entries)
+    unexplained = stored_requests(ledger_folder)
+    unexplained -= {str(entry["request_digest"]) for entry in entries if entry["kind"] == "release"}
+    # A crash between storing a release and noting it leaves one for a training that was begun.
+    # A generator's reservation is made for the very request that its release is filed under.
+    unexplained -= {
+        item.request_digest for item in reservations if item.is_unfinished(ProxyKind.GENERATOR)
+    }
+    # A reward proxy's request stands in no line before its release; each training has one at most.
+    num_rewards = sum(item.is_unfinished(ProxyKind.REWARD) for item in reservations)
+    # Privacy: a log that lost lines would give out anew what they say was spent.
+    if len(unexplained) > num_rewards:
+        raise BudgetError(
+            f"Expected {ledger_folder / 'ledger.jsonl'} to hold the start of every training whose "
+            f"release is stored beside it, found {len(unexplained) - num_rewards} in releases/ "
+            f"without one: the file was lost, emptied, cut or replaced by an older one. Restore "
+            f"it from the newest backup and leave releases/ as it is; never go on without, for "
+            f"what was spent on these records would be forgotten."
+        )
