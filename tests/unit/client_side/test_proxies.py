@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,28 +199,7 @@ def test_every_step_adds_up_the_units_that_the_plan_draws(
         reward_proxy, "open_sampler", lambda *_, **__: FakeSampler(lambda prefix, n: (100, 101))
     )
 
-    if kind is ProxyKind.GENERATOR:
-        train_generator(
-            records,
-            base_folder=tiny_llama,
-            config=GeneratorConfig(lora=LORA, steps=8),
-            records_config=SETTINGS,
-            plan=PLAN,
-            randomness=Randomness(seed=0),
-        )
-    else:
-        train_reward_proxy(
-            records,
-            base_folder=tiny_llama,
-            generator=released,
-            work_folder=tmp_path,
-            num_threads=1,
-            config=RewardProxyConfig(lora=LORA, steps=8),
-            preferences_config=PreferencesConfig(),
-            records_config=SETTINGS,
-            plan=PLAN,
-            randomness=Randomness(seed=0),
-        )
+    train_proxy(kind, records, base_folder=tiny_llama, generator=released, work_folder=tmp_path)
 
     planned = PLAN.draw_batches(12, randomness=Randomness(seed=0))
     assert added == [list(batch) for batch in planned]
@@ -243,19 +223,40 @@ def test_what_the_gradients_are_checked_on_holds_no_record(
         monkeypatch.setattr(module, "train_dp_sgd", keep)
 
     for records in (RECORDS, tuple(replace(record, prompt="other") for record in RECORDS)):
+        for kind in ProxyKind:
+            train_proxy(
+                kind, records, base_folder=tiny_llama, generator=released, work_folder=tmp_path
+            )
+
+    for loss in ("GeneratorLoss", "PairwiseLoss"):
+        (first, second) = probes[loss]
+        assert first == second
+
+
+def train_proxy(
+    kind: ProxyKind,
+    records: Sequence[PrivateRecord],
+    *,
+    base_folder: Path,
+    generator: ReleasedGenerator,
+    work_folder: Path,
+) -> None:
+    """Train one proxy by the plan, with draws that can be made again."""
+    if kind is ProxyKind.GENERATOR:
         train_generator(
             records,
-            base_folder=tiny_llama,
+            base_folder=base_folder,
             config=GeneratorConfig(lora=LORA, steps=8),
             records_config=SETTINGS,
             plan=PLAN,
             randomness=Randomness(seed=0),
         )
+    else:
         train_reward_proxy(
             records,
-            base_folder=tiny_llama,
-            generator=released,
-            work_folder=tmp_path,
+            base_folder=base_folder,
+            generator=generator,
+            work_folder=work_folder,
             num_threads=1,
             config=RewardProxyConfig(lora=LORA, steps=8),
             preferences_config=PreferencesConfig(),
@@ -263,10 +264,6 @@ def test_what_the_gradients_are_checked_on_holds_no_record(
             plan=PLAN,
             randomness=Randomness(seed=0),
         )
-
-    for kind in ("GeneratorLoss", "PairwiseLoss"):
-        (first, second) = probes[kind]
-        assert first == second
 
 
 def _released(generator: TrainedProxy) -> ReleasedGenerator:
