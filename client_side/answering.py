@@ -86,15 +86,13 @@ def guarded(
     return Refusal(code=code)
 
 
-def answer_hello(
-    request: HelloRequest, *, folder: ClientFolder, is_deployed: bool = False
-) -> HelloReply:
+def answer_hello(request: HelloRequest, *, folder: ClientFolder, is_deployed: bool) -> HelloReply:
     """Introduce this client.
 
     Args:
         request: The server's greeting.
         folder: The client's folder.
-        is_deployed: Whether a real node's client process asks, and not a simulation.
+        is_deployed: Whether a node that no simulation started asks.
 
     Returns:
         Public settings.
@@ -148,8 +146,8 @@ def answer_training(
     proxy: ProxyKind,
     folder: ClientFolder,
     codec: ReleaseCodec,
+    is_deployed: bool,
     requested_by: str = "",
-    is_deployed: bool = False,
 ) -> ReleaseReply:
     """Train one proxy and release it, or release again what this request was answered with.
 
@@ -158,8 +156,8 @@ def answer_training(
         proxy: Which proxy the action is for.
         folder: The client's folder.
         codec: How a release becomes bytes for the store.
+        is_deployed: Whether a node that no simulation started asks.
         requested_by: Who asks, as this node's operator named the server; for the ledger.
-        is_deployed: Whether a real node's client process asks, and not a simulation.
 
     Returns:
         The release.

@@ -16,8 +16,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client_side.answering import answer_hello, answer_training, check_request_size, guarded
-from client_side.folder import FOLDER_KEY, SERVER_KEY, ClientFolder
-from client_side.pinning import PIN_VARIABLE
+from client_side.folder import FOLDER_KEY, SERVER_KEY, SIMULATED_VARIABLE, ClientFolder
 from client_side.proxy_training import ReleaseCodec
 from protocol.ledger import ProxyKind
 from protocol.messages import (
@@ -80,7 +79,7 @@ def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
     def answer() -> HelloReply | ReleaseReply:
         check_request_size(len(data), folder=own)
         if action == "hello":
-            return answer_hello(decode_bytes(data, HelloRequest), folder=own)
+            return answer_hello(decode_bytes(data, HelloRequest), folder=own, is_deployed=False)
         request = decode_bytes(data, TrainingRequest, WarmTrainingRequest)
         return answer_training(
             request,
@@ -88,6 +87,7 @@ def answer_bytes(action: str, data: bytes, *, folder: Path) -> bytes:
             folder=own,
             codec=_CODEC,
             requested_by=_IN_PROCESS,
+            is_deployed=False,
         )
 
     return encode_bytes(guarded(own, answer))
@@ -114,8 +114,9 @@ def _answer(
         # Before anything in it is read.
         check_request_size(num_bytes(content), folder=folder)
         request = decode(content, kind, alternative) if alternative else decode(content, kind)
-        # Privacy: without this variable a real node's client process runs no bundle at all.
-        return answer(request, folder=folder, is_deployed=PIN_VARIABLE in os.environ)
+        # Privacy: noise that can be repeated, or none, is for a node that a simulation started;
+        # every other counts as a real one.
+        return answer(request, folder=folder, is_deployed=SIMULATED_VARIABLE not in os.environ)
 
     # Privacy: the text of an error that got past this would go to the server.
     return Message(encode(guarded(folder, read_and_answer)), reply_to=message)

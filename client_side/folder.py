@@ -39,6 +39,10 @@ FOLDER_KEY: Final = "client-folder"
 SERVER_KEY: Final = "server-address"
 """Key of Flower's node configuration that names the server which this node connects to."""
 
+SIMULATED_VARIABLE: Final = "REWARDDS_SIMULATED_NODE"
+"""Environment variable by which a simulation says that a node is its own. Without it a node is a
+real one, whoever started it, and takes none of a simulation's liberties."""
+
 _PRIVATE_FOLDER_MODE = 0o700
 _PRIVATE_FILE_MODE = 0o600
 

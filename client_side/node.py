@@ -21,6 +21,7 @@ from client_side.config import ClientConfig
 from client_side.folder import (
     FOLDER_KEY,
     SERVER_KEY,
+    SIMULATED_VARIABLE,
     ClientFolder,
     make_client_folder,
     write_private_file,
@@ -248,6 +249,8 @@ def _start(folder: ClientFolder) -> None:
     # Privacy: the checked client process, and no other program, is what the node finds first.
     environment["PATH"] = f"{make_shims(folder)}{os.pathsep}{environment['PATH']}"
     environment[PIN_VARIABLE] = network.bundle_sha256
+    # Privacy: left over in an operator's shell, it would have this node count as a simulation's.
+    environment.pop(SIMULATED_VARIABLE, None)
     environment[AT_WORK_VARIABLE] = str(at_work_file(folder).resolve())
     if network.log_level is LogLevel.DEBUG:
         environment["FLWR_LOG_LEVEL"] = "DEBUG"

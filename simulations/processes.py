@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from client_side.folder import ClientFolder
+from client_side.folder import SIMULATED_VARIABLE, ClientFolder
 from client_side.node import supernode_command, supernode_environment
 from protocol.errors import ExchangeError
 from server_side.children import Child, Children
@@ -190,7 +190,7 @@ def _run_once(
                     supernode_command(
                         client, superlink=link.address, runtime_port=free_port(), insecure=True
                     ),
-                    environment=supernode_environment(client),
+                    environment={**supernode_environment(client), SIMULATED_VARIABLE: "1"},
                     cwd=client.path,
                 )
             waiting = Waiting(

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 from client_side.app import FOLDERS_VARIABLE
+from client_side.folder import SIMULATED_VARIABLE
 from server_side.children import Children
 from server_side.exchange.collecting import Waiting
 from server_side.exchange.submitting import (
@@ -46,6 +47,11 @@ def run_exchange(
         flower_home=world.server_folder.resolve() / "flower",
     )
     clients_folder = world.clients[0].path.parent.resolve()
+    environment = {
+        **link.environment(),
+        FOLDERS_VARIABLE: str(clients_folder),
+        SIMULATED_VARIABLE: "1",
+    }
     with Children(world.server_folder.parent / "logs") as children:
 
         def look() -> None:
@@ -55,7 +61,7 @@ def run_exchange(
         children.start(
             "superlink",
             [*link.command, "--simulation"],
-            environment={**link.environment(), FOLDERS_VARIABLE: str(clients_folder)},
+            environment=environment,
             cwd=link.run_folder,
         )
         wait_for_port(link, seconds=runtime.start_seconds, check=look)

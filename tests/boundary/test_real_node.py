@@ -14,8 +14,7 @@ from flwr.app import RecordDict
 
 from client_side import records
 from client_side.app import answer_bytes
-from client_side.folder import ClientFolder
-from client_side.pinning import PIN_VARIABLE
+from client_side.folder import SIMULATED_VARIABLE, ClientFolder
 from lm.settings import save_settings
 from protocol import PROTOCOL_VERSION
 from protocol.errors import RefusalCode
@@ -66,7 +65,6 @@ def node(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return load(config)
 
     monkeypatch.setattr(records, "load_records", note)
-    monkeypatch.setenv(PIN_VARIABLE, "ab" * 32)
     return Node(folder=folder, base_model=tiny_llama, reads=reads)
 
 
@@ -99,14 +97,12 @@ def test_settings_that_turned_unsafe_between_the_two_proxies_are_refused(
 
 @pytest.mark.parametrize("budget", UNSAFE)
 def test_what_a_simulation_left_in_the_folder_neither_leaves_nor_goes_on(
-    node: Node, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
+    node: Node, budget: dict[str, Any]
 ) -> None:
     """Its release lies in the store, and its reward proxy is paid for, at the noise of then."""
     request = training_request(node.base_model, ProxyKind.GENERATOR)
     node.edit(**budget)
-    with monkeypatch.context() as patch:
-        patch.delenv(PIN_VARIABLE)
-        left = answer_bytes("generator", encode_bytes(request), folder=node.folder.path)
+    left = answer_bytes("generator", encode_bytes(request), folder=node.folder.path)
     node.edit(noise_seed=None, unsafe_non_private=False)
     before, reads = node.ledger(), list(node.reads)
 
@@ -122,3 +118,18 @@ def test_a_node_with_safe_settings_answers(node: Node) -> None:
     """So that what stands above is refused for what was edited."""
     assert isinstance(node.ask(HELLO, "query.hello"), HelloReply)
     assert all(isinstance(node.train(proxy), ReleaseReply) for proxy in ProxyKind)
+
+
+@pytest.mark.parametrize("budget", UNSAFE)
+def test_only_a_node_that_a_simulation_started_answers_without_secret_noise(
+    node: Node, monkeypatch: pytest.MonkeyPatch, budget: dict[str, Any]
+) -> None:
+    """A SuperNode that somebody started by hand, around the supervisor, counts as a real one."""
+    node.edit(**budget)
+
+    by_hand = node.ask(HELLO, "query.hello")
+    monkeypatch.setenv(SIMULATED_VARIABLE, "1")
+    simulated = node.ask(HELLO, "query.hello")
+
+    assert by_hand == Refusal(code=RefusalCode.INTERNAL)
+    assert isinstance(simulated, HelloReply)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from protocol.wire import decode_bytes, encode_bytes
 from tests.support.clients import client_config, make_client, training_request
 
 CODEC = ReleaseCodec(encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply))
+train = partial(answer_training, codec=CODEC, is_deployed=False)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def ask(
 ) -> HelloReply | ReleaseReply | Refusal:
     return guarded(
         client,
-        lambda: answer_training(request, proxy=proxy or request.proxy, folder=client, codec=CODEC),
+        lambda: train(request, proxy=proxy or request.proxy, folder=client),
     )
 
 
@@ -49,7 +51,8 @@ def spent(client: ClientFolder) -> int:
 
 
 def test_hello_states_settings_only(client: ClientFolder) -> None:
-    reply = answer_hello(HelloRequest(protocol_version=PROTOCOL_VERSION), folder=client)
+    hello = HelloRequest(protocol_version=PROTOCOL_VERSION)
+    reply = answer_hello(hello, folder=client, is_deployed=True)
 
     assert reply.client_name == "client-1"
     assert reply.declared_size == 24
@@ -360,11 +363,10 @@ def test_a_base_model_that_is_replaced_during_a_training_is_not_certified(
 
 
 def test_the_ledger_names_who_asked(client: ClientFolder, tiny_llama: Path) -> None:
-    answer_training(
+    train(
         training_request(tiny_llama, ProxyKind.GENERATOR),
         proxy=ProxyKind.GENERATOR,
         folder=client,
-        codec=CODEC,
         requested_by="server.example.org:9092",
     )
 

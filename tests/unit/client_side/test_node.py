@@ -11,7 +11,7 @@ from flwr.common.config import parse_config_args
 
 from client_side import supervising
 from client_side.budget import BudgetLedger
-from client_side.folder import ClientFolder
+from client_side.folder import SIMULATED_VARIABLE, ClientFolder
 from client_side.network import NodeFiles, join
 from client_side.node import main, supernode_command, supernode_environment
 from lm.locks import held
@@ -151,10 +151,12 @@ def test_a_node_starts_with_tls_its_key_and_the_pinned_bundle(
     joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = catch_start(monkeypatch)
+    monkeypatch.setenv(SIMULATED_VARIABLE, "1")
 
     main(["start", str(joined.path)])
 
     ((command, environment),) = calls
+    assert SIMULATED_VARIABLE not in environment
     assert "--insecure" not in command
     assert command[command.index("--root-certificates") + 1].endswith("server_authority.pem")
     assert command[command.index("--auth-supernode-private-key") + 1].endswith("node_key")

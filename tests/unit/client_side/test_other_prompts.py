@@ -43,7 +43,10 @@ def _ask(
 ) -> HelloReply | ReleaseReply | Refusal:
     request = training_request(base_model, proxy)
     return guarded(
-        client, lambda: answer_training(request, proxy=proxy, folder=client, codec=CODEC)
+        client,
+        lambda: answer_training(
+            request, proxy=proxy, folder=client, codec=CODEC, is_deployed=False
+        ),
     )
 
 
