@@ -28,7 +28,7 @@ from server_side.config import (
     ThresholdRule,
 )
 from server_side.json_values import Json, from_json
-from server_side.notes import SelectionPrice
+from server_side.notes import RunNotes
 from server_side.samples import CandidateOrigin, CuratedSample, PromptOrigin
 
 _COLUMN_NOTES: Final = {
@@ -60,7 +60,7 @@ def describe_dataset(
     run_id: str,
     clients: Mapping[str, Certificate],
     settings: Mapping[str, object],
-    selection: SelectionPrice | None = None,
+    notes: RunNotes | None = None,
 ) -> str:
     """Write the card of a data set.
 
@@ -69,7 +69,7 @@ def describe_dataset(
         run_id: Name of the run.
         clients: By client, the certificate that states the whole price.
         settings: All that decided the rows, as JSON values; the server's own under `config`.
-        selection: Price of the rows where they come from the best of several runs.
+        notes: What a simulation knows about the run; None in a deployment.
 
     Returns:
         Markdown with the front matter that `datasets` reads.
@@ -113,7 +113,8 @@ def describe_dataset(
         ),
         "All that came after reads only these releases and public data, so it adds nothing to the "
         "price.\n",
-        *_price_of_selection(selection),
+        *_price_of_selection(notes),
+        *_not_covered(notes),
         *_warnings(clients),
         "## Known limits\n",
         _bullets(limits),
@@ -290,13 +291,23 @@ def _guarantee_row(
     )
 
 
-def _price_of_selection(selection: SelectionPrice | None) -> list[str]:
-    if selection is None:
+def _price_of_selection(notes: RunNotes | None) -> list[str]:
+    if notes is None or notes.selection is None:
         return []
+    selection = notes.selection
     return [
         "> **Chosen among several runs.** The table is about one run. These rows come from the "
         f"best of several, and what holds for them is ε = {_epsilon(selection.epsilon)} at δ = "
         f"{selection.delta:.3g} for each client (Papernot and Steinke, 2022).\n"
+    ]
+
+
+def _not_covered(notes: RunNotes | None) -> list[str]:
+    if notes is None or not notes.not_covered:
+        return []
+    return [
+        "> **A simulation on own records.** More than the releases depends on them, and the table "
+        f"does not count it: {' '.join(notes.not_covered)}\n"
     ]
 
 

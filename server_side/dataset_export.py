@@ -24,7 +24,7 @@ from protocol.artifacts import Certificate
 from protocol.documents import to_document
 from protocol.errors import StageError
 from server_side.dataset_card import describe_dataset
-from server_side.notes import SelectionPrice
+from server_side.notes import RunNotes
 from server_side.samples import CuratedSample
 
 _ARROW_TYPES: Final = {
@@ -45,7 +45,7 @@ def export_dataset(
     run_id: str,
     certificates: Sequence[Certificate],
     settings: Mapping[str, object],
-    selection: SelectionPrice | None = None,
+    notes: RunNotes | None = None,
 ) -> Path:
     """Write the final pool as a data set that others can load and judge.
 
@@ -55,7 +55,7 @@ def export_dataset(
         run_id: Name of the run.
         certificates: Certificates of all admitted releases that the data were sampled from.
         settings: All that decided the rows, as JSON values; the server's own under `config`.
-        selection: Price of the rows where they come from the best of several runs.
+        notes: What a simulation knows about the run; None in a deployment.
 
     Returns:
         `folder`.
@@ -79,7 +79,7 @@ def export_dataset(
         _write(part / "certificates.json", json.dumps(statements, indent=2) + "\n")
         clients = guarantees(certificates)
         card = describe_dataset(
-            pool, run_id=run_id, clients=clients, settings=settings, selection=selection
+            pool, run_id=run_id, clients=clients, settings=settings, notes=notes
         )
         _write(part / "README.md", card)
         part.chmod(0o755)  # mkdtemp makes folders for the owner alone

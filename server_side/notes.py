@@ -67,5 +67,8 @@ class RunNotes:
     cannot be read."""
     clients_without_records: tuple[str, ...] = ()
     """Clients that took part and whose records could not be read any more for the overlap."""
+    not_covered: tuple[str, ...] = ()
+    """What else than the releases depends on the private records, each a sentence; no ledger counts
+    it. Empty where the records are nobody's, or nothing does."""
     selection: SelectionPrice | None = None
     """Price of choosing this run among several; None where it was not chosen privately."""

@@ -304,7 +304,7 @@ def write_outputs(
             # same, as metrics and report say.
             certificates=[item for item in inputs.certificates if item.client_name in generators],
             settings=inputs.settings,
-            selection=selection,
+            notes=notes,
         )
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from client_side.folder import ClientFolder
 from client_side.records import PrivateRecord
@@ -14,7 +15,7 @@ from protocol.ledger import ProxyKind
 from server_side.admission import AdmittedRelease
 from server_side.notes import RunNotes, SelectionPrice
 from server_side.samples import CuratedSample
-from simulations.config import SimulateConfig
+from simulations.config import SimulateConfig, TunedOn
 from simulations.overlap import measure_overlap
 from simulations.owned_records import read_owned_records
 from simulations.prepare import World
@@ -65,19 +66,57 @@ def annotate_run(
                 client.path.name,
                 problem,
             )
+    notes = RunNotes(
+        arm=config.arm, tuned_on=config.tuned_on.value, not_covered=not_covered(config)
+    )
     if unread:
-        return RunNotes(
-            arm=config.arm, tuned_on=config.tuned_on.value, clients_without_records=tuple(unread)
-        )
-    return RunNotes(
-        arm=config.arm,
-        tuned_on=config.tuned_on.value,
+        return replace(notes, clients_without_records=tuple(unread))
+    return replace(
+        notes,
         private_overlap=measure_overlap(
             pool_texts(pool),
             [f"{row.prompt}\n{row.response}" for row in public],
             records=[f"{record.prompt}\n{record.response}" for record in records],
         ),
     )
+
+
+def not_covered(config: SimulateConfig) -> tuple[str, ...]:
+    """Say what else than the releases depends on the private records in a simulation.
+
+    A deployment does none of this; a private selection refuses settings that would.
+
+    Args:
+        config: The simulation.
+
+    Returns:
+        A sentence for each such thing; none where all records are the shipped fiction.
+    """
+    if not config.has_own_records:
+        return ()
+    are_own, found = config.main_records_are_own, []
+    if config.declare_sizes:
+        found.append(
+            "The size that each client declares, by which its noise was found, was counted from "
+            "its records (declare_sizes)."
+        )
+    if are_own and config.num_sharing > 1:
+        found.append(
+            f"One file was dealt out among {config.num_sharing} clients, so that one record more "
+            "would move others from client to client."
+        )
+    if are_own and config.server_side.evaluation.path is None:
+        found.append(
+            "The test records were split off from the records: scores and examples are of them."
+        )
+    else:
+        found.append("Test records whose prompt stands among the records were left out.")
+    if config.tuned_on is TunedOn.SYNTHETIC:
+        found.append(
+            "What the synthetic rows have in common with the records was measured on these "
+            "(private_overlap)."
+        )
+    return tuple(found)
 
 
 def _delivered(world: World, releases: Sequence[AdmittedRelease]) -> list[ClientFolder]:

@@ -265,6 +265,21 @@ class SimulateConfig:
         """Clients with records of another domain, by name."""
         return self.domains or {}
 
+    @property
+    def num_sharing(self) -> int:
+        """Clients among whom `client_side.records` is dealt out."""
+        return self.num_clients - len(self.own_domains)
+
+    @property
+    def main_records_are_own(self) -> bool:
+        """Whether `client_side.records` is the user's, and not the fiction that is shipped."""
+        return self.client_side.records.path != SHIPPED_RECORDS
+
+    @property
+    def has_own_records(self) -> bool:
+        """Whether some client's records are the user's."""
+        return self.main_records_are_own or bool(self.own_domains)
+
     def _check_client_names(self) -> None:
         weights = self.server_side.synthesis.client_weights or {}
         for setting, named in (
@@ -300,11 +315,10 @@ class SimulateConfig:
                 )
 
     def _check_split(self) -> None:
-        split, is_shipped = self.split, self.client_side.records.path == SHIPPED_RECORDS
-        num_sharing = self.num_clients - len(self.own_domains)
-        if split.shares is not None and len(split.shares) != num_sharing:
+        split, is_shipped = self.split, not self.main_records_are_own
+        if split.shares is not None and len(split.shares) != self.num_sharing:
             raise ConfigurationError(
-                f"Expected split.shares to have {num_sharing} numbers, one for each of "
+                f"Expected split.shares to have {self.num_sharing} numbers, one for each of "
                 f"num_clients={self.num_clients} that has no entry in domains, got "
                 f"{len(split.shares)}. Name as many."
             )

@@ -70,12 +70,15 @@ class World:
     """Test rows that remain."""
 
 
-def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
+def prepare_world(
+    config: SimulateConfig, run_folder: Path, *, is_selected_from: bool = False
+) -> World:
     """Compose or read records, split them, and write every party's folder.
 
     Args:
         config: The simulation.
         run_folder: Where the parties' folders go.
+        is_selected_from: Whether the run stands to be selected by its score.
 
     Returns:
         The parties. A world that was laid out before is returned as it is.
@@ -115,9 +118,12 @@ def prepare_world(config: SimulateConfig, run_folder: Path) -> World:
     }
     # The records first: what is wrong with them should not take a model to find out.
     config = _with_models(config, run_folder)
-    kept, num_overlapping = drop_overlapping(
-        evaluation, training_prompts=(row.prompt for rows in parts.values() for row in rows)
-    )
+    training_prompts = {row.prompt for rows in parts.values() for row in rows}
+    if is_selected_from and config.has_own_records:
+        # Privacy: the score that selects may read no record, and which prompts stand in training
+        # would say which test records it is taken on.
+        training_prompts = set()
+    kept, num_overlapping = drop_overlapping(evaluation, training_prompts=training_prompts)
     require_test_rows(kept, "whose prompts stand in no training")
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, name, rows) for name, rows in parts.items()]

@@ -49,6 +49,7 @@ from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages
 from server_side.tuning.history import tuning_effort
 from server_side.tuning.tuned_target import TUNED
+from simulations.annotating import not_covered
 from simulations.config import SimulateConfig, TunedOn
 from simulations.owned_records import read_owned_records
 from simulations.prepare import World
@@ -167,7 +168,9 @@ def run_private_arm(
             peak_rss_bytes=max(stage.peak_rss_bytes for stage in stages.values()),
             counts={name: stage.counts for name, stage in stages.items()},
             tuning=effort,
-            notes=RunNotes(arm=config.arm, tuned_on=config.tuned_on.value),
+            notes=RunNotes(
+                arm=config.arm, tuned_on=config.tuned_on.value, not_covered=not_covered(config)
+            ),
         ),
     )
     shutil.rmtree(job.work_folder, ignore_errors=True)

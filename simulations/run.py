@@ -207,7 +207,7 @@ def simulate(
     console = SimulationConsole(prefix=_prefix(), is_silent=selection is not None)
     with alone_in(run_folder), clear_disk_errors(run_folder), console:
         console.say(f"Run folder: {_short(shown)}")
-        world = _prepared(config, run_folder, is_latest=selection is None)
+        world = _prepared(config, run_folder, is_selected_from=selection is not None)
         # Only now: these take seconds, and a wrong path should be told at once.
         from lm.loading import quiet_transformers
         from server_side.measuring.metrics import read_metrics
@@ -290,11 +290,13 @@ def _run_both_parties(
     )
 
 
-def _prepared(config: SimulateConfig, run_folder: Path, *, is_latest: bool) -> World:
+def _prepared(config: SimulateConfig, run_folder: Path, *, is_selected_from: bool) -> World:
     from simulations.prepare import prepare_world
 
-    world = prepare_world(config, run_folder)
-    if is_latest and read_sweep(run_folder.parent) is None:  # a point is part of what is newest
+    world = prepare_world(config, run_folder, is_selected_from=is_selected_from)
+    if (
+        not is_selected_from and read_sweep(run_folder.parent) is None
+    ):  # a point is part of what is newest
         point_latest_at(run_folder)
     return world
 

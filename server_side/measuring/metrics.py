@@ -132,6 +132,8 @@ def build_metrics(
         elif notes.clients_without_records:
             metrics["private_overlap"] = None
             metrics["clients_without_records"] = list(notes.clients_without_records)
+        if notes.not_covered:
+            metrics["not_covered"] = list(notes.not_covered)
         if (selection := notes.selection) is not None:
             epsilon = selection.epsilon if math.isfinite(selection.epsilon) else None
             metrics["selection"] = {"epsilon": epsilon, "delta": selection.delta}

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-from client_side.records import SHIPPED_RECORDS
 from lm.errors import LmError
 from lm.settings import load_settings
 from lm.telemetry import switch_off_telemetry
@@ -51,10 +50,11 @@ def require_selectable(candidate: SimulateConfig) -> None:
         raise ConfigurationError(
             "Expected client_side.budget.noise_seed=null in a selection, got a seed. Remove it."
         )
-    if candidate.client_side.records.path == SHIPPED_RECORDS:
+    if not candidate.has_own_records:
         return  # nobody's
+    are_own = candidate.main_records_are_own
     # Privacy: the score that selects must read no record; a test set split off from them does.
-    if candidate.server_side.evaluation.path is None:
+    if are_own and candidate.server_side.evaluation.path is None:
         raise ConfigurationError(
             "Expected server_side.evaluation.path in a selection on your own records, got null: "
             "the score that selects may not read them. Name a public test file."
@@ -67,7 +67,7 @@ def require_selectable(candidate: SimulateConfig) -> None:
             "public number."
         )
     # Privacy: with one record more in the file, many others would lie with another client.
-    if candidate.num_clients - len(candidate.own_domains) > 1:
+    if are_own and candidate.num_sharing > 1:
         raise ConfigurationError(
             "Expected num_clients=1 in a selection on your own records, or a file for each client "
             f"in domains, got {candidate.num_clients} clients: where a record lies would depend "

@@ -290,7 +290,7 @@ def _planned_events(
     events = []
     for candidate in candidates:
         shutil.rmtree(folder, ignore_errors=True)
-        world = prepare_world(candidate, folder)
+        world = prepare_world(candidate, folder, is_selected_from=True)
         events += [plan_events(request, config=client.load_config()) for client in world.clients]
     shutil.rmtree(folder)
     return events

@@ -12,7 +12,7 @@ import pytest
 from protocol.ledger import ProxyKind
 from server_side.config import FilteringConfig, RefinementConfig, ServerConfig
 from server_side.dataset_card import describe_dataset
-from server_side.notes import SelectionPrice
+from server_side.notes import RunNotes, SelectionPrice
 from server_side.samples import CandidateOrigin, PromptOrigin
 from tests.support.synthetic_rows import export_rows, make_certificate, make_sample, row_settings
 
@@ -264,16 +264,33 @@ def test_rows_of_a_selected_run_state_what_holds_for_the_best_of_several(
 ) -> None:
     clients = {"north": make_certificate()}
     price = SelectionPrice(epsilon=epsilon, delta=1e-5)
+    selected = RunNotes(arm="with_consensus", tuned_on="synthetic", selection=price)
 
     card, plain = (
         describe_dataset(
-            [make_sample()], run_id="run-1", clients=clients, settings=SETTINGS, selection=selection
+            [make_sample()], run_id="run-1", clients=clients, settings=SETTINGS, notes=notes
         )
-        for selection in (price, None)
+        for notes in (selected, None)
     )
 
     assert f"what holds for them is {told} at δ = 1e-05" in card
     assert "Chosen among several runs" not in plain
+
+
+def test_what_a_simulation_on_own_records_takes_beside_the_releases_is_told() -> None:
+    notes = RunNotes(
+        arm="with_consensus", tuned_on="synthetic", not_covered=("Sizes were counted.", "And more.")
+    )
+
+    card = describe_dataset(
+        [make_sample()],
+        run_id="run-1",
+        clients={"north": make_certificate()},
+        settings=SETTINGS,
+        notes=notes,
+    )
+
+    assert "does not count it: Sizes were counted. And more.\n" in card
 
 
 def test_a_public_start_is_told_so_that_nobody_takes_its_gain_for_the_methods() -> None:

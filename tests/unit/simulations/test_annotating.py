@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from protocol.ledger import ProxyKind
 from server_side.admission import AdmittedRelease
+from server_side.config import EvaluationConfig
 from server_side.notes import RunNotes
-from simulations.annotating import annotate_run
-from simulations.config import SimulateConfig
+from simulations.annotating import annotate_run, not_covered
+from simulations.config import DomainConfig, SimulateConfig, TunedOn
 from simulations.prepare import World, prepare_world
 from tests.support.curated import curated
-from tests.support.laid_out import rows_of, simulation
+from tests.support.laid_out import rows_of, simulation, with_records
 
 CONFIG = simulation()
 
@@ -89,3 +91,40 @@ def spoil(world: World, flaw: str) -> None:
             file.write_text("".join(rows), encoding="utf-8")
         case "torn":
             file.write_bytes(file.read_bytes()[:-20])
+
+
+def test_fiction_has_nothing_that_a_ledger_does_not_cover(world: World) -> None:
+    assert not_covered(CONFIG) == ()
+    assert annotate(world, released("client-1", "client-2")).not_covered == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ["was counted", "among 2 clients", "split off", "private_overlap"]),
+        ({"declare_sizes": False}, ["among 2 clients", "split off", "private_overlap"]),
+        ({"num_clients": 1}, ["was counted", "split off", "private_overlap"]),
+        ({"tuned_on": TunedOn.PRIVATE_RECORDS_DP}, ["was counted", "among 2 clients", "split off"]),
+    ],
+)
+def test_what_depends_on_own_records_beside_the_releases_is_said(
+    changes: dict[str, Any], told: list[str]
+) -> None:
+    start = with_records(simulation(**{"num_clients": 2} | changes), path="mine.jsonl")
+
+    sentences = not_covered(start)
+
+    assert len(sentences) == len(told)
+    assert all(word in text for word, text in zip(told, sentences, strict=True))
+
+
+def test_a_named_test_file_still_loses_what_stands_among_the_records() -> None:
+    own = DomainConfig(path="mine.jsonl", instruction="Answer.")
+    server = replace(CONFIG.server_side, evaluation=EvaluationConfig(instruction="Answer."))
+
+    sentences = not_covered(
+        simulation(num_clients=2, domains={"client-2": own}, server_side=server)
+    )
+
+    assert "prompt stands among the records were left out" in sentences[1]
+    assert not [text for text in sentences if "dealt out" in text]

@@ -110,7 +110,11 @@ def test_records_of_one_person_stay_on_one_side_and_count_as_one(tmp_path: Path)
     assert world.clients[0].load_config().records.declared_size == len(first)
 
 
-def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_selected_from", "counted"), [(False, (3, 2)), (True, (0, 5))])
+def test_test_rows_whose_prompt_stands_in_training_are_dropped_where_that_is_paid_for_by_nobody(
+    tmp_path: Path, is_selected_from: bool, counted: tuple[int, int]
+) -> None:
+    """A private selection's score may read no record, nor be taken on what they decide."""
     rows = [{"prompt": f"Question {n}", "response": "Answer"} for n in range(40)]
     path = write_rows(tmp_path / "rows.jsonl", rows)
     others = [{"prompt": f"Something else {n}", "response": "Answer"} for n in range(2)]
@@ -121,9 +125,10 @@ def test_test_rows_whose_prompt_stands_in_training_are_dropped_and_counted(tmp_p
     world = prepare_world(
         replace(start, server_side=replace(start.server_side, evaluation=evaluation)),
         tmp_path / "run",
+        is_selected_from=is_selected_from,
     )
 
-    assert (world.num_overlapping, world.num_evaluation) == (3, 2)
+    assert (world.num_overlapping, world.num_evaluation) == counted
 
 
 def test_a_single_test_row_that_is_not_trained_on_is_too_few(tmp_path: Path) -> None:

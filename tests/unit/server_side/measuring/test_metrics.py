@@ -158,6 +158,15 @@ def test_an_overlap_that_could_not_be_measured_is_null_and_says_whose_records_ar
     assert (found["private_overlap"], found["clients_without_records"]) == (None, ["east"])
 
 
+def test_what_no_ledger_counts_is_written(tmp_path: Path) -> None:
+    notes = RunNotes(arm="rewardds", tuned_on="synthetic", not_covered=("Sizes were counted.",))
+
+    write_metrics(tmp_path / "metrics.json", _metrics(notes=notes))
+
+    assert read_metrics(tmp_path / "metrics.json")["not_covered"] == ["Sizes were counted."]
+    assert "not_covered" not in _metrics(notes=dataclasses.replace(notes, not_covered=()))
+
+
 def test_clients_without_releases_are_named_with_their_answers(tmp_path: Path) -> None:
     lost = ClientOutcome(name="east", answers={"hello": "admitted", "generator": "no answer"})
     metrics = _metrics(without_releases=[lost])

@@ -61,6 +61,18 @@ def test_a_selected_run_leads_with_the_price_of_the_selection_and_tells_no_time(
     assert 'href="#cost"' not in told
 
 
+def test_what_no_ledger_counts_stands_before_the_ledgers(inputs: ReportInputs) -> None:
+    notes = RunNotes(
+        arm="with_consensus", tuned_on="synthetic", not_covered=("Sizes were counted.",)
+    )
+
+    told, plain = (render_report(dataclasses.replace(inputs, notes=some)) for some in (notes, None))
+
+    privacy = told[told.index('id="privacy"') :]
+    assert "Sizes were counted." in privacy[: privacy.index("card ledger")]
+    assert "simulation on own records" not in plain
+
+
 def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> None:
     queries = tuple(
         dataclasses.replace(query, origin=PromptOrigin.PUBLIC) for query in inputs.queries

@@ -17,7 +17,8 @@ from lm.settings import load_settings, save_settings, to_settings
 from protocol.accounting import composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
-from simulations.config import SelectionConfig, SimulateConfig
+from server_side.config import EvaluationConfig, ServerConfig
+from simulations.config import DomainConfig, SelectionConfig, SimulateConfig
 from simulations.sweeps import selection
 from simulations.sweeps.costs import dominating, selection_epsilon
 from simulations.sweeps.hidden_run import require_selectable
@@ -296,6 +297,16 @@ def test_own_records_are_selected_on_with_a_test_file(tmp_path: Path) -> None:
             ),
         )
     )
+
+
+def test_own_records_of_one_client_count_as_own_records_beside_shipped_ones() -> None:
+    own = DomainConfig(path="mine.jsonl", instruction="Answer.")
+    server = ServerConfig(evaluation=EvaluationConfig(instruction="Answer."))
+    start = SimulateConfig(domains={"client-2": own}, server_side=server)
+
+    with pytest.raises(ConfigurationError, match="declare_sizes=false"):
+        require_selectable(start)
+    require_selectable(replace(start, declare_sizes=False))
 
 
 def test_a_candidate_with_an_unknown_setting_is_an_error(tmp_path: Path) -> None:
