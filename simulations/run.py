@@ -294,9 +294,8 @@ def _prepared(config: SimulateConfig, run_folder: Path, *, is_selected_from: boo
     from simulations.prepare import prepare_world
 
     world = prepare_world(config, run_folder, is_selected_from=is_selected_from)
-    if (
-        not is_selected_from and read_sweep(run_folder.parent) is None
-    ):  # a point is part of what is newest
+    # A point of a sweep is part of what is newest, not that itself.
+    if not is_selected_from and read_sweep(run_folder.parent) is None:
         point_latest_at(run_folder)
     return world
 
