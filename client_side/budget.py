@@ -152,7 +152,7 @@ class BudgetLedger:
             self._file.append({"kind": "reserve", "reservation": to_entry(reservation)})
             return reservation
 
-    def start(self, reservation_id: str, *, proxy: ProxyKind) -> None:
+    def start(self, reservation_id: str, *, proxy: ProxyKind, request_digest: str) -> None:
         """Note that a proxy's training begins. One event pays for one training.
 
         Call it once before the first step. A training that resumes from its own saved state, step
@@ -161,10 +161,12 @@ class BudgetLedger:
         Args:
             reservation_id: What pays.
             proxy: The model to train.
+            request_digest: The request that its release will answer.
 
         Raises:
             UnaccountedReleaseError: Nothing was reserved for it, or it was started before.
         """
+        check_hex(num_bytes=32, request_digest=request_digest)
         with lock_folder(self._folder):
             reservation = self._find(reservation_id, proxy=proxy)
             # Privacy: two trainings on one event would be two mechanisms at the price of one.
@@ -174,7 +176,12 @@ class BudgetLedger:
                     f"begun, found it begun. Resume it from its saved state or reserve again."
                 )
             self._file.append(
-                {"kind": "start", "proxy": proxy.value, "reservation_id": reservation_id}
+                {
+                    "kind": "start",
+                    "proxy": proxy.value,
+                    "request_digest": request_digest,
+                    "reservation_id": reservation_id,
+                }
             )
 
     def record_release(

@@ -149,7 +149,11 @@ class ProxyTraining:
             # Before it counts as begun, so that whatever was begun has a state to go on from.
             self._state_file().save(state, binding)
             # Privacy: noted before the first gradient; one event pays for one training.
-            ledger.start(reservation.reservation_id, proxy=self.proxy)
+            ledger.start(
+                reservation.reservation_id,
+                proxy=self.proxy,
+                request_digest=self.request.digest(),
+            )
         trained = self._train(
             records,
             base_folder,

@@ -1,8 +1,8 @@
 """The releases that a ledger folder keeps, as witnesses of what its log must know.
 
-A training is noted as begun, on the disk, before its first step, and its release is stored after
-the last. So a stored release whose training the log does not know as begun is no trace of a crash:
-the log lost lines, and the cost in them would be given out anew.
+A training is noted as begun, on the disk and with the request that it answers, before its first
+step, and its release is stored after the last. So a stored release whose request the log does not
+know is no trace of a crash: the log lost lines, and the cost in them would be given out anew.
 
 Covers: a log that is gone, empty, cut, or older than the releases beside it.
 Does not cover: a folder that is older as a whole; cost of which no release is stored. A list of
@@ -16,10 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from client_side.reservations import replay
 from protocol.documents import Json
 from protocol.errors import BudgetError
-from protocol.ledger import ProxyKind
 
 _RELEASE: Final = re.compile(r"([0-9a-f]{64})\.release")
 """Name of a stored release. What killed writes, backups and desktops leave has other names."""
@@ -51,23 +49,17 @@ def check_log(ledger_folder: Path, entries: Sequence[Mapping[str, Json]]) -> Non
         entries: The log's entries, oldest first.
 
     Raises:
-        BudgetError: More releases are stored than trainings in the log can have made.
+        BudgetError: A release is stored whose training the log does not know as begun.
     """
-    reservations = replay(entries)
-    unexplained = stored_requests(ledger_folder)
-    unexplained -= {str(entry["request_digest"]) for entry in entries if entry["kind"] == "release"}
-    # A crash between storing a release and noting it leaves one for a training that was begun.
-    # A generator's reservation is made for the very request that its release is filed under.
-    unexplained -= {
-        item.request_digest for item in reservations if item.is_unfinished(ProxyKind.GENERATOR)
-    }
-    # A reward proxy's request stands in no line before its release; each training has one at most.
-    num_rewards = sum(item.is_unfinished(ProxyKind.REWARD) for item in reservations)
+    # A line for the start of a training is on the disk before its first step, so it is known also
+    # where a crash came between storing a release and noting it.
+    known = {entry["request_digest"] for entry in entries if "request_digest" in entry}
+    unexplained = stored_requests(ledger_folder) - known
     # Privacy: a log that lost lines would give out anew what they say was spent.
-    if len(unexplained) > num_rewards:
+    if unexplained:
         raise BudgetError(
             f"Expected {ledger_folder / 'ledger.jsonl'} to hold the start of every training whose "
-            f"release is stored beside it, found {len(unexplained) - num_rewards} in releases/ "
+            f"release is stored beside it, found {len(unexplained)} in releases/ "
             f"without one: the file was lost, emptied, cut or replaced by an older one. Restore "
             f"it from the newest backup and leave releases/ as it is; never go on without, for "
             f"what was spent on these records would be forgotten."

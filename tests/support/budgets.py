@@ -51,7 +51,19 @@ def hand_out(
     )
 
 
+def start(ledger: BudgetLedger, reservation: Reservation, proxy: ProxyKind) -> None:
+    ledger.start(
+        reservation.reservation_id, proxy=proxy, request_digest=request_of(reservation, proxy)
+    )
+
+
+def request_of(reservation: Reservation, proxy: ProxyKind) -> str:
+    """Return the digest of the request that a training answers; the generator's is the payer's."""
+    is_generator = proxy is ProxyKind.GENERATOR
+    return reservation.request_digest if is_generator else digest(f"{reservation.run_id} reward")
+
+
 def reserve_and_start(ledger: BudgetLedger) -> Reservation:
     reservation = reserve(ledger)
-    ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+    start(ledger, reservation, ProxyKind.GENERATOR)
     return reservation

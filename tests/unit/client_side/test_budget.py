@@ -24,6 +24,7 @@ from tests.support.budgets import (
     hand_out,
     reserve,
     reserve_and_start,
+    start,
 )
 
 
@@ -103,7 +104,7 @@ def test_cap_holds_for_what_an_earlier_process_spent(tmp_path: Path) -> None:
 def test_a_reservation_that_was_never_finished_stays_charged(tmp_path: Path) -> None:
     ledger = BudgetLedger(tmp_path)
     crashed = reserve(ledger)
-    ledger.start(crashed.reservation_id, proxy=ProxyKind.GENERATOR)
+    start(ledger, crashed, ProxyKind.GENERATOR)
 
     again = reserve(ledger)
 
@@ -123,7 +124,7 @@ def test_only_a_training_that_was_begun_and_not_released_is_unfinished(tmp_path:
 
     reservation = reserve(ledger)
     before = unfinished()
-    ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+    start(ledger, reservation, ProxyKind.GENERATOR)
     found = unfinished()
     others = [unfinished(ProxyKind.REWARD), unfinished(run_id="run-2"), unfinished(unit_keys=["z"])]
     hand_out(ledger, reservation, data=b"one")
@@ -143,11 +144,11 @@ def test_a_process_killed_between_paying_and_training_does_not_pay_twice(tmp_pat
 def test_one_event_pays_for_one_training(tmp_path: Path) -> None:
     ledger = BudgetLedger(tmp_path)
     reservation = reserve(ledger)
-    ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+    start(ledger, reservation, ProxyKind.GENERATOR)
 
-    ledger.start(reservation.reservation_id, proxy=ProxyKind.REWARD)
+    start(ledger, reservation, ProxyKind.REWARD)
     with pytest.raises(UnaccountedReleaseError, match="begun"):
-        ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+        start(ledger, reservation, ProxyKind.GENERATOR)
 
     (seen,) = ledger.reservations()
     assert seen.started == (ProxyKind.GENERATOR, ProxyKind.REWARD)
@@ -158,9 +159,9 @@ def test_training_without_reservation_cannot_start(tmp_path: Path) -> None:
     reservation = reserve(ledger, events=EVENTS[:1])
 
     with pytest.raises(UnaccountedReleaseError):
-        ledger.start("no-such-reservation", proxy=ProxyKind.GENERATOR)
+        ledger.start("none", proxy=ProxyKind.GENERATOR, request_digest=digest("run-1"))
     with pytest.raises(UnaccountedReleaseError):
-        ledger.start(reservation.reservation_id, proxy=ProxyKind.REWARD)
+        start(ledger, reservation, ProxyKind.REWARD)
 
 
 @pytest.mark.parametrize("events", [(), (EVENTS[0], EVENTS[0])])

@@ -18,6 +18,7 @@ from lm.errors import LmError
 from protocol.accounting import composed_epsilon
 from protocol.errors import BudgetError
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
+from tests.support.budgets import start
 from tests.support.clients import client_config, make_client
 
 DELTA = 1e-5
@@ -128,7 +129,7 @@ def test_what_was_never_released_is_charged_and_shown_as_such(folder: ClientFold
     reservation = reserve(folder, "run-1")
     ledger = BudgetLedger(folder.ledger_folder)
     for proxy in ProxyKind:
-        ledger.start(reservation.reservation_id, proxy=proxy)
+        start(ledger, reservation, proxy)
     ledger.record_release(
         reservation.reservation_id,
         proxy=ProxyKind.GENERATOR,

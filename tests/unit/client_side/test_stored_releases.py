@@ -19,7 +19,16 @@ from protocol.errors import BudgetError, BudgetExceededError, RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import Refusal, ReleaseReply, TrainingRequest
 from protocol.wire import decode_bytes, encode_bytes
-from tests.support.budgets import DELTA, EPSILON, digest, hand_out, reserve, reserve_and_start
+from tests.support.budgets import (
+    DELTA,
+    EPSILON,
+    digest,
+    hand_out,
+    request_of,
+    reserve,
+    reserve_and_start,
+    start,
+)
 from tests.support.clients import client_config, make_client, training_request
 
 REFUSED = "Expected .*ledger.jsonl to hold the start of every training"
@@ -30,19 +39,17 @@ def train(ledger: BudgetLedger, run_id: str, *, proxies: tuple[ProxyKind, ...]) 
     """Pay for a run's two proxies and hand some out, each for a request of its own."""
     reservation = reserve(ledger, run_id=run_id)
     for proxy in proxies:
-        ledger.start(reservation.reservation_id, proxy=proxy)
+        start(ledger, reservation, proxy)
         note_release(ledger, reservation, proxy)
     return reservation
 
 
 def note_release(ledger: BudgetLedger, reservation: Reservation, proxy: ProxyKind) -> None:
-    is_generator = proxy is ProxyKind.GENERATOR
-    run_id = reservation.run_id
     ledger.record_release(
         reservation.reservation_id,
         proxy=proxy,
-        request_digest=reservation.request_digest if is_generator else digest(f"{run_id} reward"),
-        release_bytes=f"{run_id} {proxy.value}".encode(),
+        request_digest=request_of(reservation, proxy),
+        release_bytes=f"{reservation.run_id} {proxy.value}".encode(),
     )
 
 
@@ -160,25 +167,31 @@ def test_a_log_older_than_the_newest_release_is_refused(tmp_path: Path) -> None:
         BudgetLedger(tmp_path)
 
 
-def test_a_training_that_was_given_up_explains_no_release_of_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("proxy", list(ProxyKind))
+def test_a_training_that_was_given_up_explains_no_release_of_another(
+    tmp_path: Path, proxy: ProxyKind
+) -> None:
     ledger = BudgetLedger(tmp_path)
-    given_up = reserve(ledger, run_id="given-up")
-    ledger.start(given_up.reservation_id, proxy=ProxyKind.GENERATOR)
+    given_up = train(ledger, "given-up", proxies=tuple(ProxyKind)[: list(ProxyKind).index(proxy)])
+    start(ledger, given_up, proxy)
+    num_lines = len((tmp_path / "ledger.jsonl").read_bytes().splitlines())
     train(ledger, "run-1", proxies=(ProxyKind.GENERATOR,))
-    cut(tmp_path, num_lines=3)
+    cut(tmp_path, num_lines=num_lines)
 
     with pytest.raises(BudgetError, match=REFUSED):
         BudgetLedger(tmp_path)
 
 
-def test_one_reward_training_explains_one_release_at_most(tmp_path: Path) -> None:
-    """Under which request it is filed stands in no line before the release's own."""
+@pytest.mark.parametrize(("num_lines", "num_missing"), [(4, 2), (5, 2), (6, 2), (7, 1), (8, 1)])
+def test_each_release_wants_the_start_of_its_own_training(
+    tmp_path: Path, num_lines: int, num_missing: int
+) -> None:
     ledger = BudgetLedger(tmp_path)
     train(ledger, "run-1", proxies=tuple(ProxyKind))
     train(ledger, "run-2", proxies=tuple(ProxyKind))
-    cut(tmp_path, num_lines=4)
+    cut(tmp_path, num_lines=num_lines)
 
-    with pytest.raises(BudgetError, match=f"{REFUSED}.*found 2 in releases/"):
+    with pytest.raises(BudgetError, match=f"{REFUSED}.*found {num_missing} in releases/"):
         BudgetLedger(tmp_path)
 
 
@@ -202,7 +215,7 @@ def test_a_crash_between_storing_and_noting_a_release_is_accepted(
     ledger = BudgetLedger(tmp_path)
     earlier = (ProxyKind.GENERATOR,) if proxy is ProxyKind.REWARD else ()
     reservation = train(ledger, "run-1", proxies=earlier)
-    ledger.start(reservation.reservation_id, proxy=proxy)
+    start(ledger, reservation, proxy)
     store_without_noting(ledger, reservation, proxy, monkeypatch)
 
     reopened = BudgetLedger(tmp_path)
@@ -218,10 +231,10 @@ def test_several_crashes_between_storing_and_noting_are_accepted(
     ledger = BudgetLedger(tmp_path)
     for run_id in ("run-1", "run-2"):
         reservation = train(ledger, run_id, proxies=(ProxyKind.GENERATOR,))
-        ledger.start(reservation.reservation_id, proxy=ProxyKind.REWARD)
+        start(ledger, reservation, ProxyKind.REWARD)
         store_without_noting(ledger, reservation, ProxyKind.REWARD, monkeypatch)
     reservation = reserve(ledger, run_id="run-3")
-    ledger.start(reservation.reservation_id, proxy=ProxyKind.GENERATOR)
+    start(ledger, reservation, ProxyKind.GENERATOR)
     store_without_noting(ledger, reservation, ProxyKind.GENERATOR, monkeypatch)
 
     assert len(BudgetLedger(tmp_path).reservations()) == 3
@@ -266,7 +279,7 @@ def test_a_crash_before_any_release_is_accepted(tmp_path: Path, num_begun: int) 
     ledger = BudgetLedger(tmp_path)
     reservation = reserve(ledger)
     for proxy in tuple(ProxyKind)[:num_begun]:
-        ledger.start(reservation.reservation_id, proxy=proxy)
+        start(ledger, reservation, proxy)
 
     assert len(BudgetLedger(tmp_path).reservations()) == 1
 
