@@ -26,6 +26,7 @@ from protocol.errors import RewardDSError, StageError
 from server_side.config import JudgeConfig
 from server_side.evaluation import Metric
 from server_side.measuring.comparing import ArmRun, ComparingConfig, Comparison, compare_runs
+from server_side.measuring.judge_memory import RememberingJudge
 from server_side.measuring.judges import VERDICTS_STAGE, open_judge
 from server_side.measuring.measures import is_measure
 from server_side.whole_files import write_atomically
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.judge_url is not None and not options.judge_model:
-        parser.error("expected --judge-model NAME, because --judge-url is given, got nothing")
+    for option, value in (("--judge-url", options.judge_url), ("--judged", options.judged)):
+        if value is not None and not options.judge_model:
+            parser.error(f"expected --judge-model NAME, because {option} is given, got nothing")
     try:
         _compare(options)
     except (RewardDSError, LmError, OSError) as error:
@@ -130,6 +132,8 @@ def _ask(
             )
         )
         assert judge is not None, "a kind is named"
+        if options.judged is not None:
+            judge = RememberingJudge(judge, path=options.judged)
         by_seed = {run.seed: folder for folder, run in zip(folders, runs, strict=True)}
         asked = read_asked(by_seed[seed] for seed in comparison.seeds)
         with SimulationConsole(console=Console(stderr=True)) as console:
@@ -205,6 +209,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="OpenAI-style endpoint of the judge, such as http://127.0.0.1:8000/v1; "
         f"{JudgeConfig().api_key_variable} in the environment holds its key, if it wants one",
+    )
+    parser.add_argument(
+        "--judged",
+        type=Path,
+        metavar="FILE",
+        help="keep what the judge says in this file, and ask it nothing that stands there; no text "
+        "is kept",
     )
     parser.add_argument("--csv", type=Path, help="write every arm and metric to this file")
     parser.add_argument("--markdown", type=Path, help="write the shown tables to this file")

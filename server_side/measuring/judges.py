@@ -37,6 +37,7 @@ from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, JudgeConfig
 from server_side.evaluation import ArmScores
+from server_side.measuring.judge_memory import RememberingJudge
 from server_side.measuring.win_rate import (
     Choice,
     Judge,
@@ -134,6 +135,8 @@ def measure_win_rate(
     if judge is None:
         store.forget(VERDICTS_STAGE)
         return None
+    # What it has answered stays answered, should it fail before the last question.
+    judge = RememberingJudge(judge, path=store.folder / "work" / "judged.sqlite")
     if VERDICTS_STAGE in store.stages:
         known = store.read(VERDICTS_STAGE, RowVerdict)
         if any(verdict.judge != judge.identity for verdict in known):

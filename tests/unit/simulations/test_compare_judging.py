@@ -21,6 +21,7 @@ from server_side.measuring.comparing import (
 )
 from server_side.measuring.row_naming import name_rows
 from server_side.measuring.win_rate import Choice, Question
+from simulations import compare
 from simulations.compare import main
 from simulations.compare_judging import ArmVerdict, judge_arms, read_asked
 from tests.support.arms import run_of
@@ -312,6 +313,36 @@ def test_a_judge_that_cannot_be_asked_costs_neither_tables_nor_files(
     assert "**rougeL**" in (tmp_path / "a.md").read_text(encoding="utf-8")
 
 
+def test_a_judge_that_failed_halfway_is_asked_the_rest_and_then_nothing(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FailsOnGood(FakeJudge):
+        """Judges the untuned target's answers, which come first, and then fails."""
+
+        def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
+            if "good" in (questions[0].first, questions[0].second):
+                raise StageError("Out of order.")
+            return super().choose(questions)
+
+    judges = [FailsOnGood(), FakeJudge(), FakeJudge()]
+    opened = iter(judges)
+    monkeypatch.setattr(compare, "open_judge", lambda _: next(opened))
+    words = [str(sweep), *FEW, "--judge-model", "fake", "--judged", f"{tmp_path}/judged"]
+
+    with pytest.raises(SystemExit, match=r"Out of order\."):
+        main(words)
+    main(words)
+    main(words)
+
+    before, rest, nothing = (judge.asked for judge in judges)
+    assert {(question.first, question.second) for question in before} == {("bad", "bad")}
+    assert {frozenset((question.first, question.second)) for question in rest} == {
+        frozenset(("good", "bad"))
+    }
+    assert nothing == []
+    assert capsys.readouterr().out.count("Judge: fake, on public") == 2
+
+
 def test_a_local_judge_that_is_not_there_is_said_after_the_tables(
     sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -333,6 +364,7 @@ def test_a_model_of_this_machine_can_judge(
     ("words", "named"),
     [
         (["--judge-url", "http://127.0.0.1:1/v1"], "--judge-model NAME"),
+        (["--judged", "file"], "--judge-model NAME"),
         (["--judge-url", "localhost:8000", "--judge-model", "m"], "http:// or https:// address"),
     ],
 )

@@ -15,7 +15,7 @@ from lm.loading import load_causal_lm, load_tokenizer
 from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, JudgeConfig
-from server_side.measuring import judges
+from server_side.measuring import judges, win_rate
 from server_side.measuring.judges import (
     INSTRUCTION,
     EndpointJudge,
@@ -288,6 +288,24 @@ def test_a_judge_is_not_asked_again_where_the_same_would_be_asked(
 ) -> None:
     assert _num_asked(server, tmp_path) == 4
     assert _num_asked(server, tmp_path, timeout_seconds=30.0) == 0
+
+
+def test_what_a_judge_answered_before_it_failed_is_not_asked_again(
+    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(win_rate, "_AT_ONCE", 2)
+
+    def choose_and_fail_later(self: EndpointJudge, questions: list[Question]) -> list[Choice]:
+        if questions[0].prompt != ROWS[0].prompt:
+            raise StageError("Out of order.")
+        return [Choice.TIE] * len(questions)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EndpointJudge, "choose", choose_and_fail_later)
+        with pytest.raises(StageError, match="Out of order"):
+            _num_asked(server, tmp_path)
+
+    assert _num_asked(server, tmp_path) == 2
 
 
 def _ask_otherwise(render: Callable[..., str]) -> Callable[..., str]:
