@@ -454,7 +454,7 @@ def free_row(name: str, prompts: Sequence[Prompt], *, seed: int) -> dict[str, An
 
 def ranking(prompts: Sequence[Prompt], scores: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Say how well scores rank the candidates of each prompt by ROUGE-L."""
-    best = [best_of(s, p.rouge_l) for p, s in zip(prompts, scores, strict=True)]
+    best = [best_of(scores=s, worth=p.rouge_l) for p, s in zip(prompts, scores, strict=True)]
     means = [float(np.mean(p.rouge_l)) for p in prompts]
     lengths = [[float(len(r.split())) for r in p.responses] for p in prompts]
     with_rouge_l = map(rank_correlation, scores, [p.rouge_l for p in prompts])

@@ -101,7 +101,7 @@ def cached_gguf(
         handle, name = tempfile.mkstemp(prefix=".", suffix=".gguf", dir=folder)
         os.close(handle)
         part = Path(name)
-        write_gguf(model_folder, part, stop_ids=stop_ids)
+        write_gguf(model_folder, file=part, stop_ids=stop_ids)
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(file)
@@ -116,7 +116,7 @@ def cached_gguf(
     return file
 
 
-def write_gguf(model_folder: Path, file: Path, *, stop_ids: frozenset[int]) -> None:
+def write_gguf(model_folder: Path, *, file: Path, stop_ids: frozenset[int]) -> None:
     """Write a model folder as a GGUF file, one tensor in memory at a time.
 
     Args:

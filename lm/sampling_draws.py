@@ -63,7 +63,7 @@ def draw_tokens(
 
 
 def penalise_repetition(
-    logits: torch.Tensor, is_seen: torch.Tensor, penalty: float
+    *, logits: torch.Tensor, is_seen: torch.Tensor, penalty: float
 ) -> torch.Tensor:
     """Weaken the logits of tokens that were seen: divide if positive, multiply if negative.
 

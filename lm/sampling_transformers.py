@@ -205,7 +205,9 @@ class _Batch:
         for step in range(params.max_new_tokens):
             logits = state.logits.float()
             if state.is_seen is not None:
-                logits = penalise_repetition(logits, state.is_seen, params.repetition_penalty)
+                logits = penalise_repetition(
+                    logits=logits, is_seen=state.is_seen, penalty=params.repetition_penalty
+                )
             # Privacy: a row without a distribution ends here, unfinished, and no other row knows of
             # it. A failure would tell that some drawn record brought such a row about.
             is_mute = ~torch.isfinite(logits.amax(dim=-1))  # (B,); a maximum passes on nan

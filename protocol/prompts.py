@@ -49,7 +49,7 @@ def few_shot_instruction(instruction: str, examples: Sequence[str]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def feedback_chat(instruction: str, prompt: str, *, chosen: str, rejected: str) -> Chat:
+def feedback_chat(*, instruction: str, prompt: str, chosen: str, rejected: str) -> Chat:
     """Build the chat that asks why one response is better than another.
 
     Args:
@@ -71,7 +71,7 @@ def feedback_chat(instruction: str, prompt: str, *, chosen: str, rejected: str) 
     return [*_opening(instruction), {"role": "user", "content": content}]
 
 
-def rewrite_chat(instruction: str, prompt: str, *, response: str, feedback: str) -> Chat:
+def rewrite_chat(*, instruction: str, prompt: str, response: str, feedback: str) -> Chat:
     """Build the chat that asks for a better response in the light of feedback.
 
     Args:

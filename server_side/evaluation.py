@@ -271,7 +271,7 @@ def summarize_arm(
 
 
 def compare_arms(
-    untuned: ArmScores, tuned: ArmScores, *, config: EvaluationConfig, seed: int
+    *, untuned: ArmScores, tuned: ArmScores, config: EvaluationConfig, seed: int
 ) -> Mapping[Metric, Interval]:
     """Return by how much the tuned arm exceeds the untuned one, row by row on the same prompts.
 
@@ -288,9 +288,9 @@ def compare_arms(
     return MappingProxyType(
         {
             metric: paired_difference(
-                row_statistics(untuned.rows, metric),
-                row_statistics(tuned.rows, metric),
-                metric_formula(metric),
+                first=row_statistics(untuned.rows, metric),
+                second=row_statistics(tuned.rows, metric),
+                formula=metric_formula(metric),
                 num_resamples=config.num_resamples,
                 confidence_level=config.confidence_level,
                 seed=seed,

@@ -202,7 +202,7 @@ def write_outputs(
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
     difference = compare_arms(
-        untuned, tuned, config=config.evaluation, seed=evaluation_seed(config)
+        untuned=untuned, tuned=tuned, config=config.evaluation, seed=evaluation_seed(config)
     )
     test_rows = _judged_rows(inputs, store.read("07_queries", Query))[0]
     win_rate, problem = None, None
@@ -224,8 +224,8 @@ def write_outputs(
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
     pass_differences = pass_rate_differences(
-        untuned.pass_counts,
-        tuned.pass_counts,
+        untuned=untuned.pass_counts,
+        tuned=tuned.pass_counts,
         config=config.evaluation,
         seed=evaluation_seed(config),
     )
@@ -328,7 +328,10 @@ def _target_model(
     return SampledModel(
         base_folder=inputs.target_folder,
         write_merged=partial(
-            merge_tuned_target, inputs.target_folder, tuned, out_folder=out_folder
+            merge_tuned_target,
+            target_folder=inputs.target_folder,
+            tuned=tuned,
+            out_folder=out_folder,
         ),
         write_adapter=lambda: tuned,
         vllm_url=config.target_model_vllm_url,
@@ -345,7 +348,11 @@ def _hand_over_target(
         if is_wanted:
             copy_folder(tuned, output_folder / name)
     if config.finetuning.export_merged:
-        merge_tuned_target(inputs.target_folder, tuned, out_folder=output_folder / "target_model")
+        merge_tuned_target(
+            target_folder=inputs.target_folder,
+            tuned=tuned,
+            out_folder=output_folder / "target_model",
+        )
 
 
 def _judged_rows(inputs: JobInputs, queries: Sequence[Query]) -> tuple[tuple[TextRow, ...], int]:

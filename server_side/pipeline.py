@@ -151,10 +151,9 @@ def run_pipeline(
             best = store.values(
                 f"10_best_r{number}", CuratedSample, partial(choose, config=config.filtering)
             )
-            grow = partial(grow_pool, pool, best, filtering=config.filtering, round_index=number)
-            pool = store.values(
-                f"10_pool_r{number}", CuratedSample, partial(grow, config=config.refinement)
-            )
+            grow = partial(grow_pool, pool=pool, best=best, filtering=config.filtering)
+            grow = partial(grow, config=config.refinement, round_index=number)
+            pool = store.values(f"10_pool_r{number}", CuratedSample, grow)
             tune_on = partial(
                 tune, pool, previous=target / TUNED, config=in_round(number), round_index=number
             )

@@ -244,7 +244,7 @@ def ranking_quality(
     scores = {}
     for name in judged[0]:
         pairs = [(own[name], prompt.rouge_l) for own, prompt in zip(judged, prompts, strict=True)]
-        best = [best_of(own, worth) for own, worth in pairs]
+        best = [best_of(scores=own, worth=worth) for own, worth in pairs]
         scores[name] = ScoreQuality(
             best=interval(best),
             gain=interval([b - mean for b, mean in zip(best, means, strict=True)]),
@@ -262,10 +262,10 @@ def ranking_quality(
     )
 
 
-def best_of(scores: Sequence[float], worth: Sequence[float]) -> float:
+def best_of(*, scores: Sequence[float], worth: Sequence[float]) -> float:
     """Return what the answer with the highest score is worth; of equal scores, their mean.
 
-    >>> best_of([1.0, 3.0, 3.0], [0.9, 0.2, 0.4])
+    >>> best_of(scores=[1.0, 3.0, 3.0], worth=[0.9, 0.2, 0.4])
     0.30000000000000004
     """
     top = max(scores)

@@ -154,7 +154,9 @@ def write_feedback(
         completions = _continue_chats(
             writer,
             [
-                feedback_chat(s.instruction, s.prompt, chosen=s.chosen, rejected=s.rejected)
+                feedback_chat(
+                    instruction=s.instruction, prompt=s.prompt, chosen=s.chosen, rejected=s.rejected
+                )
                 for s in own
             ],
             sampling_params(config.feedback_sampling),
@@ -200,7 +202,9 @@ def refine_samples(
     completions = _continue_chats(
         target,
         [
-            rewrite_chat(s.instruction, s.prompt, response=s.chosen, feedback=f.text)
+            rewrite_chat(
+                instruction=s.instruction, prompt=s.prompt, response=s.chosen, feedback=f.text
+            )
             for s, f in zip(samples, feedback, strict=True)
         ],
         sampling_params(config.rewrite_sampling, num_candidates=config.num_candidates),
@@ -274,9 +278,9 @@ def choose_again(
 
 
 def grow_pool(
+    *,
     pool: Sequence[CuratedSample],
     best: Sequence[CuratedSample],
-    *,
     filtering: FilteringConfig,
     config: RefinementConfig,
     round_index: int,

@@ -74,8 +74,8 @@ def annotate_run(
     return replace(
         notes,
         private_overlap=measure_overlap(
-            pool_texts(pool),
-            [f"{row.prompt}\n{row.response}" for row in public],
+            synthetic=pool_texts(pool),
+            public=[f"{row.prompt}\n{row.response}" for row in public],
             records=[f"{record.prompt}\n{record.response}" for record in records],
         ),
     )

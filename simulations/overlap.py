@@ -43,7 +43,7 @@ _Hashes = npt.NDArray[np.uint64]
 
 
 def measure_overlap(
-    synthetic: Sequence[str], public: Sequence[str], *, records: Sequence[str]
+    *, synthetic: Sequence[str], public: Sequence[str], records: Sequence[str]
 ) -> PrivateOverlap:
     """Hold the synthetic set, and public text beside it, against the private records.
 

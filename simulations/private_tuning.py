@@ -146,7 +146,7 @@ def run_private_arm(
             effort = tuning_effort([folder], pool_sizes=[len(pool)], config=server.finetuning)
         stages = store.stages
     difference = compare_arms(
-        untuned, tuned, config=server.evaluation, seed=evaluation_seed(server)
+        untuned=untuned, tuned=tuned, config=server.evaluation, seed=evaluation_seed(server)
     )
     write_metrics(
         run_folder / "metrics.json",
@@ -157,8 +157,8 @@ def run_private_arm(
             tuned=tuned,
             difference=difference,
             pass_differences=pass_rate_differences(
-                untuned.pass_counts,
-                tuned.pass_counts,
+                untuned=untuned.pass_counts,
+                tuned=tuned.pass_counts,
                 config=server.evaluation,
                 seed=evaluation_seed(server),
             ),

@@ -200,7 +200,9 @@ def fit_qualities(
             for function in (bootstrap_interval, paired_difference)
         )
         qualities[fit.client_name] = FitQuality(
-            untuned=alone(untuned), tuned=alone(tuned), difference=paired(untuned, tuned)
+            untuned=alone(untuned),
+            tuned=alone(tuned),
+            difference=paired(first=untuned, second=tuned),
         )
     return qualities
 

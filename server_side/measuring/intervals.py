@@ -84,10 +84,10 @@ def bootstrap_interval(
 
 
 def paired_difference(
+    *,
     first: FloatArray,
     second: FloatArray,
     formula: Formula,
-    *,
     num_resamples: int,
     confidence_level: float,
     seed: int,

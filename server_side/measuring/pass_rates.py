@@ -37,7 +37,7 @@ class PassCount:
     """Answers that passed all tests of the row."""
 
 
-def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
+def pass_at_k(*, num_samples: int, num_passed: int, k: int) -> float:
     """Estimate without bias the probability that one of k samples passes.
 
     Args:
@@ -52,7 +52,7 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
         Chen et al., arXiv 2107.03374, equation 1; by exact whole numbers, where they multiply
         floats.
 
-    >>> pass_at_k(2, 1, 1), pass_at_k(3, 1, 2)
+    >>> pass_at_k(num_samples=2, num_passed=1, k=1), pass_at_k(num_samples=3, num_passed=1, k=2)
     (0.5, 0.6666666666666666)
     """
     assert 1 <= k <= num_samples, "EvaluationConfig refuses a larger k"
@@ -90,9 +90,9 @@ def pass_rates(
 
 
 def pass_rate_differences(
+    *,
     untuned: Sequence[PassCount],
     tuned: Sequence[PassCount],
-    *,
     config: EvaluationConfig,
     seed: int,
 ) -> Mapping[int, Interval]:
@@ -113,9 +113,9 @@ def pass_rate_differences(
     return MappingProxyType(
         {
             k: paired_difference(
-                pass_statistics(untuned, k),
-                pass_statistics(tuned, k),
-                ratio_of_sums,
+                first=pass_statistics(untuned, k),
+                second=pass_statistics(tuned, k),
+                formula=ratio_of_sums,
                 num_resamples=config.num_resamples,
                 confidence_level=config.confidence_level,
                 seed=seed,
@@ -127,4 +127,9 @@ def pass_rate_differences(
 
 def pass_statistics(counts: Sequence[PassCount], k: int) -> FloatArray:
     """Return what each row adds to the sums whose ratio is pass@k, (n, 2)."""
-    return np.array([[pass_at_k(row.num_samples, row.num_passed, k), 1.0] for row in counts])
+    return np.array(
+        [
+            [pass_at_k(num_samples=row.num_samples, num_passed=row.num_passed, k=k), 1.0]
+            for row in counts
+        ]
+    )

@@ -45,8 +45,8 @@ def draw_plots(inputs: ReportInputs) -> Drawings:
         metrics={comparison.key: _metric(comparison) for comparison in inputs.comparisons},
         histograms=tuple(
             reward_histogram(
-                [item.reward for item in scored],
-                [sample.chosen_reward for sample in inputs.pools.get(round_index, ())],
+                before=[item.reward for item in scored],
+                after=[sample.chosen_reward for sample in inputs.pools.get(round_index, ())],
                 round_index=round_index,
                 name=f"rewards{round_index}",
             )
@@ -72,8 +72,8 @@ def _trade_off_curves(inputs: ReportInputs) -> dict[str, tuple[TradeOffPoint, ..
 def _metric(comparison: Comparison) -> Plot:
     key, untuned, tuned = comparison.key, comparison.untuned, comparison.tuned
     return arm_intervals(
-        untuned,
-        tuned,
+        untuned=untuned,
+        tuned=tuned,
         title=f"{comparison.name}, tuned above untuned",
         text=f"Untuned {metric_value(untuned.mean, key)}, tuned "
         f"{metric_value(tuned.mean, key)}; bars are the intervals.",
@@ -99,9 +99,9 @@ def _ranking(inputs: ReportInputs) -> tuple[Plot, ...]:
     ):
         plots.append(
             reward_scatter(
-                values,
-                rewards,
-                is_kept,
+                values=values,
+                rewards=rewards,
+                is_kept=is_kept,
                 label=label,
                 is_log=is_log,
                 correlation=_rank_correlation(values, rewards),

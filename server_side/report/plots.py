@@ -36,7 +36,7 @@ _LOSSES: Final = {
 
 
 def reward_histogram(
-    before: Sequence[float], after: Sequence[float], *, round_index: int, name: str
+    *, before: Sequence[float], after: Sequence[float], round_index: int, name: str
 ) -> Plot:
     """Draw how rewards lay before and after filtering, each as a share of its own number.
 
@@ -101,10 +101,10 @@ def reward_by_round(chosen: Mapping[int, Sequence[float]], *, name: str) -> Plot
 
 
 def reward_scatter(
+    *,
     values: Sequence[float],
     rewards: Sequence[float],
     is_kept: Sequence[bool],
-    *,
     label: str,
     is_log: bool,
     correlation: float | None,
@@ -236,7 +236,7 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
         )
 
 
-def arm_intervals(untuned: Interval, tuned: Interval, *, title: str, text: str, name: str) -> Plot:
+def arm_intervals(*, untuned: Interval, tuned: Interval, title: str, text: str, name: str) -> Plot:
     """Draw one metric of both arms, each as a point with its interval."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(2.4, 0.95)

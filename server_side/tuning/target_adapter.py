@@ -93,7 +93,7 @@ def adapter_digest(folder: Path) -> str:
     return AdapterWeights(tensors=read_adapter(folder).tensors).digest()
 
 
-def merge_target(target_folder: Path, adapter: Path, *, out_folder: Path) -> Path:
+def merge_target(*, target_folder: Path, adapter: Path, out_folder: Path) -> Path:
     """Write the target with its adapter merged, as an ordinary model folder.
 
     Args:

@@ -75,7 +75,7 @@ def load_tuned_target(
     return model
 
 
-def merge_tuned_target(target_folder: Path, tuned: Path, *, out_folder: Path) -> Path:
+def merge_tuned_target(*, target_folder: Path, tuned: Path, out_folder: Path) -> Path:
     """Return the tuned target as an ordinary model folder, written if it is not one already.
 
     Args:
@@ -86,7 +86,11 @@ def merge_tuned_target(target_folder: Path, tuned: Path, *, out_folder: Path) ->
     Returns:
         `out_folder`, or `tuned` where that is a model folder.
     """
-    return merge_target(target_folder, tuned, out_folder=out_folder) if is_adapter(tuned) else tuned
+    return (
+        merge_target(target_folder=target_folder, adapter=tuned, out_folder=out_folder)
+        if is_adapter(tuned)
+        else tuned
+    )
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

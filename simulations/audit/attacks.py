@@ -109,7 +109,9 @@ def generator_gradient_scores(
     gradients = generator_gradients(model, chats, config=config, on_progress=on_progress)
     start = _flat([parameter.detach() for parameter in parameters])
     load_adapter_tensors(model, tensors)
-    return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
+    return gradient_shares(
+        gradients=gradients, update=_flat([p.detach() for p in parameters]) - start
+    )
 
 
 def generator_gradients(
@@ -181,7 +183,9 @@ def reward_gradient_scores(
         return -rewards_of(model, [row]).sum()
 
     gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
-    return gradient_shares(gradients, _flat([p.detach() for p in parameters]) - start)
+    return gradient_shares(
+        gradients=gradients, update=_flat([p.detach() for p in parameters]) - start
+    )
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -189,7 +193,7 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def gradient_shares(gradients: FloatArray, update: FloatArray) -> list[float]:
+def gradient_shares(*, gradients: FloatArray, update: FloatArray) -> list[float]:
     """Say how much of a descent step each canary accounts for.
 
     Where all canaries point together the update tells nothing about one of them, so that part is

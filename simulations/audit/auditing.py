@@ -111,8 +111,10 @@ def run_audit(
         LmError: Records or a model cannot be used.
     """
     base_folder = base_folder_of(config.client_side.base_model, folder)
-    canaries, coins = lay_out_canaries(config, folder, base_folder)
-    releases = run_exchange(audited_simulation(config, folder, base_folder), folder / "exchange")
+    canaries, coins = lay_out_canaries(config, folder=folder, base_folder=base_folder)
+    releases = run_exchange(
+        audited_simulation(config, folder=folder, base_folder=base_folder), folder / "exchange"
+    )
     tokenizer = load_tokenizer(base_folder)
     records = config.client_side.records
     audited = Audited(
@@ -264,7 +266,7 @@ def attack_text(
             )
             for sample in text
         ]
-        values = bigram_scores(audited.chats, synthetic)
+        values = bigram_scores(chats=audited.chats, synthetic=synthetic)
     yield AttackScores(release="text", attack="bigrams", values=values, claimed_epsilon=claim)
     with _told(progress, "text attacked by a model tuned on it"):
         values = auxiliary_scores(

@@ -48,7 +48,7 @@ def base_folder_of(name: str, folder: Path) -> Path:
 
 
 def lay_out_canaries(
-    config: AuditConfig, folder: Path, base_folder: Path
+    config: AuditConfig, *, folder: Path, base_folder: Path
 ) -> tuple[tuple[Canary, ...], npt.NDArray[np.bool_]]:
     """Compose records and canaries and write what the client trains on.
 
@@ -97,7 +97,7 @@ def lay_out_canaries(
     return canaries, coins
 
 
-def audited_simulation(config: AuditConfig, folder: Path, base_folder: Path) -> SimulateConfig:
+def audited_simulation(config: AuditConfig, *, folder: Path, base_folder: Path) -> SimulateConfig:
     """Return the one-client simulation whose exchange is audited.
 
     Args:

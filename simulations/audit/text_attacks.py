@@ -54,7 +54,7 @@ def synthesize_text(
     )
 
 
-def bigram_scores(chats: Sequence[EncodedChat], synthetic: Sequence[EncodedChat]) -> list[float]:
+def bigram_scores(*, chats: Sequence[EncodedChat], synthetic: Sequence[EncodedChat]) -> list[float]:
     """Score canaries by how well a bigram model of the synthetic text predicts their responses.
 
     Args:

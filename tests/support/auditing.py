@@ -123,7 +123,9 @@ def attack(gradient: FloatArray, canaries: Canaries, *, base_folder: Path) -> Au
         )
         for unit in canaries.units
     ]
-    scores = gradient_shares(generator_gradients(model, chats, config=CONFIG), -gradient)
+    scores = gradient_shares(
+        gradients=generator_gradients(model, chats, config=CONFIG), update=-gradient
+    )
     return audit_bound(scores, canaries.coins.tolist(), delta=DELTA, significance=0.05)
 
 

@@ -86,7 +86,7 @@ def test_repetition_penalty_equals_that_of_transformers() -> None:
     ids = torch.tensor([[1, 2, 2], [7, 8, 9]])
     is_seen = torch.zeros(2, 30, dtype=torch.bool).scatter_(1, ids, True)
 
-    penalised = penalise_repetition(logits, is_seen, 1.3)
+    penalised = penalise_repetition(logits=logits, is_seen=is_seen, penalty=1.3)
 
     expected = RepetitionPenaltyLogitsProcessor(penalty=1.3)(ids, logits.clone())
     assert torch.equal(penalised, expected)

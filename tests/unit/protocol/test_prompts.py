@@ -8,17 +8,23 @@ def roles(chat: list[dict[str, str]]) -> list[str]:
 
 
 def test_empty_instruction_gives_no_system_turn() -> None:
-    assert roles(feedback_chat("", "PROMPT", chosen="CHOSEN", rejected="REJECTED")) == ["user"]
+    assert roles(
+        feedback_chat(instruction="", prompt="PROMPT", chosen="CHOSEN", rejected="REJECTED")
+    ) == ["user"]
 
 
 def test_feedback_chat_shows_both_responses_with_the_better_first() -> None:
-    content = feedback_chat("", "PROMPT", chosen="CHOSEN", rejected="REJECTED")[-1]["content"]
+    content = feedback_chat(instruction="", prompt="PROMPT", chosen="CHOSEN", rejected="REJECTED")[
+        -1
+    ]["content"]
 
     assert content.index("PROMPT") < content.index("CHOSEN") < content.index("REJECTED")
 
 
 def test_rewrite_chat_shows_response_and_feedback() -> None:
-    chat = rewrite_chat("Be brief.", "PROMPT", response="RESPONSE", feedback="FEEDBACK")
+    chat = rewrite_chat(
+        instruction="Be brief.", prompt="PROMPT", response="RESPONSE", feedback="FEEDBACK"
+    )
 
     content = chat[-1]["content"]
     assert roles(chat) == ["system", "user"]

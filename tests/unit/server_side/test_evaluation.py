@@ -140,7 +140,9 @@ def test_difference_is_tuned_minus_untuned_and_paired() -> None:
     """Each row improves by the same amount, so that pairing leaves the interval no width."""
     untuned, tuned = _arm(REFERENCES, nll_sum=20.0), _arm(REFERENCES, nll_sum=10.0)
 
-    difference = compare_arms(untuned, tuned, config=CONFIG, seed=0)[Metric.PERPLEXITY]
+    difference = compare_arms(untuned=untuned, tuned=tuned, config=CONFIG, seed=0)[
+        Metric.PERPLEXITY
+    ]
 
     assert difference.mean == pytest.approx(np.exp(1) - np.exp(2))
     assert difference.low == pytest.approx(difference.high)
@@ -193,7 +195,7 @@ def test_pairing_makes_the_interval_of_a_difference_narrower() -> None:
     settings = {"num_resamples": 500, "confidence_level": 0.95, "seed": 1}
 
     alone = bootstrap_interval(second, perplexity_of_sums, **settings)  # type: ignore[arg-type]
-    paired = paired_difference(first, second, perplexity_of_sums, **settings)  # type: ignore[arg-type]
+    paired = paired_difference(first=first, second=second, formula=perplexity_of_sums, **settings)  # type: ignore[arg-type]
 
     assert paired.high < 0
     assert paired.high - paired.low < (alone.high - alone.low) / 2

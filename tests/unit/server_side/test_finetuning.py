@@ -105,7 +105,9 @@ def test_adapter_loads_with_peft_and_equals_the_merged_model(
 ) -> None:
     ids = torch.tensor([load_tokenizer(target)("hello there")["input_ids"]])
     model = PeftModel.from_pretrained(load_causal_lm(target), undisturbed.folder)
-    merged = merge_target(target, undisturbed.folder, out_folder=tmp_path / "merged")
+    merged = merge_target(
+        target_folder=target, adapter=undisturbed.folder, out_folder=tmp_path / "merged"
+    )
 
     with torch.inference_mode():
         tuned = model(ids).logits

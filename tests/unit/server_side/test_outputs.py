@@ -79,7 +79,7 @@ def test_a_round_that_was_tuned_again_writes_with_its_new_weights(
             pass
 
     (found,) = merged_under(inputs.work_folder)
-    merged = merge_target(target, second, out_folder=tmp_path / "merged")
+    merged = merge_target(target_folder=target, adapter=second, out_folder=tmp_path / "merged")
     assert found == (merged / "model.safetensors").read_bytes()
 
 

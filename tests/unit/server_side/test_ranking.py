@@ -85,7 +85,7 @@ def test_rank_correlation_is_that_of_the_reference_implementation(
 
 
 def test_favourites_of_equal_score_are_worth_their_mean() -> None:
-    assert best_of([1.0, 1.0, 0.0], [0.2, 0.4, 0.9]) == pytest.approx(0.3)
+    assert best_of(scores=[1.0, 1.0, 0.0], worth=[0.2, 0.4, 0.9]) == pytest.approx(0.3)
 
 
 def test_quality_is_worked_out_by_hand() -> None:

@@ -34,8 +34,8 @@ def grow(
     pool: Sequence[CuratedSample], best: Sequence[CuratedSample], **settings: str
 ) -> StageResult[CuratedSample]:
     return grow_pool(
-        pool,
-        best,
+        pool=pool,
+        best=best,
         filtering=FilteringConfig(),
         config=RefinementConfig(**settings),  # type: ignore[arg-type]
         round_index=2,
@@ -304,8 +304,8 @@ def test_threshold_is_the_figure_that_selects() -> None:
     ]
 
     grown = grow_pool(
-        pool,
-        best,
+        pool=pool,
+        best=best,
         filtering=FilteringConfig(select_by="consensus"),
         config=RefinementConfig(),
         round_index=2,

@@ -33,12 +33,12 @@ def test_what_is_handed_on_as_rejected_is_looked_at_too() -> None:
     texts = pool_texts([told_apart, answered_once])
 
     assert texts == ["How?\ngood", f"How?\n{RECORDS[3]}", "Why?\nso"]
-    found = measure_overlap(texts, PUBLIC, records=RECORDS).synthetic
+    found = measure_overlap(synthetic=texts, public=PUBLIC, records=RECORDS).synthetic
     assert (found.num_texts, found.longest_common_words) == (3, 40)
 
 
 def test_text_without_anything_in_common_has_no_overlap() -> None:
-    found = measure_overlap([text(40)], PUBLIC, records=RECORDS)
+    found = measure_overlap(synthetic=[text(40)], public=PUBLIC, records=RECORDS)
 
     assert found.synthetic.found_ngram_fraction == 0.0
     assert found.synthetic.longest_common_words == 0
@@ -52,7 +52,7 @@ def test_a_copied_passage_is_found_with_its_length() -> None:
 
     copier = f"{text(20)} - {passage.upper()} - {text(10)}"
 
-    found = measure_overlap([text(30), copier], PUBLIC, records=RECORDS).synthetic
+    found = measure_overlap(synthetic=[text(30), copier], public=PUBLIC, records=RECORDS).synthetic
 
     assert found.longest_common_words == 15
     assert found.texts_with_found_fraction == 0.5
@@ -63,7 +63,7 @@ def test_a_copied_passage_is_found_with_its_length() -> None:
 def test_a_passage_does_not_reach_from_one_record_into_the_next() -> None:
     joined = " ".join([*RECORDS[0].split()[-7:], *RECORDS[1].split()[:7]])
 
-    found = measure_overlap([joined], [], records=RECORDS).synthetic
+    found = measure_overlap(synthetic=[joined], public=[], records=RECORDS).synthetic
 
     assert found.longest_common_words == 7
     assert found.found_ngram_fraction == 0.0
@@ -71,11 +71,11 @@ def test_a_passage_does_not_reach_from_one_record_into_the_next() -> None:
 
 def test_records_taken_in_parts_give_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [RECORDS[29], text(20)]
-    whole = measure_overlap(texts, PUBLIC, records=RECORDS)
+    whole = measure_overlap(synthetic=texts, public=PUBLIC, records=RECORDS)
 
     monkeypatch.setattr(overlap, "_MAX_SYMBOLS", 50)
 
-    assert measure_overlap(texts, PUBLIC, records=RECORDS) == whole
+    assert measure_overlap(synthetic=texts, public=PUBLIC, records=RECORDS) == whole
     assert whole.synthetic.longest_common_words == 40
 
 
@@ -83,7 +83,9 @@ def test_what_identifies_a_person_is_found_only_where_a_record_has_it() -> None:
     records = ["Greta Yewdale here, ring me on 555-0142.", "I have a cough."]
 
     found = measure_overlap(
-        ["Please ring 555-0142.", "Or 555-0177."], ["I have a cough."], records=records
+        synthetic=["Please ring 555-0142.", "Or 555-0177."],
+        public=["I have a cough."],
+        records=records,
     )
 
     assert found.num_identifiers == 2
@@ -92,7 +94,7 @@ def test_what_identifies_a_person_is_found_only_where_a_record_has_it() -> None:
 
 
 def test_no_text_at_all_is_no_overlap() -> None:
-    found = measure_overlap([], ["", "short"], records=RECORDS)
+    found = measure_overlap(synthetic=[], public=["", "short"], records=RECORDS)
 
     assert found.synthetic.num_texts == 0
     assert found.synthetic.found_ngram_fraction == 0.0
@@ -109,5 +111,5 @@ def test_longest_common_passage_equals_that_of_the_standard_library(
 
     expected = matcher.find_longest_match(0, len(first), 0, len(second)).size
 
-    found = measure_overlap([first], [], records=[second])
+    found = measure_overlap(synthetic=[first], public=[], records=[second])
     assert found.synthetic.longest_common_chars == expected

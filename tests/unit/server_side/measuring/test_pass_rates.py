@@ -26,7 +26,9 @@ CONFIG = EvaluationConfig(samples_per_prompt=4, pass_k=[1, 2], num_resamples=200
 def test_pass_at_k_matches_values_worked_out_by_hand(
     num_samples: int, num_passed: int, k: int, expected: float
 ) -> None:
-    assert pass_at_k(num_samples, num_passed, k) == pytest.approx(expected, abs=1e-15)
+    assert pass_at_k(num_samples=num_samples, num_passed=num_passed, k=k) == pytest.approx(
+        expected, abs=1e-15
+    )
 
 
 @given(data=st.data(), num_samples=st.integers(1, 7))
@@ -39,12 +41,16 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_passing_answer(
     draws = list(itertools.combinations(range(num_samples), k))
     hits = sum(any(answer < num_passed for answer in draw) for draw in draws)
 
-    assert math.isclose(pass_at_k(num_samples, num_passed, k), hits / len(draws), abs_tol=1e-12)
+    assert math.isclose(
+        pass_at_k(num_samples=num_samples, num_passed=num_passed, k=k),
+        hits / len(draws),
+        abs_tol=1e-12,
+    )
 
 
 def test_many_samples_neither_overflow_nor_lose_digits() -> None:
     """C(2000, 100) is no double; 1 of 2000 passes, so that pass@100 is 100 / 2000."""
-    assert pass_at_k(2000, 1, 100) == pytest.approx(0.05, abs=1e-15)
+    assert pass_at_k(num_samples=2000, num_passed=1, k=100) == pytest.approx(0.05, abs=1e-15)
 
 
 def _counts(*passed: int) -> tuple[PassCount, ...]:
@@ -63,7 +69,9 @@ def test_pass_rate_of_an_arm_is_the_mean_over_rows_with_its_interval() -> None:
 
 def test_difference_is_tuned_minus_untuned_and_paired() -> None:
     """Each row gains one answer in four: without pairing, the rows' spread would blur that."""
-    found = pass_rate_differences(_counts(0, 1, 3), _counts(1, 2, 4), config=CONFIG, seed=0)
+    found = pass_rate_differences(
+        untuned=_counts(0, 1, 3), tuned=_counts(1, 2, 4), config=CONFIG, seed=0
+    )
 
     assert found[1].mean == pytest.approx(1 / 4)
     assert found[1].low == pytest.approx(1 / 4)
@@ -72,4 +80,4 @@ def test_difference_is_tuned_minus_untuned_and_paired() -> None:
 
 def test_without_tests_there_is_no_pass_rate() -> None:
     assert dict(pass_rates((), config=CONFIG, seed=0)) == {}
-    assert dict(pass_rate_differences((), (), config=CONFIG, seed=0)) == {}
+    assert dict(pass_rate_differences(untuned=(), tuned=(), config=CONFIG, seed=0)) == {}

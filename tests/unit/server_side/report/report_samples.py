@@ -122,7 +122,7 @@ def make_report_inputs(*, num_queries: int = 60, **changes: Any) -> ReportInputs
         "test_rows": tuple(rows),
         "untuned": untuned,
         "tuned": tuned,
-        "difference": compare_arms(untuned, tuned, config=CONFIG, seed=0),
+        "difference": compare_arms(untuned=untuned, tuned=tuned, config=CONFIG, seed=0),
         "pass_differences": {},
         "confidence_level": 0.95,
         "settings": {

@@ -252,7 +252,7 @@ def test_headline_tells_bad_news_as_plainly_as_good(inputs: ReportInputs) -> Non
         inputs,
         untuned=inputs.tuned,
         tuned=inputs.untuned,
-        difference=compare_arms(inputs.tuned, inputs.untuned, config=CONFIG, seed=0),
+        difference=compare_arms(untuned=inputs.tuned, tuned=inputs.untuned, config=CONFIG, seed=0),
     )
 
     results = metric_results(swapped)
@@ -344,11 +344,11 @@ def test_examples_show_every_score_by_which_answers_are_ordered(inputs: ReportIn
 
 
 def test_plots_of_extreme_values_do_not_fail() -> None:
-    reward_histogram([], [], round_index=1, name="a")
-    reward_histogram([1e9, -1e9], [0.0], round_index=1, name="b")
+    reward_histogram(before=[], after=[], round_index=1, name="a")
+    reward_histogram(before=[1e9, -1e9], after=[0.0], round_index=1, name="b")
     loss_curve({1: [0.5], 2: []}, objective="sft", name="c")
     plot = reward_scatter(
-        list(np.geomspace(1, 1e12, 5000)), [0.0] * 5000, [False] * 5000,
+        values=list(np.geomspace(1, 1e12, 5000)), rewards=[0.0] * 5000, is_kept=[False] * 5000,
         label="perplexity", is_log=True, correlation=None, name="d",
     )  # fmt: skip
 

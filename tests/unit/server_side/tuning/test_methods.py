@@ -68,7 +68,10 @@ def test_full_tuning_leaves_an_ordinary_model_folder_in_float32(
     assert model.dtype == torch.float32
     assert torch.equal(logits(model), logits(ours))
     assert AutoTokenizer.from_pretrained(full.folder).chat_template
-    assert merge_tuned_target(target, full.folder, out_folder=tmp_path / "merged") == full.folder
+    assert (
+        merge_tuned_target(target_folder=target, tuned=full.folder, out_folder=tmp_path / "merged")
+        == full.folder
+    )
 
 
 @pytest.mark.parametrize("settings", [CONFIG, FULL])
