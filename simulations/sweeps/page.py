@@ -147,6 +147,9 @@ def render_sweep(results: SweepResults, plots: SweepDrawings) -> str:
             failed=[item for item in results.points if item.is_failed],
             at_work=[item for item in results.points if item.is_at_work],
             cost=cost,
+            not_covered=dict.fromkeys(
+                text for item in done for text in (item.metrics or {}).get("not_covered", ())
+            ),
             sharing=_sharing(cost),
             seconds=sum(item.point.seconds for item in results.points),
             score_note=_score_note(results),

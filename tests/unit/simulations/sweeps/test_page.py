@@ -239,6 +239,20 @@ def test_an_exchange_is_shown_with_its_own_ledgers_price(tmp_path: Path) -> None
     assert ">0.001<" in row
 
 
+def test_what_no_ledger_counts_on_own_records_is_said_once(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "sweep", arms=("rewardds",))
+    plain = write_sweep_report(read_results(folder)).read_text("utf-8")
+    for point in ("0", "1"):
+        metrics = json.loads((folder / point / "metrics.json").read_text("utf-8"))
+        metrics["not_covered"] = ["Sizes were counted."]
+        (folder / point / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+    page = write_sweep_report(read_results(folder)).read_text("utf-8")
+
+    assert said(page).said.count("no ledger counts it: Sizes were counted.") == 1
+    assert "simulation on own records" not in plain
+
+
 def test_the_warning_never_rounds_a_price_down(results: SweepResults) -> None:
     cost = replace(sweep_cost(results.points), epsilon=20.00001)
 
