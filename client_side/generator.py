@@ -143,7 +143,12 @@ def train_generator(
 def probe_chats(
     tokenizer: PreTrainedTokenizerBase, records_config: RecordsConfig
 ) -> list[EncodedChat]:
-    """Return two made-up chats of unlike lengths, for a training to be checked on."""
+    """Return two made-up chats of unlike lengths, for a training to be checked on.
+
+    Args:
+        tokenizer: Tokenizer of the base model.
+        records_config: Gives the instruction; its limits of length are not applied.
+    """
     instruction = records_config.instruction
     return [
         encode_chat(tokenizer, instruction=instruction, prompt=prompt, response=response)

@@ -90,6 +90,10 @@ def pay_for(
 def check_noise(reservation: Reservation, config: ClientConfig) -> None:
     """Refuse a fixed seed that was set after this was paid for.
 
+    Args:
+        reservation: What pays, marked by where the noise was to come from at that time.
+        config: The client's settings as they are now.
+
     Raises:
         ConfigurationError: There is one.
     """
@@ -104,6 +108,10 @@ def check_noise(reservation: Reservation, config: ClientConfig) -> None:
 def check_price(statement: PrivacyLedger, request: TrainingRequest) -> None:
     """Refuse what costs more than was asked for.
 
+    Args:
+        statement: The lifetime of these records, this request's own cost included.
+        request: What the server asks for; without a `target_epsilon` it sets no limit.
+
     Raises:
         RequestRefusedError: It does.
     """
@@ -117,13 +125,29 @@ def check_price(statement: PrivacyLedger, request: TrainingRequest) -> None:
 
 
 def event_of(reservation: Reservation, proxy: ProxyKind) -> DpSgdEvent:
-    """Return what was paid for of one proxy."""
+    """Return what was paid for of one proxy.
+
+    Args:
+        reservation: What pays; it must hold an event for this proxy.
+        proxy: The proxy to train.
+    """
     (event,) = (event for event in reservation.events if event.proxy is proxy)
     return event
 
 
 def released_generator(ledger: BudgetLedger, reservation: Reservation) -> bytes | None:
-    """Find the stored generator release of a reservation's run and records."""
+    """Find the stored generator release of a reservation's run and records.
+
+    Args:
+        ledger: What was spent on these records, ever.
+        reservation: Any of this run on these records, also one that pays for the reward proxy only.
+
+    Returns:
+        The stored bytes; None where none was released of this run from these very records.
+
+    Raises:
+        BudgetError: One was released, and the stored bytes are gone or changed.
+    """
     for item in reversed(ledger.reservations()):
         is_same_data = item.data_key == reservation.data_key
         is_same_run = item.run_id == reservation.run_id

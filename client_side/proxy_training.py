@@ -203,7 +203,18 @@ class ProxyTraining:
     def tell(
         self, phase: str, *, done: int = 0, total: int = 0, epsilon: float | None = None
     ) -> None:
-        """Note for the operator how far this is."""
+        """Note for the operator how far this is.
+
+        Args:
+            phase: `records`, `sampling`, `training` or `released`.
+            done: Responses that are sampled, or steps that are done.
+            total: Of how many; 0 in a phase that is not counted.
+            epsilon: Lifetime cost of these records, as certified; None before it is paid for.
+
+        Privacy:
+            The count of sampled responses follows from private draws; see
+            `ClientFolder.write_status`.
+        """
         status = {
             "proxy": self.proxy.value,
             "phase": phase,

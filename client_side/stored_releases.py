@@ -24,7 +24,13 @@ _RELEASE: Final = re.compile(r"([0-9a-f]{64})\.release")
 
 
 def release_path(ledger_folder: Path, request_digest: str) -> Path:
-    """Return where the release lies that a request was answered with."""
+    """Return where the release lies that a request was answered with.
+
+    Args:
+        ledger_folder: The ledger's folder.
+        request_digest: 64 lower-case hexadecimal digits. It becomes a file name, so the caller has
+            checked it.
+    """
     return ledger_folder / "releases" / f"{request_digest}.release"
 
 

@@ -94,7 +94,15 @@ def expected_adapter_shapes(
 
 
 def adapted_layers(lora: LoraSpec, num_layers: int) -> frozenset[int]:
-    """Return the numbers of the blocks that an adapter updates, of so many."""
+    """Return the numbers of the blocks that an adapter updates, of so many.
+
+    Args:
+        lora: Shape of the adapter; only `num_upper_layers` is looked at.
+        num_layers: Blocks of the base model.
+
+    Returns:
+        Numbers, from 0, of the last blocks; all of them where fewer are there than asked for.
+    """
     count = num_layers if lora.num_upper_layers is None else min(lora.num_upper_layers, num_layers)
     return frozenset(range(num_layers - count, num_layers))
 

@@ -67,7 +67,21 @@ def adapter_tensors(model: PeftModel) -> dict[str, npt.NDArray[np.float32]]:
 def load_adapter(
     model: PreTrainedModel, tensors: Tensors, lora: LoraSpec, *, is_trainable: bool = False
 ) -> PeftModel:
-    """Attach an adapter with given weights; tensors that are no adapter weights are left out."""
+    """Attach an adapter with given weights; tensors that are no adapter weights are left out.
+
+    Args:
+        model: Frozen base model; changed in place.
+        tensors: Weights by the names that `adapter_tensors` gives. Their shapes are the caller's
+            to check, against `expected_adapter_shapes`.
+        lora: Shape of the adapter.
+        is_trainable: Whether the adapter takes gradients; otherwise nothing of the model does.
+
+    Returns:
+        The model with the adapter.
+
+    Raises:
+        KeyError: A weight of the adapter is missing from `tensors`.
+    """
     adapted = attach_lora(model, lora, seed=0)
     load_adapter_tensors(adapted, tensors)
     if not is_trainable:
@@ -77,6 +91,10 @@ def load_adapter(
 
 def load_adapter_tensors(model: PeftModel, tensors: Tensors) -> None:
     """Overwrite the weights of an attached adapter.
+
+    Args:
+        model: Model with an adapter; the base model's own weights stay as they are.
+        tensors: As for `load_adapter`, shapes included.
 
     Raises:
         KeyError: A weight of the adapter is missing from `tensors`.

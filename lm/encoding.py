@@ -102,7 +102,15 @@ def encode_chat(
 
 
 def prompt_prefix(tokenizer: PreTrainedTokenizerBase, instruction: str) -> tuple[int, ...]:
-    """Return the ids whose continuation is a prompt: system turn, opening of the user turn."""
+    """Return the ids whose continuation is a prompt: system turn, opening of the user turn.
+
+    Args:
+        tokenizer: Tokenizer with a chat template that knows a system turn.
+        instruction: Text of the system turn; it is never cut.
+
+    Raises:
+        ModelFolderError: The chat template rewrites or drops a turn.
+    """
     before, opening, _, _ = _template_parts(tokenizer)
     return _prefix_ids(tokenizer, before, instruction, opening)
 
@@ -128,6 +136,14 @@ def render_prefix(
     """Return the ids whose continuation is the assistant's next turn of any chat.
 
     The text between the tags is encoded as plain text, so that a message cannot forge a turn.
+
+    Args:
+        tokenizer: Tokenizer with a chat template.
+        messages: The turns so far, oldest first, each with `role`, of those that the template
+            knows, and `content`.
+
+    Raises:
+        ModelFolderError: The chat template drops a turn, or puts turns into another order.
     """
     sentinels = [f"\u241e{index}\u241e" for index in range(len(messages))]
     marked = [
@@ -157,6 +173,10 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
     """Stack sequences of ids into one tensor, padded on the right.
 
     Under causal attention the padding comes after every real token, so that no mask is needed.
+
+    Args:
+        sequences: Sequences of ids, B of them, at least one.
+        pad_id: What fills up the shorter ones; to a model any id of its vocabulary will do.
 
     Returns:
         Ids, (B, T), int64.

@@ -67,6 +67,15 @@ def response_nll_sums(
 ) -> list[float]:
     """Return the summed negative log-likelihood, in nats, of each chat's response tokens.
 
+    Args:
+        model: Causal language model in evaluation mode, with or without an adapter.
+        chats: Chats whose response may be empty; the token that ends it counts where it is there.
+        max_batch_tokens: Tokens, padding included, that go through the model at once.
+        on_progress: Told how many chats are done, of how many.
+
+    Returns:
+        One sum a chat, in the order of `chats`; 0 where no token is counted.
+
     Raises:
         ScoringError: A sum is not a finite number.
     """
@@ -145,7 +154,15 @@ def frozen_head_nll(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor
 
 
 def chunk_tokens(vocabulary_size: int, device: torch.device) -> int:
-    """Return for how many tokens at once logits are computed."""
+    """Return for how many tokens at once logits are computed.
+
+    Args:
+        vocabulary_size: Logits of one token, V.
+        device: Where the head's weights lie; an accelerator takes more at once.
+
+    Returns:
+        At least 1, however large the vocabulary.
+    """
     factor = 1 if device.type == "cpu" else _ACCELERATOR_FACTOR
     return max(1, factor * _CHUNK_LOGITS // vocabulary_size)
 

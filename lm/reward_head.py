@@ -68,7 +68,21 @@ class RewardModel(nn.Module):
 def build_reward_model(
     base_folder: Path, lora: LoraSpec, *, seed: int, dtype: torch.dtype, device: str = "cpu"
 ) -> RewardModel:
-    """Build a reward model with a fresh adapter and a zero head, ready to be trained."""
+    """Build a reward model with a fresh adapter and a zero head, ready to be trained.
+
+    Args:
+        base_folder: Folder of the base model.
+        lora: Shape of the adapter.
+        seed: Seed of the adapter's initial weights; it is no secret and no source of privacy.
+        dtype: In what the frozen weights are held; adapter and head are float32 in any case.
+        device: A torch device.
+
+    Returns:
+        The model; only adapter and head take gradients.
+
+    Raises:
+        ModelFolderError: The folder cannot be loaded.
+    """
     base = load_causal_lm(base_folder, dtype=dtype, device=device)
     model = RewardModel(attach_lora(base, lora, seed=seed))
     return model.to(device)
@@ -84,7 +98,19 @@ def load_reward_model(
 ) -> RewardModel:
     """Rebuild a trained reward model from its released tensors; frozen, evaluation mode.
 
+    Args:
+        base_folder: Folder of the base model that it was trained on.
+        tensors: Adapter and head by the names that `reward_tensors` gives. Their shapes are the
+            caller's to check, against `expected_adapter_shapes`.
+        lora: Shape of the adapter.
+        dtype: In what the decoder's weights are held; adapter and head are float32 in any case.
+        device: A torch device.
+
+    Returns:
+        The model.
+
     Raises:
+        ModelFolderError: The folder cannot be loaded.
         KeyError: A tensor of the adapter or the head is missing.
     """
     model = build_reward_model(base_folder, lora, seed=0, dtype=dtype, device=device)
@@ -94,6 +120,10 @@ def load_reward_model(
 
 def load_reward_tensors(model: RewardModel, tensors: Tensors) -> None:
     """Overwrite the adapter and the head of a reward model.
+
+    Args:
+        model: Reward model whose adapter has the shape of the one in `tensors`.
+        tensors: As for `load_reward_model`, shapes included.
 
     Raises:
         KeyError: A tensor of the adapter or the head is missing.

@@ -222,6 +222,16 @@ def stop_token_ids(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> fr
     These are the end-of-text ids of the generation settings, the model's config and the
     tokenizer, what ends a turn in the chat template, and the common end tokens that the
     tokenizer knows.
+
+    Args:
+        model_folder: Folder of the model; a settings file that it lacks adds nothing.
+        tokenizer: The model's tokenizer, with a chat template.
+
+    Returns:
+        Token ids, at least one.
+
+    Raises:
+        ModelFolderError: The chat template rewrites or drops a turn.
     """
     ids = set(end_of_turn_ids(tokenizer))
     for file_name in ("generation_config.json", "config.json"):

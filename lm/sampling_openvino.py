@@ -79,7 +79,19 @@ class OpenVinoSampler:
         max_batch_rows: int,
         max_batch_tokens: int,
     ) -> None:
-        """Wrap a loaded pipeline; `open` makes one from a model folder."""
+        """Wrap a loaded pipeline; `open` makes one from a model folder.
+
+        Args:
+            pipeline: An `openvino_genai.ContinuousBatchingPipeline`.
+            tokenizer: The model's tokenizer, for the text of completions.
+            stop_ids: Ids that end a completion, at least one.
+            max_positions: Tokens that the model can hold, prefix and completion together.
+            max_batch_rows: Completions that are computed side by side; those of one request, at
+                most 32, are computed together even where this is less.
+            max_batch_tokens: Bound on the tokens of all requests under way, each completion
+                counted as if it were to reach `max_new_tokens`; one longer request still goes,
+                alone.
+        """
         self._pipeline = pipeline
         self._tokenizer = tokenizer
         self._stop_ids = stop_ids

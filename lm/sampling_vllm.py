@@ -147,7 +147,13 @@ class VllmRefusalError(SamplingError):
     """The server answered, and said no; asking again would not help."""
 
     def __init__(self, status: int, reason: str, request: str) -> None:
-        """Keep the status, by which a caller may know what to do."""
+        """Keep the status, by which a caller may know what to do.
+
+        Args:
+            status: HTTP status of the answer.
+            reason: What the server says, shortened.
+            request: Method, path and address, for the message.
+        """
         super().__init__(
             f"Expected the vLLM server to accept {request}, got status {status}: {reason}. "
             "Compare the server's options with what is asked."
@@ -168,7 +174,16 @@ class VllmSampler:
         max_positions: int,
         owns_adapter: bool,
     ) -> None:
-        """Wrap a server that has the model; `open` makes one from folders."""
+        """Wrap a server that has the model; `open` makes one from folders.
+
+        Args:
+            server: Where the model is.
+            tokenizer: The base model's tokenizer, for the text of completions.
+            model_name: What the server calls the base model, or the adapter to sample with.
+            stop_ids: Ids that end a completion.
+            max_positions: Tokens that the server lets prefix and completion have together.
+            owns_adapter: Whether `model_name` is an adapter that `close` is to unload.
+        """
         self._server: VllmServer | None = server
         self._tokenizer = tokenizer
         self._model_name = model_name
