@@ -126,7 +126,8 @@ def _folder(context: Context) -> ClientFolder:
     """Find the client's folder in what this node's operator configured, never in the message."""
     # Privacy: which records, ledger and settings answer is the operator's choice; a run's own
     # configuration, which the server writes, is not looked at.
-    if FOLDER_KEY not in context.node_config and FOLDERS_VARIABLE in os.environ:
-        number = int(context.node_config["partition-id"]) + 1
+    own = context.node_config
+    if FOLDER_KEY not in own and "partition-id" in own and FOLDERS_VARIABLE in os.environ:
+        number = int(own["partition-id"]) + 1
         return ClientFolder(path=Path(os.environ[FOLDERS_VARIABLE]) / f"client-{number}")
-    return ClientFolder(path=Path(str(context.node_config.get(FOLDER_KEY))))
+    return ClientFolder(path=Path(str(own.get(FOLDER_KEY))))

@@ -102,6 +102,7 @@ class BudgetLedger:
 
         Raises:
             BudgetExceededError: The composed lifetime cost would exceed the cap.
+            UnaccountedReleaseError: No event, two for one proxy, or no unit.
             BudgetError: The request was answered already, earlier releases were counted in another
                 unit, or the folder cannot be used.
 

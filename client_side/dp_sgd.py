@@ -126,7 +126,8 @@ class DpSgdTask(Generic[UnitT]):
     model: nn.Module
     """Model with its trainable weights in float32; changed in place."""
     units: Sequence[UnitT]
-    """The drawn privacy units; None stands where nobody drew one."""
+    """All privacy units, by number. Where they are prepared only when drawn, an empty one stands
+    for each that nobody drew."""
     unit_loss: UnitLoss[UnitT]
     """Loss of a few units at once; no unit's loss may depend on another unit."""
     unit_size: UnitSize[UnitT]
@@ -312,6 +313,7 @@ def _check_rows(parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
         samples = parameter.grad_sample  # type: ignore[attr-defined]
         assert parameter.grad is not None
+        # Weights that have run away give no numbers on either side, and nothing to compare.
         difference = (samples.sum(dim=0) - parameter.grad).norm()
         scale = samples.norm() + parameter.grad.norm()
         if bool(difference > 1e-2 * scale):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lm.errors import ModelFolderError
@@ -150,12 +151,12 @@ def render_prefix(
         {"role": message["role"], "content": sentinel}
         for message, sentinel in zip(messages, sentinels, strict=True)
     ]
-    template = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
+    template = _rendered(tokenizer, marked, add_generation_prompt=True)
     ids: tuple[int, ...] = ()
     for message, sentinel in zip(messages, sentinels, strict=True):
         before, found, template = template.partition(sentinel)
         if not found:
-            raise _unusable_template()
+            raise _unusable_template(tokenizer)
         ids += _ids(tokenizer, before) + _plain_ids(tokenizer, message["content"])
     return ids + _ids(tokenizer, template)
 
@@ -211,12 +212,12 @@ def _template_parts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
     """Return what stands before, between and after the contents of the three turns."""
     roles = ("system", "user", "assistant")
     marked = [{"role": r, "content": s} for r, s in zip(roles, _SENTINELS, strict=True)]
-    whole = tokenizer.apply_chat_template(marked, tokenize=False)
+    whole = _rendered(tokenizer, marked)
     head, system_found, rest = whole.partition(_SENTINELS[0])
     opening, user_found, rest = rest.partition(_SENTINELS[1])
     between, assistant_found, after = rest.partition(_SENTINELS[2])
     if not (system_found and user_found and assistant_found and after):
-        raise _unusable_template()
+        raise _unusable_template(tokenizer)
     return head, opening, between, after
 
 
@@ -227,10 +228,26 @@ def _prefix_ids(
     return _ids(tokenizer, before) + _plain_ids(tokenizer, instruction) + _ids(tokenizer, opening)
 
 
-def _unusable_template() -> ModelFolderError:
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, str]],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:  # so templates say that they know no such turn
+        raise _unusable_template(tokenizer) from error
+    return str(text)
+
+
+def _unusable_template(tokenizer: PreTrainedTokenizerBase) -> ModelFolderError:
     return ModelFolderError(
-        "Expected a chat template that keeps a system, a user and an assistant turn as they are "
-        "and ends each, found one that does not. Use an instruct model with such a template."
+        f"Expected the chat template of {tokenizer.name_or_path} to keep a system, a user and an "
+        "assistant turn as they are and to end each, found that it does not. Use an instruct model "
+        "with such a template."
     )
 
 

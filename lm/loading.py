@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lm.encoding import end_of_turn_ids
 from lm.errors import ModelFolderError
 from lm.model_folders import check_model_folder
 
@@ -41,10 +42,11 @@ def check_loadable(folder: Path) -> frozenset[str]:
         Last names of the layers that an adapter can sit on.
 
     Raises:
-        ModelFolderError: Its architecture, tokenizer or a file of weights cannot be used.
+        ModelFolderError: Its architecture, tokenizer, chat template or a file of weights cannot be
+            used.
     """
     try:
-        load_tokenizer(folder)
+        end_of_turn_ids(load_tokenizer(folder))
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="np"):
                 pass  # a file that is cut off is noticed by its header

@@ -264,11 +264,11 @@ def _read_release(body: Json, weights: bytes) -> Release:
         raise _malformed("a certificate, a public key and a signature")
     certificate = from_document(Certificate, body["certificate"], path="certificate")
     try:
-        signature, public_key = (
-            bytes.fromhex(body[name]) if body[name] == body[name].lower() else b""
-            for name in ("signature", "public_key")
-        )
-    except (ValueError, TypeError, AttributeError):
+        signature, public_key = (bytes.fromhex(body[name]) for name in ("signature", "public_key"))
+        # `fromhex` skips spaces and takes capitals; only one spelling may pass.
+        if [signature.hex(), public_key.hex()] != [body["signature"], body["public_key"]]:
+            raise ValueError
+    except (ValueError, TypeError):
         raise _malformed("a signature and a public key as hexadecimal text") from None
     loaded = AdapterWeights.from_bytes(weights)
     try:

@@ -274,6 +274,17 @@ def test_clients_of_the_simulation_engine_say_so_in_the_ledger(
     assert reservation.requested_by == "Flower's simulation engine"
 
 
+def test_a_node_that_is_told_neither_folder_nor_number_answers_with_a_code(
+    client: ClientFolder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDERS_VARIABLE, str(client.path.parent))
+    monkeypatch.chdir(tmp_path)
+
+    reply = send(None, "train.generator", encode(training_request(tiny_llama, ProxyKind.GENERATOR)))
+
+    assert decode(reply.content, Refusal) == Refusal(code=RefusalCode.INTERNAL)
+
+
 def test_no_log_line_of_a_whole_exchange_holds_a_record(
     client: ClientFolder,
     tiny_llama: Path,

@@ -18,6 +18,10 @@ from lm.errors import ModelFolderError
 from lm.loading import load_tokenizer
 
 INSTRUCTION = "Answer briefly."
+UNUSABLE_TEMPLATES = [
+    "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}",
+    "{{ raise_exception('System role not supported') }}",
+]
 
 
 def test_encode_chat_is_the_rendered_template_in_segments(tiny_llama: Path) -> None:
@@ -92,12 +96,17 @@ def test_render_prefix_equals_encode_chat_up_to_the_response(tiny_llama: Path) -
     assert rendered == chat.response_prefix
 
 
-def test_encode_chat_refuses_a_template_that_drops_a_turn(tiny_llama: Path) -> None:
+@pytest.mark.parametrize("template", UNUSABLE_TEMPLATES)
+def test_a_template_that_drops_or_refuses_a_turn_is_refused(
+    tiny_llama: Path, template: str
+) -> None:
     tokenizer = load_tokenizer(tiny_llama)
-    tokenizer.chat_template = "{{ messages[1]['content'] }}"
+    tokenizer.chat_template = template
 
-    with pytest.raises(ModelFolderError, match="chat template"):
+    with pytest.raises(ModelFolderError, match=f"chat template of {tiny_llama}"):
         encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why")
+    with pytest.raises(ModelFolderError, match="chat template"):
+        render_prefix(tokenizer, [{"role": "system", "content": "a"}])
 
 
 def test_end_of_turn_ids_are_those_that_the_template_writes(tiny_llama: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lm.errors import ModelFolderError
-from lm.loading import load_causal_lm, load_tokenizer
+from lm.loading import check_loadable, load_causal_lm, load_tokenizer
 
 
 @pytest.fixture
@@ -31,6 +31,17 @@ def test_a_torn_weights_file_is_refused(copy: Path) -> None:
 
     with pytest.raises(ModelFolderError, match="loadable causal language model"):
         load_causal_lm(copy)
+
+
+def test_a_model_whose_template_knows_no_system_turn_is_refused_before_its_weights_are_read(
+    copy: Path,
+) -> None:
+    """As some families' are; found at the first text, it would end what was paid for."""
+    refusing = "{{ raise_exception('System role not supported') }}"
+    (copy / "chat_template.jinja").write_text(refusing, encoding="utf-8")
+
+    with pytest.raises(ModelFolderError, match=f"chat template of {copy} to keep a system"):
+        check_loadable(copy)
 
 
 def test_loaded_models_are_frozen(tiny_llama: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -8,11 +9,12 @@ from typing import Final
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from hypothesis import given
 
 from protocol import PROTOCOL_VERSION
 from protocol.artifacts import AdapterWeights, Certificate, sign_release
+from protocol.documents import dump_canonical
 from protocol.errors import MalformedMessageError, RefusalCode, VersionMismatchError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from protocol.messages import (
@@ -186,6 +188,19 @@ def test_a_release_without_its_weights_is_malformed() -> None:
 
     with pytest.raises(MalformedMessageError, match="weights"):
         decode(bare, ReleaseReply)
+
+
+@pytest.mark.parametrize("spell", [str.upper, lambda text: text[:2] + " " + text[2:], lambda _: 7])
+@pytest.mark.parametrize("field", ["signature", "public_key"])
+def test_signature_and_key_have_one_spelling(field: str, spell: Callable[[str], object]) -> None:
+    """Two spellings of one release would be two messages that mean the same."""
+    records = encode(_pinned_messages()["release_reply"])
+    document = json.loads(records.config_records["document"]["json"])  # type: ignore[arg-type]
+    document["body"][field] = spell(document["body"][field])
+    records["document"] = ConfigRecord({"json": dump_canonical(document)})
+
+    with pytest.raises(MalformedMessageError, match="as hexadecimal text"):
+        decode(records, ReleaseReply)
 
 
 def test_starting_weights_that_the_request_does_not_name_are_malformed() -> None:
