@@ -86,6 +86,11 @@ class AdmissionPolicy:
 def check_signature(release: Release, policy: AdmissionPolicy) -> None:
     """Check that the key is one the server knows, and that it signed the certificate.
 
+    Args:
+        release: What came, well-formed; nothing that it states is believed yet.
+        policy: Its `allowed_public_keys` and `client_keys`; either of them lets any key pass where
+            it is None.
+
     Raises:
         SignatureError: One of the two is not so.
     """
@@ -107,13 +112,27 @@ def check_signature(release: Release, policy: AdmissionPolicy) -> None:
 
 
 def may_sign(policy: AdmissionPolicy, *, client_name: str, public_key: str) -> bool:
-    """Tell whether a key speaks for a client."""
+    """Tell whether a key speaks for a client.
+
+    Args:
+        policy: Its `client_keys`; where they are None, any key speaks for any client.
+        client_name: The client's name, as its hello or its certificate states it.
+        public_key: Ed25519 key, 32 bytes as hexadecimal text.
+
+    Returns:
+        True where it does. A name that is not registered has no key.
+    """
     register = policy.client_keys
     return register is None or public_key in register.get(client_name, frozenset())
 
 
 def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
     """Check that the release was made on the server's base model and by accepted code.
+
+    Args:
+        certificate: What the client signed.
+        policy: Its `base_model_digest` and `allowed_code_digests`; where the latter are None, any
+            code passes.
 
     Raises:
         DigestMismatchError: One of the two is not so.
@@ -134,12 +153,24 @@ def check_digests(certificate: Certificate, policy: AdmissionPolicy) -> None:
 
 
 def start_name(client_name: str, proxy: ProxyKind) -> str:
-    """Name the starting weights for one proxy of one client."""
+    """Name the starting weights for one proxy of one client.
+
+    Args:
+        client_name: The client's public name.
+        proxy: Which of its proxies starts from them.
+
+    Returns:
+        `<client>.<proxy>`, the key in `AdmissionPolicy.start_digests` and the stem of their file.
+    """
     return f"{client_name}.{proxy.value}"
 
 
 def check_start(certificate: Certificate, policy: AdmissionPolicy) -> None:
     """Check that training started where this server said, and fresh where it said nothing.
+
+    Args:
+        certificate: What the client signed; without a `start_digest` it states a fresh start.
+        policy: Its `start_digests`; where they are None, any start passes.
 
     Raises:
         DigestMismatchError: It is not so.
@@ -158,6 +189,10 @@ def check_start(certificate: Certificate, policy: AdmissionPolicy) -> None:
 
 def check_claim(certificate: Certificate, policy: AdmissionPolicy) -> None:
     """Check what the ledger says, before anything is computed from it.
+
+    Args:
+        certificate: What the client signed; its ledger is the client's word.
+        policy: Its limits on epsilon and delta, and which noise it accepts.
 
     Raises:
         LedgerMismatchError: The policy does not accept it.

@@ -71,7 +71,19 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the exchange as the server's own folder says."""
+    """Run the exchange as the server's own folder says.
+
+    Args:
+        grid: Flower's way to the nodes.
+        context: Flower's number of this try, and as its run configuration `run-id`, `num-clients`
+            (0 takes the server's `min_clients`), `wait-seconds`, `hello-seconds` and
+            `deadline-seconds`.
+
+    Raises:
+        ConfigurationError: The environment does not name the server's folder.
+        RunLostError: The link is gone. There is no outcome, and the exchange is submitted again.
+        Exception: The exchange failed otherwise, as its outcome in the folder says.
+    """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         raise ConfigurationError(

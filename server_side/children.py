@@ -218,7 +218,16 @@ def raise_on_signals() -> None:
 
 
 def last_lines(file: Path, *, num_lines: int = _NUM_LOG_LINES) -> str:
-    """Return the last lines of a log, indented, or nothing if there are none."""
+    """Return the last lines of a log, indented, or nothing if there are none.
+
+    Args:
+        file: The log, which need not be there.
+        num_lines: How many lines at most; empty ones are passed over.
+
+    Returns:
+        What ends a sentence that names the log: a colon and the lines, each on a line of its own,
+        or a full stop.
+    """
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:

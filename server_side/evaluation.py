@@ -244,7 +244,18 @@ def summarize_arm(
     config: EvaluationConfig,
     seed: int,
 ) -> ArmScores:
-    """Turn the scores of rows into metrics with intervals."""
+    """Turn the scores of rows into metrics with intervals.
+
+    Args:
+        rows: Scores of each test row, at least one.
+        completions: The sampled answers to each row, in the order of `rows`.
+        pass_counts: How many of each row's answers pass its tests; empty where none were run.
+        config: Which k of pass@k, and the intervals.
+        seed: Seed of the bootstrap; two arms that are compared need the same.
+
+    Returns:
+        Scores of the arm.
+    """
     answers = [completion for row in completions for completion in row]
     texts = [completion.text for completion in answers]
     return ArmScores(

@@ -104,7 +104,16 @@ def select_samples(
 
 
 def merit(sample: CuratedSample, *, config: FilteringConfig) -> float:
-    """Return the figure by which queries are compared: more is better."""
+    """Return the figure by which queries are compared: more is better.
+
+    Args:
+        sample: A query's sample.
+        config: Which figure, by `select_by`.
+
+    Returns:
+        Standardised reward of `chosen`, or its consensus in [0, 1]; the same for every sample where
+        all are kept.
+    """
     match SelectBy(config.select_by):
         case SelectBy.REWARD:
             return sample.chosen_reward
@@ -122,7 +131,16 @@ def best_first(samples: Sequence[CuratedSample], *, config: FilteringConfig) -> 
 def pool_threshold(
     pool: Sequence[CuratedSample], *, rule: ThresholdRule, config: FilteringConfig
 ) -> float:
-    """Return the merit that a query must reach to join a pool."""
+    """Return the merit that a query must reach to join a pool.
+
+    Args:
+        pool: The pool before the round, at least one sample.
+        rule: Whose merit in the pool it is, the lowest or the median one, or nobody's.
+        config: By what queries are compared.
+
+    Returns:
+        The least merit that joins; minus infinity where every query does.
+    """
     merits = [merit(sample, config=config) for sample in pool]
     match rule:
         case ThresholdRule.LOWEST:
@@ -229,7 +247,16 @@ def average_ranks(scores: Sequence[float]) -> list[float]:
 def make_pair(
     ranked: Sequence[ScoredCandidate], query: Query, *, instruction: str
 ) -> CuratedSample:
-    """Put the first and the last of ranked candidates together as one query's sample."""
+    """Put the first and the last of ranked candidates together as one query's sample.
+
+    Args:
+        ranked: Candidates of the query from best to worst, two or more.
+        query: The query that they answer.
+        instruction: The public description of its client's domain.
+
+    Returns:
+        The sample, which has not joined a pool yet.
+    """
     best, worst = ranked[0], ranked[-1]
     return CuratedSample(
         query_id=query.query_id,

@@ -62,6 +62,14 @@ def from_json(value_type: type[T], value: Json) -> T:
 def differences(old: Json, new: Json, prefix: str = "") -> Iterator[str]:
     """Yield the dotted names under which two JSON values differ.
 
+    Args:
+        old: One value. Objects are compared key by key, all else as a whole.
+        new: The other.
+        prefix: Dotted name of both; empty at the top.
+
+    Yields:
+        The names, in no fixed order. A key that is missing is the same as one that holds null.
+
     >>> list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}))
     ['a.c']
     """

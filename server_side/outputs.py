@@ -62,7 +62,10 @@ def target_writer(
         inputs: The untuned target and the work folder.
         tuned: The tuned target as the round left it.
         round_index: The round.
-        config: Number of threads.
+        config: Number of threads, and the address of a vLLM server if one holds the target.
+
+    Returns:
+        The writer. What the round before, or another outcome of this one, had merged is removed.
     """
     work = inputs.work_folder
     # By its weights: a round that is tuned again need not end in the very same ones.
@@ -117,6 +120,9 @@ def set_test(inputs: JobInputs, queries: Sequence[Query], *, config: ServerConfi
         inputs: The untuned target and the test records.
         queries: The synthetic prompts; a test record with one of them is left out.
         config: The server's settings.
+
+    Returns:
+        The test, of at least one record.
 
     Raises:
         TableError: No test record is left.

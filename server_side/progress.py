@@ -62,5 +62,8 @@ def shifted(on_progress: OnProgress, *, offset: int, total: int) -> OnProgress:
         on_progress: What the whole stage reports to.
         offset: Units of work in the parts before.
         total: Units of work in the whole stage.
+
+    Returns:
+        What takes the part's own count; how much the part has in all is passed over.
     """
     return lambda done, _: on_progress(offset + done, total)

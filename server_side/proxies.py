@@ -80,7 +80,19 @@ class GeneratorProxy(Writer, Protocol):
     def perplexities(
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
-        """Return each response's perplexity after its prompt."""
+        """Return each response's perplexity after its prompt.
+
+        Args:
+            pairs: Each prompt with a response to it.
+            max_batch_tokens: Tokens, padding included, that go through the model at once.
+            on_progress: Told how many pairs are done, of how many.
+
+        Returns:
+            One perplexity a pair, in the order of `pairs`.
+
+        Raises:
+            ScoringError: One of them is not a finite number.
+        """
         ...
 
     def token_losses(
@@ -94,6 +106,18 @@ class GeneratorProxy(Writer, Protocol):
         """Return each response's summed negative log-likelihood in nats, and its number of tokens.
 
         Without the adapter it is the base model that answers.
+
+        Args:
+            pairs: Each prompt with a response to it.
+            with_adapter: Whether the generator is asked; False asks its base model.
+            max_batch_tokens: Tokens, padding included, that go through the model at once.
+            on_progress: Told how many pairs are done, of how many.
+
+        Returns:
+            Both for each pair, in the order of `pairs`; the token that ends a response counts.
+
+        Raises:
+            ScoringError: A sum is not a finite number.
         """
         ...
 
@@ -109,7 +133,19 @@ class RewardProxy(Protocol):
     def rewards(
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
-        """Return each response's reward after its prompt, under the client's own instruction."""
+        """Return each response's reward after its prompt, under the client's own instruction.
+
+        Args:
+            pairs: Each prompt with a response to it.
+            max_batch_tokens: Tokens, padding included, that go through the model at once.
+            on_progress: Told how many pairs are done, of how many.
+
+        Returns:
+            One reward a pair, in the order of `pairs`, on a scale that is this client's own.
+
+        Raises:
+            ScoringError: One of them is not a finite number.
+        """
         ...
 
 

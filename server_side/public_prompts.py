@@ -28,6 +28,9 @@ def unusable_text(
         config: Which lengths pass.
         seen: Prompts that are there already, normalised.
         tested: Prompts of the test set, normalised.
+
+    Returns:
+        The name under which it is counted, such as `num_too_short`; the first that applies.
     """
     num_words = len(text.split())
     if num_words < config.min_prompt_words:

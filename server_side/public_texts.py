@@ -110,6 +110,9 @@ def read_start_rows(config: WarmStartConfig) -> Sequence[TextRow]:
     Args:
         config: Where it lies.
 
+    Returns:
+        All usable rows, those that repeat a test prompt among them; `max_rows` does not bound them.
+
     Raises:
         TableError: It cannot be read.
     """

@@ -265,6 +265,13 @@ def ranking_quality(
 def best_of(*, scores: Sequence[float], worth: Sequence[float]) -> float:
     """Return what the answer with the highest score is worth; of equal scores, their mean.
 
+    Args:
+        scores: Score of each answer to one prompt, at least one.
+        worth: What each answer is worth, in the same order.
+
+    Returns:
+        A worth, or the mean of several.
+
     >>> best_of(scores=[1.0, 3.0, 3.0], worth=[0.9, 0.2, 0.4])
     0.30000000000000004
     """
@@ -274,6 +281,13 @@ def best_of(*, scores: Sequence[float], worth: Sequence[float]) -> float:
 
 def share_below(scores: Sequence[float], bar: float) -> float:
     """Return the share of scores that lie below a bar; those on it count half.
+
+    Args:
+        scores: Score of each answer to one prompt, at least one.
+        bar: Score of the reference, on the same scale.
+
+    Returns:
+        A share in [0, 1]; 1 where the reference has more than every answer.
 
     >>> share_below([1.0, 2.0, 3.0, 4.0], 3.0)
     0.625

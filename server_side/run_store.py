@@ -188,6 +188,9 @@ class RunStore:
         Args:
             stage: Name of the stage.
             value_type: A dataclass, to read the values back.
+
+        Returns:
+            The values, in the order in which the stage gave them.
         """
         assert stage in self._stages
         text = (self.folder / f"{stage}.jsonl").read_text(encoding="utf-8")
@@ -200,6 +203,9 @@ class RunStore:
             stage: Name of the stage and, with `.jsonl`, of its file.
             value_type: A dataclass, to read the values back.
             compute: Does the stage, given its own seed and whom to tell how far it is.
+
+        Returns:
+            The values, the same whether computed or read.
         """
         seed = derive_seed(self._seed, stage)
         bound = partial(compute, seed=seed, on_progress=self.advance)

@@ -61,7 +61,15 @@ class RewardScale:
     """Mean log length of the responses."""
 
     def standardise(self, reward: float, *, response: str) -> float:
-        """Return how many deviations a response's reward lies above the mean."""
+        """Return how many deviations a response's reward lies above the mean.
+
+        Args:
+            reward: Reward of the response, as the client's proxy gave it.
+            response: The response, whose number of words counts where length is taken out.
+
+        Returns:
+            A number without unit; below zero for less reward than the mean.
+        """
         expected = self.length_slope * (_log_length(response) - self.mean_log_length)
         return (reward - self.mean - expected) / self.deviation
 

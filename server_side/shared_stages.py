@@ -63,6 +63,9 @@ def fingerprint(value: object) -> Json:
             such, a function, a function bound by `functools.partial`, or something that has a
             `fingerprint` made of such.
 
+    Returns:
+        The values, in which a bound function's `on_progress` has no part.
+
     Raises:
         NoFingerprintError: It is or holds something else.
     """
@@ -206,6 +209,9 @@ def locked(file: Path) -> Iterator[None]:
 
     Args:
         file: The lock file; made if absent, and left there.
+
+    Yields:
+        Nothing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:
@@ -217,6 +223,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Link a file, or a folder's files, into another place; copy where the disk has no links.
 
     Files of a run are replaced, never written to, so that a link stays what it was.
+
+    Args:
+        source: The file or folder.
+        target: What it is called there; nothing may lie there yet.
     """
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link)

@@ -229,6 +229,9 @@ def usable_responses(
         when_cut: What becomes of a text that the limit cut.
         counts: Where samples, and those that fall, are counted by reason.
         known: Texts that the query has already; to write one again is a repetition.
+
+    Returns:
+        The texts, in the order in which they were sampled.
     """
     texts: dict[str, str] = {}
     known_texts = {normalise_prompt(text) for text in known}
@@ -270,7 +273,18 @@ def number_candidates(
     origin: CandidateOrigin,
     lineage: tuple[str, ...] = (),
 ) -> list[Candidate]:
-    """Give the responses to one query their names."""
+    """Give the responses to one query their names.
+
+    Args:
+        texts: The responses, in the order in which they are numbered, from 1.
+        query_id: The query.
+        round_index: Round in which they were written, from 1; part of the names.
+        origin: Which model wrote them.
+        lineage: Candidates that all of them were rewritten from, the generator's own first.
+
+    Returns:
+        One candidate a text.
+    """
     return [
         Candidate(
             query_id=query_id,

@@ -19,6 +19,10 @@ from protocol.errors import StageError
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file that is either whole or not there, also after a power cut.
 
+    Args:
+        path: The file, in a folder that is there; an older one is replaced.
+        text: What it is to hold, written as UTF-8 with line ends as they are.
+
     Raises:
         DiskError: The disk is full or refuses.
     """
@@ -60,6 +64,10 @@ def read_json(path: Path) -> Any:  # a JSON value
 
 def copy_folder(source: Path, destination: Path) -> None:
     """Copy a folder; the copy replaces an older one and appears only when whole.
+
+    Args:
+        source: The folder.
+        destination: What the copy is called; the folder above it is there.
 
     Raises:
         DiskError: The disk is full or refuses.

@@ -83,6 +83,11 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
     Args:
         compose_and_run: Composes the settings and runs, its errors held by `failures_held`.
         on_interrupt: What to say after Ctrl-C.
+
+    Raises:
+        SystemExit: With 1 after an error that a user can act on, with 130 after Ctrl-C.
+        Exception: Any other error, as it was raised; those that a user can act on as well where
+            `REWARDDS_TRACEBACK` or `HYDRA_FULL_ERROR` is 1 in the environment.
     """
     switch_off_telemetry()
     wants_traceback = any(os.environ.get(name) == "1" for name in _TRACEBACK_VARIABLES)

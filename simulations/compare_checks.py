@@ -62,6 +62,9 @@ def read_origin(folder: Path, *, label: str | None = None) -> RunOrigin:
         folder: The run's folder.
         label: Its arm; None takes what its settings say.
 
+    Returns:
+        What settings and provenance say; what the latter does not say is None or empty.
+
     Raises:
         SettingsError: Its settings cannot be read.
     """

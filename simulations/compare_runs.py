@@ -45,6 +45,9 @@ def named_folder(text: str) -> NamedFolder:
     Args:
         text: The word. What exists under the whole of it is a folder, whatever stands in its name.
 
+    Returns:
+        The folder, which need not be there, and its label if it has one.
+
     Raises:
         ArgumentTypeError: The label cannot name an arm, or no folder follows it.
 

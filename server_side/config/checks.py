@@ -11,6 +11,12 @@ from protocol.errors import ConfigurationError
 def require(is_valid: bool, name: str, expected: str, found: object) -> None:
     """Refuse a setting that is not valid.
 
+    Args:
+        is_valid: Whether it is.
+        name: The setting as the user types it, with its group.
+        expected: What it has to be, as a phrase that follows "to be".
+        found: Its value.
+
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.
     """
@@ -20,6 +26,11 @@ def require(is_valid: bool, name: str, expected: str, found: object) -> None:
 
 def require_counts(group: str, config: object, *names: str) -> None:
     """Refuse settings of a group that are not whole numbers of at least 1.
+
+    Args:
+        group: What the user types before their names, without the dot.
+        config: The group, which has them as attributes.
+        *names: The settings to look at; none of them may be None.
 
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.
@@ -32,6 +43,11 @@ def require_counts(group: str, config: object, *names: str) -> None:
 def require_positive(group: str, config: object, *names: str) -> None:
     """Refuse settings of a group that are not finite numbers above 0.
 
+    Args:
+        group: What the user types before their names, without the dot.
+        config: The group, which has them as attributes.
+        *names: The settings to look at; none of them may be None.
+
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.
     """
@@ -42,6 +58,11 @@ def require_positive(group: str, config: object, *names: str) -> None:
 
 def require_fractions(group: str, config: object, *names: str) -> None:
     """Refuse settings of a group that do not lie in [0, 1].
+
+    Args:
+        group: What the user types before their names, without the dot.
+        config: The group, which has them as attributes.
+        *names: The settings to look at; none of them may be None.
 
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.
@@ -54,6 +75,11 @@ def require_fractions(group: str, config: object, *names: str) -> None:
 def require_choice(name: str, found: str, choices: Iterable[str]) -> None:
     """Refuse a setting that is none of the choices.
 
+    Args:
+        name: The setting as the user types it, with its group.
+        found: Its value.
+        choices: What may stand there, in the order in which the message lists it.
+
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.
     """
@@ -63,6 +89,11 @@ def require_choice(name: str, found: str, choices: Iterable[str]) -> None:
 
 def require_vllm_url(name: str, url: str | None, *, is_needed: bool) -> None:
     """Refuse what is no address, and a missing one that a stage needs.
+
+    Args:
+        name: The setting, without the `server_side.` before it.
+        url: Its value; None where no server is named.
+        is_needed: Whether some stage asks that server, by `engine=vllm`.
 
     Raises:
         ConfigurationError: It names the setting as the user typed it, and shows the value.

@@ -158,7 +158,15 @@ class FinetuningConfig:
         return self.num_epochs if round_index == 1 or later is None else later
 
     def in_round(self, round_index: int, *, num_rounds: int) -> FinetuningConfig:
-        """Return what one of so many rounds does: its share of `num_steps`; rounds count from 1."""
+        """Return what one of so many rounds does: its share of `num_steps`; rounds count from 1.
+
+        Args:
+            round_index: The round, from 1 to `num_rounds`.
+            num_rounds: Rounds of the run, at most `num_steps` where that is set.
+
+        Returns:
+            These settings with the round's own `num_steps`; unchanged where passes are counted.
+        """
         if self.num_steps is None:
             return self
         share, rest = divmod(self.num_steps, num_rounds)

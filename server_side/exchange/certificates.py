@@ -48,6 +48,9 @@ class TlsFiles:
 
         Args:
             folder: Folder of the certificates.
+
+        Returns:
+            The places, whether or not anything lies there.
         """
         return TlsFiles(
             authority=folder / "authority.pem",

@@ -96,6 +96,10 @@ class AllowedKeys:
 
         Args:
             header: The header as it came.
+
+        Returns:
+            False also for a header that is too long or no key, and for all of them while the list
+            cannot be read.
         """
         if not 0 < len(header) <= _MAX_HEADER_CHARS:
             return False

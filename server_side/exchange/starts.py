@@ -113,6 +113,9 @@ def sent_digests(run_folder: Path) -> dict[str, str]:
 
     Args:
         run_folder: The server's run folder.
+
+    Returns:
+        SHA-256 as hexadecimal text, by `start_name`; empty where no starting weights were sent.
     """
     return {
         file.name.removesuffix(_SUFFIX): AdapterWeights.from_bytes(file.read_bytes()).digest()

@@ -41,7 +41,15 @@ class Interval:
 
 
 def judge(difference: Interval, *, is_lower_better: bool) -> str:
-    """Return `better` or `worse` where the paired interval excludes 0, otherwise `unclear`."""
+    """Return `better` or `worse` where the paired interval excludes 0, otherwise `unclear`.
+
+    Args:
+        difference: How much the judged arm exceeds the other, by the paired bootstrap.
+        is_lower_better: Whether the metric improves as it falls.
+
+    Returns:
+        The judged arm's verdict; an interval that ends at 0 does not exclude it.
+    """
     if difference.low <= 0 <= difference.high:
         return "unclear"
     return "better" if (difference.high < 0) == is_lower_better else "worse"
@@ -138,7 +146,16 @@ def _row_counts(num_rows: int, *, num_resamples: int, seed: int) -> Iterator[Flo
 
 
 def percentile_interval(point: float, resampled: FloatArray, confidence_level: float) -> Interval:
-    """Return a metric with the interval that holds the middle of its resampled values."""
+    """Return a metric with the interval that holds the middle of its resampled values.
+
+    Args:
+        point: The metric on all rows, finite.
+        resampled: The metric on each resample, (R,), R >= 1.
+        confidence_level: Share of the resampled values that the interval holds, in (0, 1).
+
+    Returns:
+        The metric; what the interval leaves out lies below and above it in equal shares.
+    """
     tail = (1.0 - confidence_level) / 2.0
     low, high = np.quantile(resampled, [tail, 1.0 - tail])
     assert math.isfinite(point), "sums of finite statistics give a finite metric"

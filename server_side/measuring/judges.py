@@ -169,6 +169,9 @@ def render_question(question: Question, *, max_words: int) -> str:
         question: Prompt and two answers.
         max_words: Words of each text that are kept, a long one counted as several.
 
+    Returns:
+        The turn; the first answer stands in it as A, the second as B, and neither as C.
+
     >>> code = Question(prompt="Write f.", first="def f():\n    return 1", second="pass")
     >>> render_question(code, max_words=3).splitlines()[3:6]
     ['Answer A:', 'def f():', '    return']

@@ -63,7 +63,15 @@ def is_lower_better(measure: str) -> bool:
 
 
 def measure_statistics(rows: Sequence[JudgedRow], measure: str) -> FloatArray:
-    """Return what each row adds to the sums that the measure's formula takes, (n, k)."""
+    """Return what each row adds to the sums that the measure's formula takes, (n, k).
+
+    Args:
+        rows: Rows of one arm; for pass@k, each with how many of its answers pass.
+        measure: Name of the measure, one for which `is_measure` holds.
+
+    Returns:
+        One line a row in the order of `rows`, (n, 10) for BLEU and (n, 2) for all others.
+    """
     if found := _PASS.fullmatch(measure):
         counts = [row.passes for row in rows if row.passes is not None]
         assert len(counts) == len(rows), "common_measures names what all arms have"

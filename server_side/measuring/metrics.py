@@ -143,6 +143,10 @@ def build_metrics(
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Check metrics against the schema and write them; the file appears only when whole.
 
+    Args:
+        path: The file; an older one is replaced.
+        metrics: What `build_metrics` returned; JSON values, all numbers finite.
+
     Raises:
         StageError: They do not fit the schema.
         DiskError: The disk refuses.

@@ -126,7 +126,15 @@ def pass_rate_differences(
 
 
 def pass_statistics(counts: Sequence[PassCount], k: int) -> FloatArray:
-    """Return what each row adds to the sums whose ratio is pass@k, (n, 2)."""
+    """Return what each row adds to the sums whose ratio is pass@k, (n, 2).
+
+    Args:
+        counts: How many answers of each row pass.
+        k: Samples that a user would draw, at most `num_samples` of every row.
+
+    Returns:
+        The row's own pass@k beside 1, (n, 2), in the order of `counts`.
+    """
     return np.array(
         [
             [pass_at_k(num_samples=row.num_samples, num_passed=row.num_passed, k=k), 1.0]

@@ -58,6 +58,13 @@ def measure_diversity(texts: Sequence[str]) -> TextDiversity:
 def distinct_fraction(texts: Sequence[str], n: int) -> float:
     """Return distinct word n-grams ÷ word n-grams over all texts; 0 where there is none.
 
+    Args:
+        texts: Texts; words end at spaces, and capitals count as small letters.
+        n: Words in an n-gram, at least 1; a text of fewer words has none.
+
+    Returns:
+        A share in [0, 1]; 1 where no n-gram occurs twice.
+
     >>> distinct_fraction(["take rest take rest"], 2)
     0.6666666666666666
     """

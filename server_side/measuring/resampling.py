@@ -42,6 +42,9 @@ class Resamples:
             row_ids: By seed of the runs, the names of its rows.
             num_resamples: How many to draw.
             seed: Seed of the draw.
+
+        Returns:
+            The resamples; fewer than `num_resamples` where some drew no row at all.
         """
         names = [name for own in row_ids.values() for name in own]
         distinct, cluster = np.unique(names, return_inverse=True)

@@ -186,7 +186,18 @@ def summarize_verdicts(
     confidence_level: float,
     seed: int,
 ) -> WinRate:
-    """Turn verdicts into a win rate with its interval; there is none where nothing was answered."""
+    """Turn verdicts into a win rate with its interval; there is none where nothing was answered.
+
+    Args:
+        verdicts: One for each row.
+        judge_name: How the judge is called in metrics and report.
+        num_resamples: Number of resamples, at least 1.
+        confidence_level: Probability of the interval, in (0, 1).
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The win rate. Rows of which no pair was answered both ways round are not resampled.
+    """
     statistics = verdict_statistics(verdicts)
     answered = statistics[statistics[:, 1] > 0]
     rate = None
@@ -219,7 +230,16 @@ def verdict_statistics(verdicts: Sequence[RowVerdict]) -> FloatArray:
 def count_verdicts(
     verdicts: Sequence[RowVerdict], *, judge_name: str, rate: Interval | None
 ) -> WinRate:
-    """Put a win rate and the counts behind it together."""
+    """Put a win rate and the counts behind it together.
+
+    Args:
+        verdicts: One for each row, of one seed or of several.
+        judge_name: How the judge is called in metrics and report.
+        rate: The rate, computed from the same verdicts; None where the judge answered nothing.
+
+    Returns:
+        The rate, with pairs summed up over all rows.
+    """
     return WinRate(
         judge=judge_name,
         rate=rate,

@@ -60,6 +60,13 @@ def size(num_bytes: int) -> str:
 def metric_value(value: float, key: str) -> str:
     """Write a metric with as many digits as it deserves.
 
+    Args:
+        value: The metric.
+        key: Its name in `metrics.json`, which decides the digits.
+
+    Returns:
+        Two decimals for BLEU and perplexity, three for all others.
+
     >>> metric_value(0.12345, Metric.ROUGEL), metric_value(23.456, Metric.PERPLEXITY)
     ('0.123', '23.46')
     """
@@ -67,7 +74,15 @@ def metric_value(value: float, key: str) -> str:
 
 
 def metric_change(value: float, key: str) -> str:
-    """Write a difference of metrics with its sign, a true minus for a fall."""
+    """Write a difference of metrics with its sign, a true minus for a fall.
+
+    Args:
+        value: The difference.
+        key: The metric's name in `metrics.json`, which decides the digits.
+
+    Returns:
+        As many decimals as `metric_value` gives the metric.
+    """
     return f"{value:+,.{_DECIMALS.get(key, 3)}f}".replace("-", "−")
 
 

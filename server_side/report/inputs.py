@@ -97,7 +97,15 @@ class ReportInputs:
         return sorted(heard - self.generators.keys()) if self.generators else []
 
     def setting(self, group: str, name: str) -> str:
-        """Return one of the server's settings as text; empty where the run did not note it."""
+        """Return one of the server's settings as text; empty where the run did not note it.
+
+        Args:
+            group: Group within the server's settings, such as `scoring`.
+            name: The setting within its group.
+
+        Returns:
+            Its value as Python writes it.
+        """
         config: Any = self.settings.get("config", {})  # JSON values
         return str(config.get(group, {}).get(name, ""))
 

@@ -75,7 +75,15 @@ def reward_histogram(
 
 
 def reward_by_round(chosen: Mapping[int, Sequence[float]], *, name: str) -> Plot:
-    """Draw quartiles of the chosen responses' rewards in the pool of each round."""
+    """Draw quartiles of the chosen responses' rewards in the pool of each round.
+
+    Args:
+        chosen: By round, the rewards in its pool; at least one round, and none without rewards.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot; beside the quartiles it has the middle 80 % of each round.
+    """
     rounds = list(chosen)
     quantiles = np.array([np.quantile(chosen[r], [0.1, 0.25, 0.5, 0.75, 0.9]) for r in rounds])
     with mpl.rc_context(STYLE):
@@ -237,7 +245,18 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
 
 
 def arm_intervals(*, untuned: Interval, tuned: Interval, title: str, text: str, name: str) -> Plot:
-    """Draw one metric of both arms, each as a point with its interval."""
+    """Draw one metric of both arms, each as a point with its interval.
+
+    Args:
+        untuned: The metric of the target as it is.
+        tuned: The metric of the tuned target, which is drawn below.
+        title: What the plot shows.
+        text: What one sees in it, for those who do not.
+        name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot, small enough for a cell of a table.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(2.4, 0.95)
         for row, (interval, colour) in enumerate(((tuned, AFTER), (untuned, BEFORE))):

@@ -94,6 +94,9 @@ def page_environment(*packages: str) -> Environment:
 
     Args:
         *packages: Packages whose `templates` extend `page.html.j2`.
+
+    Returns:
+        Jinja's environment. It escapes every value, and an unknown name in a template is an error.
     """
     loaders = [PackageLoader(name, "templates") for name in (*packages, "server_side.report")]
     environment = Environment(

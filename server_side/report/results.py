@@ -118,7 +118,15 @@ def generator_results(inputs: ReportInputs) -> list[MetricResult]:
 
 
 def headline(inputs: ReportInputs, results: list[MetricResult]) -> Headline:
-    """Put result and price into one sentence, with the same care for good and bad news."""
+    """Put result and price into one sentence, with the same care for good and bad news.
+
+    Args:
+        inputs: The run.
+        results: What `metric_results` made of it, with ROUGE-L and perplexity among them.
+
+    Returns:
+        The headline; epsilon and delta are those of the client with the largest epsilon.
+    """
     clients = guarantees(inputs.certificates)
     dearest = max(clients.values(), key=lambda certificate: certificate.privacy.epsilon)
     by_metric = {result.key: result for result in results}

@@ -96,6 +96,9 @@ def finished_plot(figure: Figure, *, title: str, text: str, name: str) -> Plot:
         title: What it shows.
         text: What one sees in it, for those who do not.
         name: Name of the drawing, unique in the page.
+
+    Returns:
+        The plot, in the page's colours; every id in it begins with `name`.
     """
     buffer = io.StringIO()
     figure.savefig(
@@ -134,6 +137,9 @@ def standalone(plot: Plot, colours: str) -> str:
     Args:
         plot: The plot.
         colours: CSS that gives the page's variables their values, for light and dark.
+
+    Returns:
+        The file's text, SVG with a size and a background.
     """
     first, rest = str(plot.svg).split(">", 1)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', first)

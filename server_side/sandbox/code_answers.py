@@ -56,6 +56,14 @@ def encode(value: object, depth: int = 0) -> Json:
     """Return plain data as JSON values that keep its type; anything else as its type's name.
 
     A subclass counts as the type that it extends, whose comparisons it mostly shares.
+
+    Args:
+        value: Whatever an expression gave.
+        depth: How many collections it lies in; one that lies in more than 60 is not looked at.
+
+    Returns:
+        None, a bool or a text as it is; a list for a list; all else as an object of one entry, from
+        the type to what makes up the value.
     """
     if depth > _MAX_DEPTH:
         return {"other": "too deep"}

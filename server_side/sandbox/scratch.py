@@ -34,6 +34,9 @@ def is_overfull(folder: str, pid: int | None, *, max_bytes: int, max_file_bytes:
         pid: The program's process, not yet waited for; None where it is over.
         max_bytes: Most disk that its files may take together.
         max_file_bytes: Largest file that the kernel lets it write.
+
+    Returns:
+        True for more than `MAX_FILES` files, or more than `max_bytes` on disk.
     """
     sizes: dict[int, int] = {}
     with os.scandir(folder) as entries:

@@ -32,7 +32,19 @@ def describe_training(
     seed: int,
     round_index: int,
 ) -> dict[str, object]:
-    """Return all that a training depends on, as JSON values; texts and weights by digest."""
+    """Return all that a training depends on, as JSON values; texts and weights by digest.
+
+    Args:
+        pool: Samples to tune on; their order counts.
+        target_folder: Folder of the untuned target.
+        previous: Folder of the tuned target to go on from; None starts afresh.
+        config: What is tuned, for what, and how; with the round's own number of steps.
+        seed: Seed of a fresh adapter's weights and of the order of samples.
+        round_index: Round of the refinement loop, from 1.
+
+    Returns:
+        What `claim_folder` compares, by name.
+    """
     texts = [[sample.instruction, sample.prompt, sample.chosen, sample.rejected] for sample in pool]
     return {
         "pool_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
@@ -46,6 +58,10 @@ def describe_training(
 
 def claim_folder(folder: Path, description: Mapping[str, object]) -> None:
     """Write down what a folder is for, or check that it is for this.
+
+    Args:
+        folder: Output folder of the training; it is there, perhaps with an earlier start's files.
+        description: What `describe_training` says of this training.
 
     Raises:
         ConfigurationError: It belongs to another training.
@@ -74,7 +90,14 @@ def is_finished(folder: Path) -> bool:
 def write_history(
     folder: Path, *, num_steps: int, losses: Sequence[float], num_pairs_dropped: int
 ) -> None:
-    """Write how a training went, before the tuned target gets its name."""
+    """Write how a training went, before the tuned target gets its name.
+
+    Args:
+        folder: Output folder of the training.
+        num_steps: Optimiser steps of this round, those before an interruption included.
+        losses: Loss of each of these steps, all finite.
+        num_pairs_dropped: Samples left out because they prefer nothing; 0 for sft.
+    """
     history = {"num_steps": num_steps, "losses": losses, "num_pairs_dropped": num_pairs_dropped}
     _write_json(folder / _HISTORY, history)
 

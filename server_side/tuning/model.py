@@ -39,6 +39,9 @@ def trainable_target(
         config: What is tuned.
         seed: Seed of a fresh adapter's weights.
 
+    Returns:
+        The whole model for `full`, else a frozen base with an adapter whose weights alone are free.
+
     Raises:
         ConfigurationError: The previous round was tuned by another method, or in another shape.
         ModelFolderError: A folder cannot be loaded.

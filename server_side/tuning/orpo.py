@@ -26,7 +26,15 @@ with warnings.catch_warnings():
 
 
 def orpo_arguments(settings: dict[str, Any], *, beta: float) -> ORPOConfig:
-    """Return the trainer's arguments; `settings` are those that all objectives share."""
+    """Return the trainer's arguments; `settings` are those that all objectives share.
+
+    Args:
+        settings: By name, as transformers' `TrainingArguments` takes them.
+        beta: Weight of the odds ratio beside the likelihood, λ in the paper; above 0.
+
+    Returns:
+        TRL's arguments, with which rows keep all that they have.
+    """
     return ORPOConfig(**settings, beta=beta, remove_unused_columns=False)
 
 

@@ -132,7 +132,13 @@ def read_job(path: Path) -> TuningJob:
 
 
 def note_progress(folder: Path, done: int, total: int) -> None:
-    """Leave a note of how far the processes are, for the one that waits for them."""
+    """Leave a note of how far the processes are, for the one that waits for them.
+
+    Args:
+        folder: Output folder of the job.
+        done: Optimiser steps that are done.
+        total: Optimiser steps of the whole training.
+    """
     write_atomically(folder / "progress.json", json.dumps([done, total]))
 
 

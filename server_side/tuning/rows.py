@@ -35,7 +35,16 @@ class EncodedPair:
 def encode_chosen(
     pool: Sequence[CuratedSample], tokenizer: PreTrainedTokenizerBase, config: FinetuningConfig
 ) -> list[EncodedChat]:
-    """Encode each sample with its chosen response; a response that is cut has no end to learn."""
+    """Encode each sample with its chosen response; a response that is cut has no end to learn.
+
+    Args:
+        pool: Samples to tune on.
+        tokenizer: The target's tokenizer.
+        config: At how many tokens prompts and responses are cut.
+
+    Returns:
+        One chat a sample, in the order of `pool`.
+    """
     return [_encode(sample, sample.chosen, tokenizer, config) for sample in pool]
 
 
@@ -46,6 +55,14 @@ def encode_pairs(
 
     Those are the ones whose responses are the same tokens, perhaps because both were cut, and the
     ones with an empty response.
+
+    Args:
+        pool: Samples to tune on.
+        tokenizer: The target's tokenizer.
+        config: At how many tokens prompts and responses are cut.
+
+    Returns:
+        The pairs, in the order of `pool`; there may be none.
     """
     pairs = [
         EncodedPair(

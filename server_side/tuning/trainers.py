@@ -82,6 +82,9 @@ def prepare_training(
         round_index: Round of the refinement loop.
         callbacks: What watches the training.
 
+    Returns:
+        The trainer before its first step, and how many samples it does without.
+
     Raises:
         StageError: No sample prefers one response to another, as orpo and dpo need.
     """

@@ -65,6 +65,9 @@ def load_tuned_target(
         tuned: Folder of the tuned one; None loads the untuned one.
         dtype: In what the model's weights are held; an adapter stays in float32.
         device: A torch device.
+
+    Returns:
+        A causal language model; PEFT's wrapping of one where an adapter was tuned.
     """
     is_whole = tuned is not None and not is_adapter(tuned)
     folder = tuned if tuned is not None and is_whole else target_folder

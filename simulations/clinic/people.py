@@ -162,7 +162,16 @@ def draw_relative(patient: Patient, topic: Topic, rng: random.Random) -> Relativ
 
 
 def birth_date(*, age: int, birthday: tuple[int, int], is_numeric: bool) -> str:
-    """Write the date of birth that goes with an age in `REFERENCE_YEAR`."""
+    """Write the date of birth that goes with an age in `REFERENCE_YEAR`.
+
+    Args:
+        age: In years.
+        birthday: Day and month, each from 1.
+        is_numeric: Whether it reads as 3/5/1961 or as 3 May 1961.
+
+    Returns:
+        The date, day before month, as `find_identifiers` finds it.
+    """
     day, month = birthday
     year = REFERENCE_YEAR - age
     return f"{day}/{month}/{year}" if is_numeric else f"{day} {MONTHS[month - 1]} {year}"

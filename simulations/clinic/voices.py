@@ -289,7 +289,15 @@ def misspell(text: str, rng: random.Random, *, num_slips: int) -> str:
 
 
 def draw_voice(age: int, rng: random.Random) -> Voice:
-    """Draw how somebody of this age writes."""
+    """Draw how somebody of this age writes.
+
+    Args:
+        age: In years; it makes some ways of writing likelier, and none impossible.
+        rng: Source of randomness.
+
+    Returns:
+        The voice of all messages of one person.
+    """
     weights = {
         Voice.PLAIN: 5.0,
         Voice.TEXTER: 4.0 if age < 35 else 1.5 if age < 55 else 0.2,

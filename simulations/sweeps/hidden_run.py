@@ -90,6 +90,9 @@ def read_price(folder: Path) -> SelectionPrice:
 
     Args:
         folder: Where the runs lie.
+
+    Returns:
+        ε and δ of the whole selection, whichever run is selected.
     """
     return SelectionPrice(**read_json(folder / _PRICE_FILE))
 

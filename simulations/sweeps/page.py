@@ -129,7 +129,15 @@ def write_sweep_report(results: SweepResults, *, figures: Path | None = None) ->
 
 
 def render_sweep(results: SweepResults, plots: SweepDrawings) -> str:
-    """Return the report on a sweep as one HTML document."""
+    """Return the report on a sweep as one HTML document.
+
+    Args:
+        results: The sweep, with at least one point that is done.
+        plots: What `draw_sweep` made of it.
+
+    Returns:
+        The document, which needs nothing beside it; failed points stand in it as well.
+    """
     done = results.done
     cost = sweep_cost(results.points)
     facts = next((item.provenance for item in done if item.provenance), {})

@@ -118,7 +118,15 @@ class PointResult:
         )
 
     def score(self, metric: str, *, arm: str = "tuned") -> float | None:
-        """Return a metric of one arm; None where the point is not done."""
+        """Return a metric of one arm; None where the point is not done.
+
+        Args:
+            metric: Its name in `metrics.json`, one of `Metric`.
+            arm: `tuned`, or `untuned` for the target as it is.
+
+        Returns:
+            The metric over all test rows, without its interval.
+        """
         if self.metrics is None:
             return None
         return float(self.metrics[arm][metric]["mean"])
@@ -172,6 +180,9 @@ def read_results(folder: Path, *, audits: Sequence[Path] = ()) -> SweepResults:
     Args:
         folder: The sweep's folder.
         audits: Folders of audits to be shown beside it; those in its `audits/` always are.
+
+    Returns:
+        The sweep as it stands, points that failed or are at work included.
 
     Raises:
         ConfigurationError: It is no sweep's folder, or none of its points is done.
@@ -227,6 +238,13 @@ def sort_key(label: str) -> tuple[int, float, str]:
 
 def value_label(name: str, value: str) -> str:
     """Write one choice; an arm speaks for itself.
+
+    Args:
+        name: Setting or group as it was overridden.
+        value: What was chosen.
+
+    Returns:
+        The value alone for an arm; else with the last part of the name before it.
 
     >>> value_label("arm", "dp_generate"), value_label("server_side.filtering.k", "8")
     ('dp_generate', 'k=8')

@@ -246,6 +246,13 @@ def draw_num_runs(*, mean_runs: float, shape: float, uniform: Callable[[], float
 def stopping_parameter(*, mean_runs: float, shape: float) -> float:
     """Return the γ with which the distribution has a mean, by halving: the mean falls in γ.
 
+    Args:
+        mean_runs: Mean number of runs, above 1.
+        shape: η, at least 0; 0 is the logarithmic distribution, 1 the geometric one.
+
+    Returns:
+        γ in (0, 1), from the side on which the mean is no larger than `mean_runs`.
+
     >>> round(stopping_parameter(mean_runs=4.0, shape=1.0), 6)
     0.25
     """
