@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ _LOGGER = logging.getLogger(__name__)
 _MAX_CONNECTIONS = 256
 """Requests under way at once; more of them wait here instead of in the server's queue."""
 _PASSING_STATUSES = frozenset({408, 429})
+_NO_SUCH_MODEL = 404
 _SHOWN_CHARS = 300
 # Adapter by path: how the server must have been started.
 _ADAPTER_HINT = (
@@ -147,13 +149,7 @@ class VllmRefusalError(SamplingError):
     """The server answered, and said no; asking again would not help."""
 
     def __init__(self, status: int, reason: str, request: str) -> None:
-        """Keep the status, by which a caller may know what to do.
-
-        Args:
-            status: HTTP status of the answer.
-            reason: What the server says, shortened.
-            request: Method, path and address, for the message.
-        """
+        """Keep the HTTP status, by which a caller may know what to do."""
         super().__init__(
             f"Expected the vLLM server to accept {request}, got status {status}: {reason}. "
             "Compare the server's options with what is asked."
@@ -172,7 +168,8 @@ class VllmSampler:
         model_name: str,
         stop_ids: frozenset[int],
         max_positions: int,
-        owns_adapter: bool,
+        adapter_folder: Path | None = None,
+        owns_adapter: bool = False,
     ) -> None:
         """Wrap a server that has the model; `open` makes one from folders.
 
@@ -182,6 +179,7 @@ class VllmSampler:
             model_name: What the server calls the base model, or the adapter to sample with.
             stop_ids: Ids that end a completion.
             max_positions: Tokens that the server lets prefix and completion have together.
+            adapter_folder: Where the adapter lies, should another process have it unloaded.
             owns_adapter: Whether `model_name` is an adapter that `close` is to unload.
         """
         self._server: VllmServer | None = server
@@ -189,6 +187,7 @@ class VllmSampler:
         self._model_name = model_name
         self._stop_ids = stop_ids
         self._max_positions = max_positions
+        self._adapter_folder = adapter_folder
         self._owns_adapter = owns_adapter
 
     @classmethod
@@ -218,6 +217,7 @@ class VllmSampler:
             model_name=name,
             stop_ids=stop_token_ids(base_folder, tokenizer),
             max_positions=int(base["max_model_len"]),
+            adapter_folder=adapter_folder and adapter_folder.resolve(),
             owns_adapter=owns_adapter,
         )
 
@@ -292,9 +292,22 @@ class VllmSampler:
             "return_token_ids": True,
             "stream": False,
         }
-        completions: list[Completion] = server.request(
-            "POST", "/v1/completions", body, parse=lambda answer: self._parse(answer, count)
+        ask = partial(
+            server.request,
+            "POST",
+            "/v1/completions",
+            body,
+            parse=lambda answer: self._parse(answer, count),
         )
+        try:
+            completions: list[Completion] = ask()
+        except VllmRefusalError as error:
+            if self._adapter_folder is None or error.status != _NO_SUCH_MODEL:
+                raise
+            # A process with the same adapter loaded it, and unloaded it when it was done.
+            _, is_own = _load_adapter(server, self._adapter_folder)
+            self._owns_adapter |= is_own
+            completions = ask()
         return completions * params.num_candidates if params.greedy else completions
 
     def _parse(self, answer: Any, count: int) -> list[Completion]:

@@ -218,7 +218,7 @@ def raise_on_signals() -> None:
 
 
 def last_lines(file: Path, *, num_lines: int = _NUM_LOG_LINES) -> str:
-    """Return the last lines of a log, indented, or nothing if there are none.
+    """Return the last lines of a log, indented; a full stop where there are none.
 
     Args:
         file: The log, which need not be there.

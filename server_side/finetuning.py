@@ -103,6 +103,8 @@ def finetune_target(
     )
     claim_folder(output_folder, description)
     if is_finished(output_folder):
+        # A start that was killed just then may have left them behind.
+        shutil.rmtree(output_folder / _CHECKPOINTS, ignore_errors=True)
         return read_finished(output_folder)
     job = TuningJob(
         pool=tuple(pool),

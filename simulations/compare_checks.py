@@ -105,14 +105,14 @@ def require_one_test(origins: Sequence[RunOrigin]) -> None:
         StageError: It names two runs and what differs.
     """
     for own in _by_seed(origins):
-        first, *others = own
-        for other in others:
-            for name, value in first.test.items():
-                found = other.test[name]
-                if value != found and value is not None and found is not None:
+        known: dict[str, RunOrigin] = {}
+        for origin in own:
+            for name in (name for name, value in origin.test.items() if value is not None):
+                first = known.setdefault(name, origin)
+                if first.test[name] != origin.test[name]:
                     raise StageError(
                         f"Expected runs with seed={first.seed} to judge one target by one test, "
-                        f"found another {name} in {other.folder} than in {first.folder}. Compare "
+                        f"found another {name} in {origin.folder} than in {first.folder}. Compare "
                         "runs that differ in their arm alone."
                     )
 

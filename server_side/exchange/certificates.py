@@ -111,10 +111,7 @@ def make_server_certificate(folder: Path, *, host: str) -> None:
         x509.DNSName("localhost"),
         x509.IPAddress(ipaddress.ip_address(LOOPBACK)),
     ]
-    try:
-        own: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        own = x509.DNSName(host)
+    own = _general_name(host)
     if own not in names:
         names.insert(0, own)
     certificate = (
@@ -145,7 +142,8 @@ def check_certificate(files: TlsFiles, *, host: str) -> datetime:
         The day on which it ends.
 
     Raises:
-        ConfigurationError: It is missing, out of date, for another name or of another authority.
+        ConfigurationError: It or its key is missing, or it is out of date, for another name, of
+            another authority or not that of the key.
     """
     found: str
     try:
@@ -154,13 +152,14 @@ def check_certificate(files: TlsFiles, *, host: str) -> datetime:
         certificate.verify_directly_issued_by(authority)
         now = datetime.now(UTC)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        known = {str(item.value) for item in names}
+        key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             found = f"one that ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
-        elif host not in known:
-            found = f"one for {', '.join(sorted(known))}"
-        elif not files.key.is_file():
-            found = "no private key"
+        elif _general_name(host) not in names:
+            found = f"one for {', '.join(sorted(str(item.value) for item in names))}"
+        elif key.public_key() != certificate.public_key():
+            # As after a renewal that was killed between its two files.
+            found = "one that is not that of server.key beside it"
         else:
             return certificate.not_valid_after_utc
     except OSError as error:
@@ -186,6 +185,13 @@ def _builder(
         .not_valid_before(now - _BACKDATE)
         .not_valid_after(now + timedelta(days=days))
     )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _name(common_name: str) -> x509.Name:

@@ -111,16 +111,18 @@ class AllowedKeys:
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) in self._read()
 
     def _read(self) -> frozenset[bytes]:
-        state = [(file.name, file.stat().st_mtime_ns) for file in sorted(self._folder.iterdir())]
-        if state != self._state:
-            try:
+        try:
+            files = sorted(self._folder.iterdir())
+            state = [(file.name, file.stat().st_mtime_ns) for file in files]
+            if state != self._state:
                 known = load_clients(self._folder).values()
                 self._keys = frozenset(node_key_bytes(item) for item in known)
-            except RewardDSError as error:
-                # A list that cannot be read lets nobody in.
-                self._keys = frozenset()
-                _LOGGER.error("No client is let in: %s", error)
-            self._state = state
+                self._state = state
+        except (RewardDSError, OSError) as error:
+            # A list that cannot be read lets nobody in, until it can: a file may have been taken
+            # away just now.
+            self._keys, self._state = frozenset(), None
+            _LOGGER.error("No client is let in: %s", error)
         return self._keys
 
 

@@ -74,7 +74,7 @@ def _metric(comparison: Comparison) -> Plot:
     return arm_intervals(
         untuned=untuned,
         tuned=tuned,
-        title=f"{comparison.name}, tuned above untuned",
+        title=f"{comparison.name}, untuned above tuned",
         text=f"Untuned {metric_value(untuned.mean, key)}, tuned "
         f"{metric_value(tuned.mean, key)}; bars are the intervals.",
         name=f"metric-{key}",

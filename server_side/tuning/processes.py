@@ -86,6 +86,7 @@ def tune_in_processes(job: TuningJob, *, on_progress: OnProgress | None) -> None
         threads = max(1, torch.get_num_threads() // job.config.num_processes)
         environment["OMP_NUM_THREADS"] = str(threads)
     progress = job.output_folder / "progress.json"
+    progress.unlink(missing_ok=True)  # a start that was killed had come further than its checkpoint
     with Children(job.output_folder) as children:
         child = children.start("tuning", command, environment=environment, cwd=_ROOT)
         last: list[int] = []

@@ -152,10 +152,13 @@ class _Handler(BaseHTTPRequestHandler):
             case "/v1/completions":
                 self.complete(body)
             case "/v1/load_lora_adapter" if self.fake.takes_adapters:
-                if body["lora_name"] in self.fake.adapters:
+                with self.fake.lock:
+                    is_there = body["lora_name"] in self.fake.adapters
+                    if not is_there:
+                        self.fake.load_adapter(body["lora_name"], body["lora_path"])
+                if is_there:
                     self.refuse(400, f"The lora adapter '{body['lora_name']}' is already loaded.")
                 else:
-                    self.fake.load_adapter(body["lora_name"], body["lora_path"])
                     self.answer(200, "Success: LoRA adapter added successfully.")
             case "/v1/unload_lora_adapter" if body["lora_name"] in self.fake.adapters:
                 del self.fake.adapters[body["lora_name"]]

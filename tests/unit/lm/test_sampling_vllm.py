@@ -205,6 +205,23 @@ def test_an_adapter_is_loaded_once_by_digest_and_unloaded_by_who_loaded_it(
     assert not fake.adapters
 
 
+def test_an_adapter_that_another_process_unloaded_is_loaded_again(
+    fake: FakeVllm, folder: Path, tmp_path: Path
+) -> None:
+    """Points of a sweep that run side by side sample from the same generator."""
+    adapter = _adapter(folder, tmp_path / "a")
+    first = VllmSampler.open(folder, server=_server(fake), adapter_folder=adapter)
+    second = VllmSampler.open(folder, server=_server(fake), adapter_folder=adapter)
+    before = second.sample(PREFIXES, PARAMS, seed=0)
+    first.close()
+
+    after = second.sample(PREFIXES, PARAMS, seed=0)
+    second.close()
+
+    assert after == before
+    assert not fake.adapters
+
+
 def test_a_server_that_takes_no_adapters_says_how_to_start_it(folder: Path, tmp_path: Path) -> None:
     with (
         FakeVllm(folder, takes_adapters=False) as fake,

@@ -332,6 +332,9 @@ def test_killed_training_ends_as_if_nothing_had_happened(
     assert steps == list(range(first_step, 10))
     assert adapter.digest == undisturbed.digest
     assert adapter.losses == undisturbed.losses
+    (output / "checkpoints").mkdir()  # as where it is killed before it has cleared up
+    _tune(target, output)
+    assert not (output / "checkpoints").exists()
 
 
 @pytest.mark.integration

@@ -98,11 +98,25 @@ def test_the_certificate_is_for_the_host_and_for_loopback(folder: ServerFolder) 
     ssl.create_default_context(cafile=str(files.authority))
 
 
-def test_an_address_can_be_the_host(tmp_path: Path) -> None:
-    make_authority(tmp_path, name="10.0.0.7")
-    make_server_certificate(tmp_path, host="10.0.0.7")
+@pytest.mark.parametrize("host", ["10.0.0.7", "2001:DB8::1", "2001:db8:0:0::1"])
+def test_an_address_can_be_the_host_however_it_is_written(tmp_path: Path, host: str) -> None:
+    make_authority(tmp_path, name=host)
+    make_server_certificate(tmp_path, host=host)
 
-    check_certificate(TlsFiles.within(tmp_path), host="10.0.0.7")
+    check_certificate(TlsFiles.within(tmp_path), host=host)
+
+
+def test_a_certificate_beside_another_key_is_refused(folder: ServerFolder) -> None:
+    """A renewal writes the key first, and may be killed before the certificate."""
+    files = TlsFiles.within(folder.tls_folder)
+    before = files.certificate.read_bytes()
+    main(["renew", str(folder.path)])
+    files.certificate.write_bytes(before)
+
+    with pytest.raises(
+        ConfigurationError, match=r"not that of server\.key .*rewardds-server renew"
+    ):
+        check_certificate(files, host="server.test")
 
 
 def test_a_certificate_for_another_host_or_authority_is_refused(

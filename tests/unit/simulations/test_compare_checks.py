@@ -103,6 +103,17 @@ def test_another_target_or_test_is_refused(
         require_one_test(origins)
 
 
+def test_another_test_is_refused_also_where_the_first_run_says_nothing_of_its_own(
+    write: Write,
+) -> None:
+    silent = write("rewardds")
+    (silent / "provenance.json").unlink()
+    runs = [silent, write("dp_generate"), write("with_consensus", test_records="others")]
+
+    with pytest.raises(StageError, match=r"another test records in .*with_consensus-1"):
+        require_one_test([read_origin(run) for run in runs])
+
+
 def test_a_test_that_is_taken_in_another_way_is_refused(write: Write) -> None:
     plain = SimulateConfig()
     evaluation = replace(plain.server_side.evaluation, temperature=0.05)

@@ -173,6 +173,20 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(
     assert send(app, FLEET_PATHS[0], header=header).status_code == 401
 
 
+def test_a_file_that_goes_away_while_the_list_is_read_costs_that_request_alone(
+    app: Starlette, link: Link, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Path) -> None:
+        raise FileNotFoundError(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", gone)
+        met = send(app, FLEET_PATHS[0], header=header).status_code
+
+    assert met == 401
+    assert send(app, FLEET_PATHS[0], header=header).status_code == 200
+
+
 def test_a_large_body_does_not_pass(app: Starlette, link: Link, header: str) -> None:
     announced = send(app, FLEET_PATHS[0], header=header, body=b"x" * 101)
     lied = send(app, FLEET_PATHS[0], header=header, body=b"x" * 101, more={"content-length": "1"})
