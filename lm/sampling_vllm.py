@@ -306,7 +306,8 @@ class VllmSampler:
                 raise
             # A process with the same adapter loaded it, and unloaded it when it was done.
             _, is_own = _load_adapter(server, self._adapter_folder)
-            self._owns_adapter |= is_own
+            if is_own:
+                self._owns_adapter = True
             completions = ask()
         return completions * params.num_candidates if params.greedy else completions
 
