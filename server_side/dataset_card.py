@@ -245,7 +245,7 @@ def _selection(filtering: FilteringConfig, refinement: RefinementConfig) -> str:
     if filtering.select_by == SelectBy.ALL or filtering.k == 1 or is_open:
         exception = ", unless its row was nearly the same as another" if is_distinct else ""
         return f"Every prompt with two usable responses was kept{exception}."
-    exception = "; a row nearly the same as another got none" if is_distinct else ""
+    exception = "; none was let in beside a row nearly the same" if is_distinct else ""
     figure = "reward" if filtering.select_by == SelectBy.REWARD else _AGREEMENT
     return f"The prompts competed for a place by their `chosen` response's {figure}{exception}."
 

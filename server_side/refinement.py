@@ -296,17 +296,28 @@ def grow_pool(
 
     Returns:
         The new pool, in the order of `best`. No sample leaves it, and its lowest merit never falls
-        where the threshold is that. Whoever would join but is nearly the same as a member stays
-        outside; a member's renewal is not compared, because its prompt is there already.
+        where the threshold is that. Whoever would join but is nearly the same as a member
+        after this round stays outside; a member's renewal is not compared, because its prompt is
+        there already.
     """
     threshold = pool_threshold(pool, rule=ThresholdRule(config.threshold), config=filtering)
     growth = PoolGrowth(config.pool_growth)
     members = {sample.query_id: sample for sample in pool}
     counts = Counter(num_pairs=len(best), num_joined=0, num_renewed=0)
     distinct = DistinctTexts(max_similarity=filtering.max_similarity)
-    for sample in pool:
+    grown: dict[str, CuratedSample] = {}
+    for sample in best:
+        member = members.get(sample.query_id)
+        if member is None:
+            continue
+        if growth is PoolGrowth.JOIN or merit(sample, config=filtering) < threshold:
+            grown[sample.query_id] = member
+        else:
+            grown[sample.query_id] = replace(sample, joined_round=member.joined_round)
+            counts["num_renewed"] += member.chosen_candidate_id != sample.chosen_candidate_id
+    # Who joins is compared with what the members say now, not with what they said before.
+    for sample in grown.values():
         distinct.add(sample_text(sample))
-    joining: set[str] = set()
     for sample in best_first(best, config=filtering):
         if sample.query_id in members:
             continue
@@ -317,20 +328,10 @@ def grow_pool(
         elif not distinct.add(sample_text(sample)):
             counts["num_near_duplicates"] += 1
         else:
-            joining.add(sample.query_id)
+            grown[sample.query_id] = replace(sample, joined_round=round_index)
             counts["num_joined"] += 1
-    grown: list[CuratedSample] = []
-    for sample in best:
-        member = members.get(sample.query_id)
-        if member is None:
-            if sample.query_id in joining:
-                grown.append(replace(sample, joined_round=round_index))
-        elif growth is PoolGrowth.JOIN or merit(sample, config=filtering) < threshold:
-            grown.append(member)
-        else:
-            grown.append(replace(sample, joined_round=member.joined_round))
-            counts["num_renewed"] += member.chosen_candidate_id != sample.chosen_candidate_id
-    return StageResult(values=tuple(grown), counts={**counts, "num_kept": len(grown)})
+    values = tuple(grown[sample.query_id] for sample in best if sample.query_id in grown)
+    return StageResult(values=values, counts={**counts, "num_kept": len(values)})
 
 
 def _continue_chats(

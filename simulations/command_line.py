@@ -35,6 +35,8 @@ LOCK_FILE: Final = ".lock"
 """Held in a run's folder by the command that is at work there."""
 
 _LATEST: Final = "latest"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./-]+")
+"""What Hydra takes for a text as it stands, where it begins like a path."""
 _TRACEBACK_VARIABLES: Final = ("REWARDDS_TRACEBACK", "HYDRA_FULL_ERROR")
 
 _USERS_TO_MEND: Final = (
@@ -223,3 +225,23 @@ def one_line(error: Exception) -> str:
     if isinstance(error, HydraException):
         return f"Expected settings that go together, got: {said}. See them with `--cfg job`."
     return f"{said}."
+
+
+def quoted(value: str) -> str:
+    r"""Write a text so that it is one value to Hydra, whatever stands in it.
+
+    Args:
+        value: The text, such as a path.
+
+    Returns:
+        What follows `NAME=`: the text itself, in quotes where it must be.
+
+    >>> print(quoted("runs/mine"), quoted("John's runs, (1)"))
+    runs/mine 'John\'s runs, (1)'
+    """
+    if _PLAIN.fullmatch(value):
+        return value
+    # Backslashes count only before a quote, where each is to be doubled.
+    inner = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    trailing = len(inner) - len(inner.rstrip("\\"))
+    return f"'{inner}{inner[len(inner) - trailing :]}'"

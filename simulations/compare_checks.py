@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,6 @@ from typing import Any, Final
 from client_side.config import ClientConfig
 from lm.settings import load_settings, to_mapping
 from protocol.errors import StageError
-from server_side.config import EvaluationConfig
 from server_side.evaluation import Metric
 from server_side.measuring.comparing import ArmRun, Comparison
 from server_side.provenance import read_provenance
@@ -26,6 +25,7 @@ from simulations.run_folder import SETTINGS_FILE
 
 _SAME_BUDGET: Final = 0.01
 """Share by which two composed ε may differ and still be called the same."""
+_DIGESTS: Final = {"target model": "target_model", "test records": "test_records"}
 # How wide an interval is and who else judges; or where rows lie, and how many, of which those that
 # all runs judged are compared.
 _NOT_OF_THE_TEST: Final = ("path", "judge", "num_resamples", "confidence_level", "max_rows")
@@ -79,9 +79,8 @@ def read_origin(folder: Path, *, label: str | None = None) -> RunOrigin:
         arm=label or config.arm,
         seed=config.seed,
         test={
-            "target model": digests.get("target_model"),
-            "test records": digests.get("test_records"),
-            **_test_settings(config.server_side.evaluation),
+            **{name: digests.get(key) for name, key in _DIGESTS.items()},
+            **_test_settings(config),
         },
         clients=config.client_side,
         releases=digests.get("releases", {}),
@@ -107,7 +106,9 @@ def require_one_test(origins: Sequence[RunOrigin]) -> None:
     for own in _by_seed(origins):
         known: dict[str, RunOrigin] = {}
         for origin in own:
-            for name in (name for name, value in origin.test.items() if value is not None):
+            # Digests of which a run says nothing are not compared; a setting of null is a setting.
+            silent = {name for name in _DIGESTS if origin.test[name] is None}
+            for name in origin.test.keys() - silent:
                 first = known.setdefault(name, origin)
                 if first.test[name] != origin.test[name]:
                     raise StageError(
@@ -188,7 +189,10 @@ def untuned_notes(runs: Sequence[ArmRun]) -> list[str]:
     ]
 
 
-def _test_settings(evaluation: EvaluationConfig) -> dict[str, object]:
+def _test_settings(config: SimulateConfig) -> dict[str, object]:
+    evaluation = config.server_side.evaluation
+    if evaluation.instruction is None:  # then the test is taken under the clients' own
+        evaluation = replace(evaluation, instruction=config.client_side.records.instruction)
     return {
         f"evaluation.{name}": value
         for name, value in to_mapping(evaluation).items()

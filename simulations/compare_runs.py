@@ -23,7 +23,7 @@ from server_side.measuring.comparing import UNTUNED, ArmRun
 from server_side.measuring.metrics import read_metrics
 from simulations.compare_checks import RunOrigin
 from simulations.config import ARM_NAME, SimulateConfig
-from simulations.run_folder import SETTINGS_FILE
+from simulations.run_folder import SELECTED_FOLDER, SETTINGS_FILE
 from simulations.sweeps.points import read_point
 
 _METRICS_FILE: Final = "metrics.json"
@@ -145,6 +145,8 @@ def require_one_each(origins: Sequence[RunOrigin]) -> None:
 def _runs_in(folder: Path) -> tuple[list[Path], int]:
     """Return the finished runs in a folder, and how many are not."""
     if (folder / SETTINGS_FILE).is_file():
+        if (folder / SELECTED_FOLDER / _METRICS_FILE).is_file():
+            folder /= SELECTED_FOLDER  # the one run that a private selection shows
         if not (folder / _METRICS_FILE).is_file():
             raise ConfigurationError(
                 f"Expected a finished run in {folder}, found no {_METRICS_FILE}. Go on with "

@@ -239,6 +239,11 @@ class SimulateConfig:
             )
         if not 0 <= self.seed < 2**31:
             raise ConfigurationError(f"Expected 0 <= seed < 2**31, got {self.seed}. Change seed.")
+        if self.server_side.seed != ServerConfig().seed:
+            raise ConfigurationError(
+                f"Expected server_side.seed={ServerConfig().seed}, since in a simulation `seed` "
+                f"decides, got {self.server_side.seed}. Set seed={self.server_side.seed} instead."
+            )
         if self.server_side.min_clients > self.num_clients:
             raise ConfigurationError(
                 f"Expected server_side.min_clients <= num_clients, got "

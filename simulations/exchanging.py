@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lm.settings import save_settings
 from protocol.errors import ExchangeError
 from server_side.exchange.outcome import read_outcome
 from simulations.config import Runtime, SimulateConfig
@@ -41,7 +42,10 @@ def make_or_take_exchange(
     """
     outcome = read_outcome(world.server_folder)
     if outcome is not None and outcome["error"] is None:
-        return world  # An earlier start of this run went through it; its releases are stored.
+        # An earlier start of this run went through it; its releases are stored. Where it took them
+        # from another run and was killed, the settings may still name the keys of before.
+        save_settings(world.server, world.server_folder / "server_node.yaml")
+        return world
 
     def make(run_id: str) -> None:
         console.say("Exchange: every client trains its two proxies under differential privacy.")

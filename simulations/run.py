@@ -35,6 +35,7 @@ from simulations.command_line import (
     hold_failure,
     one_line,
     point_latest_at,
+    quoted,
     run_command_line,
 )
 from simulations.config import SimulateConfig, TunedOn
@@ -174,7 +175,7 @@ def sweep_resumed(arguments: Sequence[str]) -> list[str]:
     if "hydra/launcher" in names:  # settings of another launcher are none of this one
         names |= {word.partition("=")[0] for word in sweep.overrides if "hydra.launcher." in word}
     kept = [word for word in sweep.overrides if word.partition("=")[0] not in names]
-    return ["--multirun", *kept, *anew, f"hydra.sweep.dir={Path(folder).resolve()}"]
+    return ["--multirun", *kept, *anew, f"hydra.sweep.dir={quoted(str(Path(folder).resolve()))}"]
 
 
 def simulate(

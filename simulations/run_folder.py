@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE: Final = "simulate.yaml"
 """The resolved settings of a run, in its folder."""
+SELECTED_FOLDER: Final = "selected"
+"""The run that a private selection shows, in its folder."""
 
 # What a folder may hold in which no run was begun: notes on a point, and what a kill left behind.
 _KNOWN: Final = (POINT_FILE, TRACE_FILE, LOCK_FILE)

@@ -139,18 +139,20 @@ def audit_bound(
     return best
 
 
-def area_under_curve(scores: Sequence[float], is_included: Sequence[bool]) -> float:
+def area_under_curve(scores: Sequence[float], is_included: Sequence[bool]) -> float | None:
     """Compute how often an included canary scores above one that is not; 0.5 is chance.
 
     Args:
         scores: One for each canary.
-        is_included: The coins; both sides must occur.
+        is_included: The coins.
 
     Returns:
-        Area under the ROC curve, in [0, 1]; ties count half.
+        Area under the ROC curve, in [0, 1]; ties count half. None where all coins are alike.
     """
     values, coins = np.asarray(scores), np.asarray(is_included, dtype=np.bool_)
     inside, outside = values[coins], values[~coins]
+    if not len(inside) or not len(outside):
+        return None
     statistic: float = mannwhitneyu(inside, outside).statistic
     return float(statistic / (len(inside) * len(outside)))
 

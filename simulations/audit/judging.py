@@ -47,8 +47,9 @@ class AuditRow:
     """Kind of canary, or `all`."""
     num_canaries: int
     """Canaries it was judged on, m."""
-    area_under_curve: float
-    """How often an included canary scores above another; 0.5 is chance."""
+    area_under_curve: float | None
+    """How often an included canary scores above another; 0.5 is chance. None where coins left none
+    of the kind in, or none out."""
     num_guesses: int
     """Guesses of the best strategy."""
     num_correct: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,7 +63,8 @@ def _compose_and_run(values: DictConfig) -> None:
     with failures_held():
         config = to_settings(AuditConfig, values)
         with begun_folder(
-            config,
+            # Whoever goes on names the folder that a first start made.
+            replace(config, run_folder=None),
             named=None if config.run_folder is None else Path(config.run_folder),
             prefix="audit_",
             settings_file=SETTINGS_FILE,
@@ -131,6 +133,10 @@ def _begin(config: AuditConfig, folder: Path) -> None:
     if config.client_side.base_model != TINY_MODEL:
         resolve_base_model(config.client_side.base_model)
     audited_rows(config)
+    from simulations.audit.laying_out import audited_simulation  # with it come a model's libraries
+
+    # What is refused of a simulation's settings is refused here, before anything is laid out.
+    audited_simulation(config, folder=folder, base_folder=Path(config.client_side.base_model))
     begin_provenance(folder, program="rewardds-audit")
 
 

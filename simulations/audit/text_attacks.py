@@ -10,6 +10,7 @@ for the auxiliary model tuned on the synthetic text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,10 @@ from nltk.util import bigrams
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from server_side.config import FinetuningConfig, SynthesisConfig
+from server_side.config.finetuning import Objective
 from server_side.finetuning import finetune_target
 from server_side.proxies import GeneratorProxy
+from server_side.public_texts import read_public_prompts
 from server_side.samples import Candidate, CuratedSample, OnProgress, Query
 from server_side.synthesis import propose_candidates, synthesize_queries
 from server_side.tuning.tuned_target import load_tuned_target
@@ -43,7 +46,13 @@ def synthesize_text(
     Raises:
         StageError: The generator writes nothing usable.
     """
-    queries = synthesize_queries([generator], config=config, seed=seed, on_progress=on_progress)
+    queries = synthesize_queries(
+        [generator],
+        config=config,
+        public_prompts=read_public_prompts(config),
+        seed=seed,
+        on_progress=on_progress,
+    )
     candidates = propose_candidates(
         queries.values, [generator], config=config, seed=seed, on_progress=on_progress
     )
@@ -108,7 +117,8 @@ def auxiliary_scores(
         synthetic,
         target_folder=base_folder,
         previous=None,
-        config=config,
+        # A sample has one answer, and nothing to prefer it to.
+        config=replace(config, objective=Objective.SFT.value),
         output_folder=work_folder,
         seed=seed,
         round_index=1,

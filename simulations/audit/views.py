@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,7 @@ def show_result(result: AuditResult, *, console: Console | None = None) -> None:
             row.release,
             row.attack,
             row.kind,
-            f"{row.area_under_curve:.3f}",
+            "" if row.area_under_curve is None else f"{row.area_under_curve:.3f}",
             f"{row.epsilon:.2f}",
             f"{row.joint_epsilon:.2f}" + ("!" if row.exceeds_claim else ""),
             f"{row.claimed_epsilon:.2f}",
@@ -87,11 +88,11 @@ def result_values(result: AuditResult) -> dict[str, object]:
         result: The audit.
 
     Returns:
-        An object that `json` can write.
+        An object that `json` can write; a claim without noise, which is infinite, is None.
     """
     return {
         "exceeds_claim": result.exceeds_claim,
-        "epsilon": result.epsilon,
+        "epsilon": _finite(result.epsilon),
         "delta": result.delta,
         "confidence_level": result.confidence_level,
         "num_included": result.num_included,
@@ -99,9 +100,18 @@ def result_values(result: AuditResult) -> dict[str, object]:
             {**dataclasses.asdict(event), "proxy": event.proxy.value} for event in result.events
         ],
         "rows": [
-            {**dataclasses.asdict(row), "exceeds_claim": row.exceeds_claim} for row in result.rows
+            {
+                **dataclasses.asdict(row),
+                "claimed_epsilon": _finite(row.claimed_epsilon),
+                "exceeds_claim": row.exceeds_claim,
+            }
+            for row in result.rows
         ],
     }
+
+
+def _finite(epsilon: float) -> float | None:
+    return epsilon if math.isfinite(epsilon) else None  # JSON has no infinity
 
 
 def write_result(result: AuditResult, folder: Path) -> None:
@@ -138,8 +148,12 @@ def _plot(rows: Sequence[AuditRow], file: Path, *, confidence_level: float) -> N
             label="bound, all rows at once",
         )
         axes.scatter(
-            [row.claimed_epsilon for row in rows],
-            list(places),
+            [row.claimed_epsilon for row in rows if math.isfinite(row.claimed_epsilon)],
+            [
+                at
+                for at, row in zip(places, rows, strict=True)
+                if math.isfinite(row.claimed_epsilon)
+            ],
             marker="|",
             s=180,
             color="#b03a2e",

@@ -277,7 +277,7 @@ def _audit(results: SweepResults) -> Plot:
             bound = max(row["joint_epsilon"] for row in audit["rows"])
             axes.bar(place, bound, width=0.5, color=AFTER, alpha=0.6)
             claim = audit["epsilon"]
-            if math.isfinite(claim):
+            if claim is not None:
                 axes.hlines(claim, place - 0.35, place + 0.35, color=DROPPED, linewidth=2.4)
             said.append(f"{audit['name']}: bound {bound:.2f}, claim {claim:.2f}")
         axes.set_xticks(range(len(results.audits)), [str(item["name"]) for item in results.audits])

@@ -50,15 +50,12 @@ from server_side.whole_files import read_json, write_atomically
 from simulations.config import SelectionConfig, SimulateConfig
 from simulations.prepare import prepare_world
 from simulations.provenance import begin_provenance
-from simulations.run_folder import SETTINGS_FILE
+from simulations.run_folder import SELECTED_FOLDER, SETTINGS_FILE
 from simulations.sweeps.costs import dominating, selection_epsilon
 from simulations.sweeps.hidden_run import require_selectable, write_price
 
 SELECTION_FILE: Final = "selection.json"
 """What was selected, among what, and its price."""
-
-SELECTED_FOLDER: Final = "selected"
-"""The run that was selected."""
 
 HIDDEN_FOLDER: Final = ".unselected"
 """Folder of the runs until one is selected, with the draw of their number."""
@@ -321,7 +318,11 @@ def _picks(hidden: Path, chosen: SelectionConfig) -> list[int]:
 def _begin(run: Path, candidate: SimulateConfig) -> None:
     run.mkdir(exist_ok=True)
     if not (run / SETTINGS_FILE).is_file():
-        save_settings(candidate, run / SETTINGS_FILE)
+        part = run / f".{SETTINGS_FILE}.part"
+        save_settings(candidate, part)
+        # Privacy: half a file would be read with defaults, at another ε than the price is of.
+        part.replace(run / SETTINGS_FILE)
+    if not (run / PROVENANCE_FILE).is_file():
         begin_provenance(run)
 
 

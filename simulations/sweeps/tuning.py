@@ -23,8 +23,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lm.settings import to_settings
 from protocol.errors import ConfigurationError, RewardDSError
 from server_side.measuring.metrics import read_metrics
+from simulations.command_line import CONF, quoted
+from simulations.config import SimulateConfig
 
 if TYPE_CHECKING:
     import optuna
@@ -68,6 +75,31 @@ def suggest(trial: optuna.trial.BaseTrial) -> list[str]:
     return [f"{name}={value:.4g}" for name, value in choices.items()]
 
 
+def _require_public_records(words: Sequence[str]) -> None:
+    # Privacy: `+` and `++` before a name set it as well.
+    named = [word for word in words if word.partition("=")[0].lstrip("+") in _PRIVATE]
+    # Privacy: an experiment may name records too, and so may `domains`.
+    if not named and _composed(words).has_own_records:
+        named = list(words)
+    if named:
+        raise ConfigurationError(
+            f"Expected public stand-in records, got {' '.join(named)}. Every trial trains on them "
+            "and is a release of its own; say --records-are-public if nobody's secret is in them."
+        )
+
+
+def _composed(words: Sequence[str]) -> SimulateConfig:
+    import simulations.run  # noqa: F401 - registers the schemas
+
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            return to_settings(SimulateConfig, compose("simulate", overrides=list(words)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(
+            f"Expected settings of rewardds-simulate, got {' '.join(words)}: {error}"
+        ) from None
+
+
 def _tune(options: argparse.Namespace) -> None:
     try:
         import optuna
@@ -78,13 +110,8 @@ def _tune(options: argparse.Namespace) -> None:
             "Expected Optuna to be installed, found it missing. Install the project with its "
             "extra: pip install -e '.[sweeping]'."
         ) from None
-    # Privacy: `+` and `++` before a name set it as well.
-    named = [word for word in options.settings if word.partition("=")[0].lstrip("+") in _PRIVATE]
-    if named and not options.records_are_public:
-        raise ConfigurationError(
-            f"Expected public stand-in records, got {' '.join(named)}. Every trial trains on them "
-            "and is a release of its own; say --records-are-public if nobody's secret is in them."
-        )
+    if not options.records_are_public:
+        _require_public_records(options.settings)
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -93,8 +120,8 @@ def _tune(options: argparse.Namespace) -> None:
         words = [
             *options.settings,
             *suggest(trial),
-            f"run_folder={run_folder}",
-            f"shared_folder={folder / 'shared'}",
+            f"run_folder={quoted(str(run_folder))}",
+            f"shared_folder={quoted(str(folder / 'shared'))}",
         ]
         done = subprocess.run(
             [sys.executable, "-m", "simulations.run", *words],
@@ -110,16 +137,26 @@ def _tune(options: argparse.Namespace) -> None:
         storage=JournalStorage(JournalFileBackend(str(folder / STUDY_FILE))),
         load_if_exists=True,
     )
+    begun_with = study.user_attrs.get("settings", options.settings)
+    if begun_with != options.settings:
+        raise ConfigurationError(
+            f"Expected the settings that the study in {folder} was begun with, "
+            f"{' '.join(begun_with) or 'none'}, got {' '.join(options.settings) or 'none'}: scores "
+            "under unlike settings say nothing of one another. Name another --folder."
+        )
+    study.set_user_attr("settings", options.settings)
     # A sampler begins anew with each process; under the same seed it would repeat its first trials.
     study.sampler = optuna.samplers.TPESampler(seed=options.seed + len(study.trials))
-    finished = [trial for trial in study.trials if trial.state.is_finished()]
-    study.optimize(run, n_trials=max(0, options.trials - len(finished)))
+    # A trial that failed is made up for: what was wrong may have been mended.
+    done = [trial for trial in study.trials if trial.value is not None]
+    study.optimize(run, n_trials=max(0, options.trials - len(done)))
     if not any(trial.value is not None for trial in study.trials):
         raise ConfigurationError(
             f"Expected a trial in {folder} that ran to its end, found none. See the errors above."
         )
     best = study.best_trial
-    print(f"Best of {len(study.trials)} trials: perplexity {best.value:.3f}")
+    done = [trial for trial in study.trials if trial.value is not None]
+    print(f"Best of {len(done)} trials: perplexity {best.value:.3f}")
     print(f"Run:      {folder / str(best.number)}")
     print(f"Settings: {' '.join(suggest(optuna.trial.FixedTrial(best.params)))}")
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,26 @@ def test_a_test_that_is_taken_in_another_way_is_refused(write: Write) -> None:
     origins = [read_origin(write("rewardds")), read_origin(write("dp_generate", config=greedy))]
 
     with pytest.raises(StageError, match=r"another evaluation\.temperature"):
+        require_one_test(origins)
+
+
+@pytest.mark.parametrize("part", ["evaluation", "records"])
+def test_a_test_under_another_instruction_is_refused(write: Write, part: str) -> None:
+    """Where the test names none, it is taken under that of the clients."""
+    plain = SimulateConfig()
+    server, client, said = plain.server_side, plain.client_side, "Answer in French."
+    changes: dict[str, Any] = {
+        "evaluation": {
+            "server_side": replace(server, evaluation=replace(server.evaluation, instruction=said))
+        },
+        "records": {
+            "client_side": replace(client, records=replace(client.records, instruction=said))
+        },
+    }
+    other = replace(plain, **changes[part])
+    origins = [read_origin(write("rewardds")), read_origin(write("dp_generate", config=other))]
+
+    with pytest.raises(StageError, match=r"another evaluation\.instruction"):
         require_one_test(origins)
 
 

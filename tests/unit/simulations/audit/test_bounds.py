@@ -116,6 +116,11 @@ def test_area_under_curve_counts_ties_half() -> None:
     assert area_under_curve([2.0, 1.0, 1.0, 0.0], [True, True, False, False]) == 0.875
 
 
+@pytest.mark.parametrize("coin", [True, False])
+def test_where_all_coins_are_alike_there_is_no_area_under_a_curve(coin: bool) -> None:
+    assert area_under_curve([2.0, 1.0], [coin, coin]) is None
+
+
 def test_more_correct_guesses_than_guesses_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="num_correct"):
         one_run_epsilon(

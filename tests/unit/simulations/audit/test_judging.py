@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +99,22 @@ def test_json_and_plot_are_written_and_hold_the_rows(tmp_path: Path) -> None:
     assert document["exceeds_claim"] is True
     assert document["events"][0]["proxy"] == "generator"
     assert "text: bigrams" in (tmp_path / PLOT_FILE).read_text(encoding="utf-8")
+
+
+def test_an_audit_without_noise_and_with_coins_that_are_alike_can_be_written_and_shown(
+    tmp_path: Path,
+) -> None:
+    """The first is the control that must be broken; the second comes with few canaries."""
+    (row, *others) = judged(replace(TELLING, claimed_epsilon=math.inf))
+    found = replace(
+        result(TELLING), rows=(replace(row, area_under_curve=None), *others), epsilon=math.inf
+    )
+    output = io.StringIO()
+
+    write_result(found, tmp_path)
+    show_result(found, console=Console(file=output, width=80))
+
+    document = json.loads((tmp_path / RESULT_FILE).read_text(encoding="utf-8"))
+    assert (document["epsilon"], document["rows"][0]["claimed_epsilon"]) == (None, None)
+    assert document["rows"][0]["area_under_curve"] is None
+    assert "inf" in output.getvalue()

@@ -18,6 +18,7 @@ from protocol.accounting import composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, ProxyKind
 from server_side.config import EvaluationConfig, ServerConfig
+from server_side.provenance import read_provenance
 from simulations.config import DomainConfig, SelectionConfig, SimulateConfig
 from simulations.sweeps import selection
 from simulations.sweeps.costs import dominating, selection_epsilon
@@ -153,6 +154,29 @@ def test_only_the_best_run_and_the_price_are_left(
     assert "7" not in [str(value) for value in facts.values()]  # how many ran is secret
     assert capsys.readouterr().out == ""
     assert load_settings(SimulateConfig, selected / "simulate.yaml").seed in (5, 6)
+
+
+def test_a_run_whose_settings_were_not_written_to_the_end_begins_with_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file would be read with defaults in the place of what the price is of."""
+    folder = tmp_path / "selection"
+    config = begin(folder, ["seed=5"])
+    monkeypatch.setattr(selection, "draw_num_runs", lambda **_: 1)
+
+    def cut(settings: object, file: Path) -> None:
+        file.write_text("seed: 1\n", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "save_settings", cut)
+        with pytest.raises(KeyboardInterrupt):
+            select_privately(config, folder, simulate=lambda run: None)
+
+    selected = select_privately(config, folder, simulate=lambda run: made_up_run(0.1, run))
+
+    assert load_settings(SimulateConfig, selected / "simulate.yaml").seed == 5
+    assert read_provenance(selected)["sources_digest"]
 
 
 def test_a_selection_that_was_cut_off_goes_on_with_the_same_draw(

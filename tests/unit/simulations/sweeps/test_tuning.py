@@ -79,9 +79,37 @@ def test_a_study_without_a_run_that_ended_well_is_one_line(
     assert str(caught.value.code).startswith("Error: Expected a trial in")
 
 
+def test_a_trial_that_failed_is_made_up_for_once_its_fault_is_mended(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--folder", str(tmp_path / "tuning"), "--trials", "2", "experiment=smoke"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning.subprocess, "run", lambda w, **_: subprocess.CompletedProcess(w, 1))
+        with pytest.raises(SystemExit):
+            main(words)
+
+    main(words)
+
+    assert len(commands) == 2
+
+
+def test_a_study_is_not_gone_on_with_under_other_settings(
+    commands: list[list[str]], tmp_path: Path
+) -> None:
+    folder = ["--folder", str(tmp_path / "tuning"), "--trials"]
+    main([*folder, "1", "experiment=smoke"])
+
+    with pytest.raises(SystemExit) as caught:
+        main([*folder, "2", "experiment=budget_curve"])
+
+    assert "begun with, experiment=smoke, got experiment=budget_curve" in str(caught.value.code)
+    assert len(commands) == 1
+
+
 @pytest.mark.parametrize(
     "word",
     [
+        "experiment=medical_qa",
         "client_side.records.path=mine.jsonl",
         "+client_side.records.path=mine.jsonl",
         "++client_side.records.path=mine.jsonl",
@@ -101,3 +129,17 @@ def test_private_records_are_refused_unless_said_to_be_public(
     main(["--folder", str(tmp_path / "tuning"), "--trials", "1", "--records-are-public", word])
 
     assert len(commands) == 1
+
+
+def test_a_clients_own_domain_counts_as_records_too(
+    commands: list[list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(
+            ["--folder", str(tmp_path / "tuning"), "--trials", "1",
+             "domains={client-2: {path: mine.jsonl, instruction: Answer.}}",
+             "server_side.evaluation.instruction=Answer."]
+        )  # fmt: skip
+
+    assert "Expected public stand-in records" in str(caught.value.code)
+    assert commands == []
