@@ -252,11 +252,15 @@ class _Batch:
             row[: len(prefix)] = torch.tensor(prefix, device=device)
         capacity = width + self._params.max_new_tokens
         cache = _new_cache(self._model, capacity)
-        ends, inverse = torch.unique(lengths - 1, return_inverse=True)
-        logits = self._model(
-            input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=ends
-        ).logits  # (P, number of ends, V)
-        logits = logits[torch.arange(len(ids), device=device), inverse]  # (P, V)
+        places = torch.arange(len(ids), device=device), lengths - 1
+
+        def last_alone(_: object, hidden: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (hidden[0][places][:, None],)  # (P, 1, hidden size)
+
+        # A vocabulary's worth of numbers for each place that is read would outgrow all else.
+        with self._model.get_output_embeddings().register_forward_pre_hook(last_alone):
+            read = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+        logits = read.logits[:, 0]  # (P, V)
         for layer in cache.layers:
             layer.select(self._owners)
         owners = self._owners

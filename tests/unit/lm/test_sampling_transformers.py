@@ -47,6 +47,23 @@ def test_batch_limits_change_no_completion(model_folder: Path, limits: dict[str,
     assert _sampler(model_folder, **limits).sample(PREFIXES, PARAMS, seed=1) == whole
 
 
+def test_of_a_prefix_the_last_place_alone_meets_the_vocabulary(model_folder: Path) -> None:
+    """All places of all prefixes would take memory by the vocabulary, a hundred times as much."""
+    model = load_causal_lm(model_folder)
+    tokenizer = load_tokenizer(model_folder)
+    seen: list[tuple[int, ...]] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _, __, logits: seen.append(tuple(logits.shape[:2])))
+    sampler = TransformersSampler(
+        model, tokenizer, stop_ids=stop_token_ids(model_folder, tokenizer)
+    )
+
+    sampler.sample([[5], [5, 6, 7], [5, 6]], dataclasses.replace(PARAMS, num_candidates=1), seed=1)
+
+    assert seen[0] == (3, 1)
+    assert not head._forward_pre_hooks
+
+
 def test_rows_that_end_leave_the_others_as_they_are(model_folder: Path) -> None:
     """With many end tokens, rows leave at almost every step."""
     free = _sampler(model_folder).sample(PREFIXES, PARAMS, seed=1)
