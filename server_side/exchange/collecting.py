@@ -42,7 +42,7 @@ from server_side.config import ServerConfig
 from server_side.exchange.admission_terms import ClientKeys, admission_terms
 from server_side.exchange.greeting import cap_warning, judge_hello
 from server_side.exchange.outcome import ADMITTED, ClientOutcome, RunLostError, write_outcome
-from server_side.exchange.starts import StartShapes, sent_digests
+from server_side.exchange.starts import StartShapes, sent_to_asked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def collect(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
+        ConfigurationError: Starting weights are kept that the settings no longer send.
         RunLostError: The channel broke; there is no outcome yet.
         LmError: The base model cannot be used.
     """
@@ -249,7 +250,9 @@ class _Exchange:
                     run_folder=self._folder,
                     on_waiting=self._channel.clients,
                 )
-            self._policy = replace(self._policy, start_digests=sent_digests(self._folder))
+            named = {self._outcomes[i].name: item for i, item in requests.items()}
+            sent = sent_to_asked(self._folder, named, proxy=proxy)
+            self._policy = replace(self._policy, start_digests=sent)
             answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:
             if client_id in answers:

@@ -18,8 +18,10 @@ from lm.adapter_shapes import expected_adapter_shapes
 from lm.disk import clear_disk_errors
 from lm.errors import LmError
 from protocol.artifacts import AdapterWeights, LoraShape
+from protocol.documents import to_document
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
+from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.admission_checks import start_name
 from server_side.whole_files import read_json, write_atomically
 
@@ -90,18 +92,24 @@ def cached_start(
         ConfigurationError: Weights are kept that another origin made.
     """
     expected = expected_adapter_shapes(base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD)
+    stated = to_document(lora)
     file = run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
     note = file.with_suffix(".json")
     if file.is_file():
         _require_origin(note, origin)
         kept = AdapterWeights.from_bytes(file.read_bytes())
-        if {name: tensor.shape for name, tensor in kept.tensors.items()} == expected:
+        shapes = {name: tensor.shape for name, tensor in kept.tensors.items()}
+        # Weights of the same shapes do something else under another scale. A note of an earlier
+        # version names none.
+        if shapes == expected and _read_note(note).get("lora", stated) == stated:
             return kept
     weights = train(proxy, lora)
     with clear_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         # The note comes first: there are never weights of which nobody knows what made them.
-        write_atomically(note, json.dumps({"origin": origin, "counts": counts}, indent=1) + "\n")
+        file.unlink(missing_ok=True)
+        content = {"origin": origin, "lora": stated, "counts": counts}
+        write_atomically(note, json.dumps(content, indent=1) + "\n")
         part = file.with_name(f".{file.name}.partial")
         part.write_bytes(weights.to_bytes())
         part.replace(file)
@@ -124,6 +132,40 @@ def sent_digests(run_folder: Path) -> dict[str, str]:
     }
 
 
+def sent_to_asked(
+    run_folder: Path, requests: Mapping[str, Request], *, proxy: ProxyKind
+) -> dict[str, str]:
+    """Return what `sent_digests` does, if it agrees with what clients are about to be asked.
+
+    A client that trains from other weights than are kept, or from none, pays for a release that
+    admission must refuse.
+
+    Args:
+        run_folder: The server's run folder.
+        requests: By client name, what it is about to be asked.
+        proxy: For which proxy.
+
+    Returns:
+        SHA-256 as hexadecimal text, by `start_name`.
+
+    Raises:
+        ConfigurationError: Weights are kept that a client is not about to be sent.
+    """
+    sent = sent_digests(run_folder)
+    for client_name, request in requests.items():
+        name = start_name(client_name, proxy)
+        kept, asked = sent.get(name), _asked_start(request)
+        if kept is not None and kept != asked:
+            file = run_folder / STARTS / f"{name}{_SUFFIX}"
+            raise ConfigurationError(
+                f"Expected to ask {client_name} to start from the weights in {file}, found a "
+                f"request that starts from {asked or 'a fresh adapter'}. Restore what was changed "
+                "(server_side.warm_start here, or warm_start and lora at the client), or delete "
+                "that file; a client that has trained from the old ones then pays again."
+            )
+    return sent
+
+
 def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:
     """Return what became of the public text of a run, by stage like all counts.
 
@@ -136,6 +178,15 @@ def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:
     """
     notes = sorted((run_folder / STARTS).glob("*.json"))
     return {WARM_START_STAGE: _read_note(notes[0])["counts"]} if notes else {}
+
+
+def _asked_start(request: Request) -> str | None:
+    match request:
+        case WarmTrainingRequest():
+            return request.request.start_digest
+        case TrainingRequest():
+            return request.start_digest
+    return None
 
 
 def _require_origin(note: Path, origin: Mapping[str, object]) -> None:

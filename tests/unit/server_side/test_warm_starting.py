@@ -197,3 +197,27 @@ def test_weights_that_other_settings_made_are_neither_sent_nor_replaced(
 
     assert start() == first
     assert start_counts(tmp_path) == {"00_warm_start": {"num_rows": 20}}
+
+
+def test_weights_are_tuned_anew_for_another_scale_of_the_same_shapes(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Rank and layers give the tensors their shapes; alpha and rsLoRA only what they do."""
+    shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=False)
+    zeros = AdapterWeights(tensors={n: np.zeros(s, np.float32) for n, s in shapes.items()})
+    tuned_for: list[LoraShape] = []
+    stated = [LORA, replace(LORA, alpha=32.0), replace(LORA, use_rslora=True)]
+
+    for lora in [*stated, stated[-1]]:
+        cached_start(
+            "north",
+            ProxyKind.GENERATOR,
+            lora,
+            base_folder=tiny_llama,
+            run_folder=tmp_path,
+            origin={},
+            counts={},
+            train=lambda _, shape: tuned_for.append(shape) or zeros,
+        )
+
+    assert tuned_for == stated

@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from lm.model_folders import base_model_digest
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
-from protocol.errors import ExchangeError
-from protocol.ledger import PrivacyUnit
-from protocol.messages import HelloReply, HelloRequest, Refusal, TrainingRequest
+from protocol.artifacts import AdapterWeights
+from protocol.errors import ConfigurationError, ExchangeError
+from protocol.ledger import PrivacyUnit, ProxyKind
+from protocol.messages import HelloReply, Refusal, Request
 from server_side.config import AdmissionConfig, ServerConfig
 from server_side.exchange.admission_terms import admission_terms
 from server_side.exchange.collecting import Content, Waiting, collect
+from server_side.exchange.starts import STARTS, sent_to_asked
+from tests.support.clients import training_request
+
+HELLO = {
+    "protocol_version": PROTOCOL_VERSION,
+    "software_version": SOFTWARE_VERSION,
+    "client_name": "ward",
+    "public_key": "a" * 64,
+    "base_model_digest": "b" * 64,
+    "declared_size": 10,
+    "privacy_unit": PrivacyUnit.RECORD,
+}
 
 
 def test_every_admission_setting_reaches_the_policy(tiny_llama: Path) -> None:
@@ -38,39 +54,64 @@ def test_every_admission_setting_reaches_the_policy(tiny_llama: Path) -> None:
         assert getattr(policy, field.name) == expected, field.name
 
 
-class OtherVersion:
-    """A channel to one client that runs another version."""
+class OneClient:
+    """A channel to one client, which must not be asked to train."""
+
+    def __init__(self, **hello: Any) -> None:
+        self._hello = HELLO | hello
 
     def clients(self) -> Mapping[int, str | None]:
         return {1: None}
 
     def ask(
-        self,
-        action: str,
-        requests: Mapping[int, HelloRequest | TrainingRequest],
-        *,
-        timeout_seconds: float,
+        self, action: str, requests: Mapping[int, Request], *, timeout_seconds: float
     ) -> Mapping[int, Content]:
         assert action == "hello", "it must not be asked to train"
         return dict.fromkeys(requests, b"hello")
 
     def read_hello(self, content: Content) -> HelloReply | Refusal:
-        return HelloReply(
-            protocol_version=PROTOCOL_VERSION,
-            software_version="9.9.9",
-            client_name="ward",
-            public_key="a" * 64,
-            base_model_digest="b" * 64,
-            declared_size=10,
-            privacy_unit=PrivacyUnit.RECORD,
-        )
+        return HelloReply(**self._hello)
 
 
 def test_a_client_of_another_version_is_not_asked_to_train(
     tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = replace(ServerConfig(), base_model=str(tiny_llama))
+    channel = OneClient(software_version="9.9.9")
 
     with pytest.raises(ExchangeError, match=r"ward \(hello not admitted: version\)"):
-        collect(OtherVersion(), config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
+        collect(channel, config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
     assert f"to run RewardDS {SOFTWARE_VERSION}, as this server does, found 9.9.9" in caplog.text
+
+
+def test_a_client_is_not_asked_to_train_otherwise_than_from_the_weights_that_are_kept(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Such as after warm_start.path was set to null: its release could not be admitted."""
+    (tmp_path / STARTS).mkdir()
+    weights = AdapterWeights(tensors={"a": np.zeros((1, 1), np.float32)})
+    (tmp_path / STARTS / "ward.generator.safetensors").write_bytes(weights.to_bytes())
+    config = replace(ServerConfig(), base_model=str(tiny_llama))
+    channel = OneClient(base_model_digest=base_model_digest(tiny_llama))
+
+    with pytest.raises(ConfigurationError, match=r"ward .*ward\.generator.* a fresh adapter.*pays"):
+        collect(channel, config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
+
+
+def test_weights_that_are_kept_hold_for_their_own_client_and_proxy_alone(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    (tmp_path / STARTS).mkdir()
+    weights = AdapterWeights(tensors={"a": np.zeros((1, 1), np.float32)})
+    (tmp_path / STARTS / "ward.generator.safetensors").write_bytes(weights.to_bytes())
+    fresh = training_request(tiny_llama, ProxyKind.GENERATOR)
+    warm = replace(fresh, start_digest=weights.digest())
+
+    sent = sent_to_asked(tmp_path, {"ward": warm, "clinic": fresh}, proxy=ProxyKind.GENERATOR)
+
+    assert sent == {"ward.generator": weights.digest()}
+    assert sent_to_asked(tmp_path, {"ward": fresh}, proxy=ProxyKind.REWARD) == sent
+    with pytest.raises(ConfigurationError, match="starts from 00000000"):
+        sent_to_asked(
+            tmp_path, {"ward": replace(fresh, start_digest="0" * 64)}, proxy=ProxyKind.GENERATOR
+        )
