@@ -318,7 +318,14 @@ def _check_binding(
     for other in admitted:
         is_same_name = other.client_name == certificate.client_name
         is_same_key = other.release.public_key == release.public_key
-        if is_same_name != is_same_key:
+        if is_same_name and not is_same_key:
+            raise AdmissionError(
+                f"Expected the release of client {certificate.client_name} to be signed with the "
+                f"key of its {other.proxy.value} release, which is admitted, found another key. "
+                "Have its operator bring the old signing_key back, or begin a new run folder.",
+                code=AdmissionCode.CLIENT,
+            )
+        if is_same_key and not is_same_name:
             raise AdmissionError(
                 f"Expected one key for each client, found client {certificate.client_name} and "
                 f"client {other.client_name} at odds about theirs. Give each client its own.",

@@ -93,7 +93,7 @@ class Waiting:
     """How long to wait for whom."""
 
     num_clients: int = 0
-    """Clients to wait for before anybody is asked; 0 takes `min_clients`."""
+    """Clients to wait for before anybody is asked; `min_clients` where that is more."""
     wait_seconds: float = 600.0
     """How long to wait for them."""
     hello_seconds: float = 600.0
@@ -187,7 +187,7 @@ class _Exchange:
 
     def greet(self, waiting: Waiting) -> None:
         """Wait until enough clients are there, and ask who they are."""
-        wanted = waiting.num_clients or self._min_clients
+        wanted = max(waiting.num_clients, self._min_clients)
         give_up = time.monotonic() + waiting.wait_seconds
         while len(present := dict(self._channel.clients())) < wanted:
             if time.monotonic() > give_up:
@@ -301,6 +301,7 @@ class _Exchange:
             policy=self._policy,
             registered=self._outcomes[client_id].name,
             taken={item.name for other, item in self._outcomes.items() if other != client_id},
+            bound_to=self._keys_under_way(reply.client_name),
         )
         # Who claims a name that is another's does not get it.
         if flaw is None or flaw[0] is not AdmissionCode.CLIENT:
@@ -354,6 +355,10 @@ class _Exchange:
         if before is ProxyKind.GENERATOR:
             return True
         return self._has(outcome.name, ProxyKind.GENERATOR)
+
+    def _keys_under_way(self, name: str) -> set[str]:
+        own = [item for item in self._admitted if item.client_name == name]
+        return {i.release.public_key.hex() for i in own} if len(own) < len(ProxyKind) else set()
 
     def _has(self, name: str, proxy: ProxyKind) -> bool:
         return any(item.client_name == name and item.proxy is proxy for item in self._admitted)

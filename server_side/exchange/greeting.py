@@ -5,7 +5,7 @@ key stands for, and admission checks every release by itself. What is refused he
 there as well, after the client had spent its budget on it.
 
 Covers: another version, another base model, a name or a signing key that is registered for somebody
-else, two nodes of one name.
+else, another key than the one that signed what is admitted of the run, two nodes of one name.
 Does not cover: a client whose later answers differ from its hello; see `server_side/admission.py`.
 """
 
@@ -20,7 +20,12 @@ from server_side.admission_checks import AdmissionPolicy, may_sign
 
 
 def judge_hello(
-    reply: HelloReply, *, policy: AdmissionPolicy, registered: str, taken: Collection[str]
+    reply: HelloReply,
+    *,
+    policy: AdmissionPolicy,
+    registered: str,
+    taken: Collection[str],
+    bound_to: Collection[str] = (),
 ) -> tuple[AdmissionCode, str] | None:
     """Tell whether a client may take part.
 
@@ -29,6 +34,8 @@ def judge_hello(
         policy: What the server accepts.
         registered: For which client its node speaks; empty where nodes have no keys.
         taken: Names of the other nodes.
+        bound_to: Keys that signed what is admitted of this client, as hexadecimal text, while one
+            of its proxies is missing; both must have one key.
 
     Returns:
         None if it may; else what is wrong, as a code and in words for the server's operator.
@@ -45,6 +52,12 @@ def judge_hello(
         return AdmissionCode.UNKNOWN_KEY, (
             f"{name} signs with another key than the one that is registered for it. Revoke it and "
             "allow it with its new introduction."
+        )
+    if bound_to and reply.public_key not in bound_to:
+        return AdmissionCode.UNKNOWN_KEY, (
+            f"Expected {name} to sign with the key of its release that is admitted, because both "
+            "releases of a run need one key, found another. Have its operator bring the old "
+            "signing_key back, or begin a new run folder."
         )
     if reply.software_version != SOFTWARE_VERSION:
         return AdmissionCode.VERSION, (

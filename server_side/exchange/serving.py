@@ -127,7 +127,7 @@ def collect_from_clients(folder: ServerFolder) -> None:
     # The port itself may still be held by the last words of an earlier start's gateway.
     check_listening(network.listen)
     ends = check_certificate(files, host=network.host)
-    wanted = network.num_clients or config.min_clients
+    wanted = max(network.num_clients, config.min_clients)
     known = load_clients(folder.clients_folder)
     if len(known) < wanted:
         raise ConfigurationError(

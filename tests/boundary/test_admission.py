@@ -197,6 +197,8 @@ def test_refuses_a_known_name_under_a_second_key() -> None:
     second = make_reply(proxy=ProxyKind.REWARD, signing_key=OTHER_KEY)
 
     assert refusal_of(second, admitted=[first], policy=ANY_KEY) == "client"
+    with pytest.raises(AdmissionError, match=r"key of its generator release.*old signing_key back"):
+        enter(second, admitted=[first], policy=ANY_KEY)
 
 
 def test_refuses_a_known_key_under_a_second_name() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.errors import AdmissionCode, AdmissionError
 from protocol.ledger import ProxyKind
@@ -123,3 +124,22 @@ def test_a_client_with_another_signing_key_is_not_asked_to_pay(exchange: Exchang
     assert exchange.answers() == {"hello": "not admitted: unknown_key"}
     assert not asked
     assert exchange.stored() == HONEST
+
+
+def test_a_client_that_changed_its_key_between_its_two_releases_is_not_asked_to_pay(
+    exchange: Exchange,
+) -> None:
+    """Both releases of a run need one key, so the second could not be admitted."""
+    exchange = replace(exchange, is_registered=False)
+    exchange.attacks["reward"] = lambda client, proxy: b""
+    exchange.meet()
+    asked: list[ProxyKind] = []
+    exchange.attacks["reward"] = lambda client, proxy: asked.append(proxy) or b""
+    third = Ed25519PrivateKey.generate()
+
+    exchange.meet(hello=lambda client: replace(client, key=third).hello())
+    assert exchange.answers()["hello"] == "not admitted: unknown_key"
+    assert not asked
+
+    exchange.meet()
+    assert asked == [ProxyKind.REWARD]

@@ -84,6 +84,15 @@ def test_a_client_of_another_version_is_not_asked_to_train(
     assert f"to run RewardDS {SOFTWARE_VERSION}, as this server does, found 9.9.9" in caplog.text
 
 
+def test_nobody_is_asked_before_min_clients_are_there(tiny_llama: Path, tmp_path: Path) -> None:
+    """Also where the exchange waits for fewer: it could only fail, after they have paid."""
+    config = replace(ServerConfig(), base_model=str(tiny_llama), min_clients=2)
+    waiting = Waiting(num_clients=1, wait_seconds=0.0)
+
+    with pytest.raises(ExchangeError, match=r"Expected 2 clients within 0 s, found 1"):
+        collect(OneClient(), config=config, run_id="run", run_folder=tmp_path, waiting=waiting)
+
+
 def test_a_client_is_not_asked_to_train_otherwise_than_from_the_weights_that_are_kept(
     tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -73,6 +73,16 @@ def test_a_flaw_is_named(
     assert words in flaw[1]
 
 
+def test_a_client_keeps_to_the_key_of_what_is_admitted_of_it() -> None:
+    """Allowed again with another key, it would pay for a release that cannot join the first."""
+    flaw = judge_hello(HELLO, policy=POLICY, registered="ward", taken=(), bound_to={OTHER})
+
+    assert flaw is not None
+    assert flaw[0] is AdmissionCode.UNKNOWN_KEY
+    assert "bring the old signing_key back" in flaw[1]
+    assert judge_hello(HELLO, policy=POLICY, registered="ward", taken=(), bound_to={KEY}) is None
+
+
 def test_a_cap_above_what_the_server_admits_is_said_before_anybody_pays() -> None:
     within, above = (replace(HELLO, epsilon_cap=cap) for cap in (POLICY.max_epsilon, 20.0))
 

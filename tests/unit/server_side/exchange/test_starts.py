@@ -39,6 +39,15 @@ def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
         main(["collect", str(folder.path)])
 
 
+def test_collect_wants_min_clients_also_where_it_waits_for_fewer(folder: ServerFolder) -> None:
+    """An exchange of fewer must fail, after they have trained and paid."""
+    save_settings(replace(folder.load_config(), min_clients=3), folder.settings_file)
+    save_settings(replace(folder.load_network(), num_clients=2), folder.network_file)
+
+    with pytest.raises(SystemExit, match="Expected at least 3 allowed clients, found 0"):
+        main(["collect", str(folder.path)])
+
+
 @pytest.mark.parametrize("listen", ["203.0.113.1", "a..b"])
 def test_collect_refuses_an_address_that_this_machine_does_not_have(
     folder: ServerFolder, listen: str
