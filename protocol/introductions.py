@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -107,7 +108,7 @@ def load_node_key(line: str) -> EllipticCurvePublicKey:
 
 
 def write_introduction(value: Invitation | Introduction, file: Path) -> str:
-    """Write either of the two files.
+    """Write either of the two files, whole or not at all.
 
     Args:
         value: What it says.
@@ -115,10 +116,24 @@ def write_introduction(value: Invitation | Introduction, file: Path) -> str:
 
     Returns:
         Its fingerprint.
+
+    Raises:
+        OSError: The disk refuses; an older file there is as it was.
     """
     document = {"kind": type(value).__name__.lower(), **dataclasses.asdict(value)}
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
-    file.write_text(text, encoding="utf-8")
+    # One file of an allow-list that is cut would shut every client out. While it grows its name
+    # does not end as those that are read.
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return fingerprint(value)
 
 

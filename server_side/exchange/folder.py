@@ -29,6 +29,7 @@ from lm.settings import load_settings
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 from server_side.exchange.network import MAX_PORT, NetworkConfig
+from server_side.whole_files import write_atomically
 
 SETTINGS_FILE: Final = "server_node.yaml"
 """Name of the settings of models and stages in a server's folder."""
@@ -109,10 +110,11 @@ class ServerFolder:
     def run_id(self) -> str:
         """Return the run's name, which releases are bound to; made once for a folder."""
         file = self.path / "run_id"
-        if not file.is_file():
+        # An empty file is what a full disk left of a name that nobody was told.
+        if not file.is_file() or not file.read_text(encoding="utf-8").strip():
             name = f"{self.path.resolve().name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             safe = "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
-            file.write_text(safe[-60:].lstrip("-"), encoding="utf-8")
+            write_atomically(file, safe[-60:].lstrip("-"))
         return file.read_text(encoding="utf-8").strip()
 
 

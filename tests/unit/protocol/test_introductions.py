@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -44,6 +46,41 @@ def test_read_gives_what_was_written(value: Invitation | Introduction, tmp_path:
 
     assert again == value
     assert fingerprint(again) == spoken
+
+
+def test_a_disk_that_fills_up_leaves_no_torn_file_and_the_older_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One torn file in an allow-list would shut every client out."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    write_introduction(INTRODUCTION, tmp_path / "ward.json")
+    monkeypatch.setattr(os, "fsync", refuse)
+
+    for name in ("ward", "clinic"):
+        with pytest.raises(OSError, match="no room"):
+            write_introduction(
+                replace(INTRODUCTION, client_name="clinic"), tmp_path / f"{name}.json"
+            )
+
+    assert [file.name for file in tmp_path.iterdir()] == ["ward.json"]
+    assert read_introduction(Introduction, tmp_path / "ward.json") == INTRODUCTION
+
+
+def test_a_kill_while_a_file_is_written_leaves_nothing_that_a_list_would_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda _: seen.extend(file.name for file in tmp_path.glob("*.json"))
+    )
+
+    write_introduction(INTRODUCTION, tmp_path / "ward.json")
+
+    assert seen == []
+    assert (tmp_path / "ward.json").is_file()
 
 
 @pytest.mark.parametrize("name", [item for item in asdict(INVITATION) if item != "authority"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from lm.errors import DiskError
 from lm.locks import held
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError, ExchangeError
@@ -78,6 +81,29 @@ def test_init_that_finds_no_room_leaves_nothing(
         main(["init", str(tmp_path / "server"), "--host", "server.test"])
 
     assert not (tmp_path / "server").exists()
+
+
+def test_an_empty_name_of_the_run_is_made_anew_and_another_stays(folder: ServerFolder) -> None:
+    """A full disk or a kill may have left it; nothing is bound to it."""
+    (folder.path / "run_id").touch()
+
+    first = folder.run_id()
+
+    assert first.startswith("server-")
+    assert folder.run_id() == first == (folder.path / "run_id").read_text()
+
+
+def test_a_name_of_the_run_that_cannot_be_kept_leaves_nothing(
+    folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DiskError):
+        folder.run_id()
+
+    assert not list(folder.path.glob("*run_id*"))
 
 
 def test_settings_explain_each_key(folder: ServerFolder) -> None:
