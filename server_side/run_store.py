@@ -229,18 +229,17 @@ class RunStore:
         path = self.folder / stage
         bound = partial(fill, seed=derive_seed(self._seed, stage), on_progress=self.advance)
 
+        part = self.folder / f"{stage}.part"
+
         def build() -> StageResult[None]:
-            part = self.folder / f"{stage}.part"
             shutil.rmtree(path, ignore_errors=True)  # whole once, but not in the manifest
             part.mkdir(exist_ok=True)
             bound(output_folder=part)
             for file in files_under(part):
                 sync(file)
-            part.rename(path)
-            sync(self.folder)
             return StageResult(values=())
 
-        self._do(stage, path, build, bound)
+        self._do(stage, path, build, bound, part=part)
         return path
 
     def _do(
@@ -249,13 +248,15 @@ class RunStore:
         path: Path,
         build: Callable[[], StageResult[T]],
         decided_by: Callable[..., object],
+        *,
+        part: Path | None = None,
     ) -> None:
         self._progress.start(stage)
         was_whole = self._is_whole(stage)
         if not was_whole:
             self.forget(stage)
             with clear_disk_errors(path):
-                do = partial(self._measured, path, build)
+                do = partial(self._measured, path, build, part)
                 if self._shared is None:
                     record = do()
                 else:
@@ -267,18 +268,25 @@ class RunStore:
         seconds = self._stages[stage].seconds
         self._progress.end(stage, seconds=seconds, was_whole=was_whole)
 
-    def _measured(self, path: Path, build: Callable[[], StageResult[T]]) -> Any:  # JSON
+    def _measured(
+        self, path: Path, build: Callable[[], StageResult[T]], part: Path | None
+    ) -> Any:  # JSON
         started = time.monotonic()
         give_back_freed()
         reset_peak_rss()
         result = build()
         record = StageRecord(
-            files=self._digests(path),
+            # Under the name of the part: to hash a large model takes a minute, and a folder of the
+            # stage's name that the manifest does not know is removed by the next start.
+            files=self._digests(part or path, named=path),
             counts=dict(result.counts),
             figures=dict(result.figures),
             seconds=time.monotonic() - started,
             peak_rss_bytes=peak_rss_bytes(),
         )
+        if part is not None:
+            part.rename(path)
+            sync(self.folder)
         return to_json(record)
 
     def _is_whole(self, stage: str) -> bool:
@@ -292,9 +300,10 @@ class RunStore:
                 return False
         return True
 
-    def _digests(self, path: Path) -> dict[str, str]:
+    def _digests(self, path: Path, *, named: Path) -> dict[str, str]:
+        name = named.relative_to(self.folder)
         files = files_under(path) if path.is_dir() else [path]
-        return {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
+        return {(name / f.relative_to(path)).as_posix(): file_digest(f) for f in files}
 
     def _take_lock(self) -> None:
         try:

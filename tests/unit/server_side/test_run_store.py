@@ -10,6 +10,7 @@ import pytest
 
 from lm.errors import DiskError
 from protocol.errors import ConfigurationError, StageError
+from server_side import run_store
 from server_side.json_values import from_json, to_json
 from server_side.run_store import RunStore
 from server_side.samples import (
@@ -170,7 +171,7 @@ def filler(times: list[int], *, is_killed: bool = False) -> Callable[..., None]:
         (output_folder / "checkpoint").write_text("half")
         if is_killed:
             raise KeyboardInterrupt
-        (output_folder / "adapter").mkdir()
+        (output_folder / "adapter").mkdir(exist_ok=True)
         (output_folder / "adapter" / "weights").write_text("whole")
 
     return fill
@@ -190,6 +191,28 @@ def test_folder_stage_goes_on_from_what_a_killed_start_left(tmp_path: Path) -> N
     assert folder == again == tmp_path / "11_target_r1"
     assert (folder / "adapter" / "weights").read_text() == "whole"
     assert not (tmp_path / "11_target_r1.part").exists()
+
+
+def test_a_folder_stage_that_is_killed_while_its_files_are_hashed_is_not_done_again_from_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a large model that takes a minute, and the training before it hours."""
+
+    def killed(file: Path) -> str:
+        raise KeyboardInterrupt
+
+    files_found: list[int] = []
+    monkeypatch.setattr(run_store, "file_digest", killed)
+    with open_store(tmp_path) as store, pytest.raises(KeyboardInterrupt):
+        store.subfolder("11_target_r1", filler(files_found))
+    monkeypatch.undo()
+
+    with open_store(tmp_path) as store:
+        store.subfolder("11_target_r1", filler(files_found))
+        record = store.stages["11_target_r1"]
+
+    assert files_found == [0, 2]
+    assert list(record.files) == ["11_target_r1/adapter/weights", "11_target_r1/checkpoint"]
 
 
 def test_each_stage_draws_from_a_seed_of_its_own(tmp_path: Path) -> None:
