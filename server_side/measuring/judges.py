@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ from lm.devices import best_device, fastest_dtype
 from lm.encoding import encode_chat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm, load_tokenizer
-from lm.model_folders import resolve_base_model
+from lm.model_folders import base_model_digest, resolve_base_model
 from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, JudgeConfig
@@ -220,8 +220,15 @@ class LocalJudge:
 
     @property
     def identity(self) -> str:
-        """All that decides what it says."""
-        return f"local: {self.name}, {self._max_words} words, asked as {_digest_of_asking()}"
+        """All that decides what it says; another model may come to lie under the same name."""
+        return (
+            f"local: {self.name}, model {self._digest}, {self._max_words} words, asked as "
+            f"{_digest_of_asking()}"
+        )
+
+    @cached_property
+    def _digest(self) -> str:  # of gigabytes, and asked for with each question
+        return base_model_digest(self._folder)
 
     def choose(self, questions: Sequence[Question]) -> list[Choice | None]:
         """Say for each question which answer is better."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -336,12 +337,26 @@ def test_verdicts_on_what_was_asked_otherwise_are_not_read_back(
 
 
 def test_identities_of_both_kinds_of_judge_change_with_the_instruction(
-    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ChatServer, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = (judge_at(server), LocalJudge(tmp_path, name="tiny", max_words=20))
+    both = (judge_at(server), LocalJudge(tiny_llama, name="tiny", max_words=20))
     before = [judge.identity for judge in both]
     assert [judge.identity for judge in both] == before
 
     monkeypatch.setattr(judges, "INSTRUCTION", "Say A, B or C.")
 
     assert not set(before) & {judge.identity for judge in both}
+
+
+def test_another_model_under_the_same_name_is_another_judge(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """What the first one said is not read back as the second one's verdict."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "judge"))
+    before = LocalJudge(folder, name="judge", max_words=20).identity
+    assert LocalJudge(tiny_llama, name="judge", max_words=20).identity == before
+
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+
+    assert LocalJudge(folder, name="judge", max_words=20).identity != before
