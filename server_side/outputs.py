@@ -221,7 +221,7 @@ def write_outputs(
             config=config.evaluation,
             seed=evaluation_seed(config),
         )
-    except (RewardDSError, LmError) as error:  # told below; a tuned target waits for no judge
+    except Exception as error:  # told below; a tuned target waits for no judge
         problem = error
     final_pool = pools[rounds[-1]]
     kept = {sample.query_id for sample in final_pool}
@@ -317,10 +317,17 @@ def write_outputs(
         write_report(report, output_folder / "report.html")
     if problem is not None:
         raise StageError(
-            f"{problem} Everything but the win rate is written to {output_folder}. Mend "
+            f"{_in_words(problem)} Everything but the win rate is written to {output_folder}. Mend "
             "evaluation.judge in the settings that this run folder keeps, or set its kind to none, "
             "and start the same again: nobody but the judge is asked anew."
         ) from problem
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, (RewardDSError, LmError)):
+        return str(error)
+    # Such as memory that ran out, or a proxy setting for which httpx lacks a package.
+    return f"Expected the judge to answer, got {type(error).__name__}: {str(error).rstrip('.')}."
 
 
 def _target_model(

@@ -86,6 +86,7 @@ def open_judge(config: JudgeConfig) -> Judge | None:
 
     Raises:
         ModelFolderError: A local judge's model cannot be found.
+        ConfigurationError: An endpoint's key cannot be sent.
     """
     match config.kind:
         case "local":
@@ -96,12 +97,22 @@ def open_judge(config: JudgeConfig) -> Judge | None:
             return EndpointJudge(
                 name=config.model,
                 url=config.url,
-                api_key=os.environ.get(config.api_key_variable),
+                api_key=_api_key(config.api_key_variable),
                 timeout_seconds=config.timeout_seconds,
                 num_attempts=config.num_attempts,
                 max_words=config.max_words,
             )
     return None
+
+
+def _api_key(variable: str) -> str | None:
+    key = os.environ.get(variable, "").strip()  # a file that it was read from ends in a line break
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(
+            f"Expected the key of the judge's endpoint in the environment variable {variable}, "
+            "found characters that no key has, such as accents or line breaks. Set it anew."
+        )
+    return key or None
 
 
 def measure_win_rate(
@@ -128,7 +139,7 @@ def measure_win_rate(
 
     Raises:
         StageError: The judge cannot be asked.
-        ConfigurationError: Its address is none.
+        ConfigurationError: Its address is none, or its key cannot be sent.
         ModelFolderError: A local judge's model cannot be found.
     """
     judge = open_judge(config.judge)

@@ -80,6 +80,27 @@ def test_judge_that_cannot_be_asked_is_an_error_after_all_else_is_written(
     assert "win_rate" not in read_metrics(tmp_path / "metrics.json")
 
 
+@pytest.mark.parametrize("error", [ImportError("no socksio"), RuntimeError("out of memory")])
+def test_judge_that_fails_in_a_way_of_its_own_costs_no_output_and_its_error_is_named(
+    base: Path,
+    config: ServerConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """Such as a proxy setting that the HTTP client cannot use, or a local model that is too big."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("server_side.outputs.measure_win_rate", fail)
+
+    with pytest.raises(StageError, match=rf"got {type(error).__name__}: {error}\. Everything but"):
+        run_pipeline(make_releases(base), config=config, run_folder=tmp_path)
+
+    assert all((tmp_path / name).exists() for name in OUTPUTS)
+
+
 @pytest.fixture
 def constant_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(

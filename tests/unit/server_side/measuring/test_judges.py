@@ -136,6 +136,31 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(
         assert "key-of-the-test" not in place
 
 
+def test_space_around_a_key_is_not_sent(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARDDS_JUDGE_API_KEY", " key-of-the-test\n")
+    judge = open_judge(JudgeConfig(kind="endpoint", model="judge-1", url=server.url))
+
+    assert judge is not None
+    judge.choose(QUESTIONS[:1])
+    assert server.keys == ["Bearer key-of-the-test"]
+
+
+@pytest.mark.parametrize("key", ["clé-of-the-test", "key\nof-the-test"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("MY_JUDGE_KEY", key)
+    config = JudgeConfig(
+        kind="endpoint", model="judge-1", url="http://judge.test", api_key_variable="MY_JUDGE_KEY"
+    )
+
+    with pytest.raises(ConfigurationError, match="environment variable MY_JUDGE_KEY") as caught:
+        open_judge(config)
+    assert "of-the-test" not in str(caught.value)
+
+
 def test_without_a_key_none_is_sent(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REWARDDS_JUDGE_API_KEY", raising=False)
     judge = open_judge(JudgeConfig(kind="endpoint", model="judge-1", url=server.url))
