@@ -100,7 +100,7 @@ class EvaluationConfig(SamplingConfig):
     """Who compares both arms' answers pair by pair."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check("evaluation")
         require_counts(
             "evaluation",
             self,

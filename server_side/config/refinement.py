@@ -76,6 +76,8 @@ class RefinementConfig:
     """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
+        self.feedback_sampling.check("refinement.feedback_sampling")
+        self.rewrite_sampling.check("refinement.rewrite_sampling")
         require_counts("refinement", self, "num_rounds", "num_candidates", "min_response_words")
         if self.max_queries is not None:
             require_counts("refinement", self, "max_queries")

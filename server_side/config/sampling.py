@@ -24,7 +24,15 @@ class SamplingConfig:
     repetition_penalty: float = 1.0
     """Weakens tokens that occurred before; 1 is none."""
 
-    def __post_init__(self) -> None:
-        require_counts("sampling", self, "max_new_tokens")
-        require_positive("sampling", self, "temperature", "repetition_penalty")
-        require(0 < self.top_p <= 1, "sampling.top_p", "0 < top_p <= 1", self.top_p)
+    def check(self, group: str) -> None:
+        """Refuse what is out of range; for the settings that hold these, which know their name.
+
+        Args:
+            group: What the user types before the names, without the dot.
+
+        Raises:
+            ConfigurationError: It names the setting as the user typed it, and shows the value.
+        """
+        require_counts(group, self, "max_new_tokens")
+        require_positive(group, self, "temperature", "repetition_penalty")
+        require(0 < self.top_p <= 1, f"{group}.top_p", "0 < top_p <= 1", self.top_p)

@@ -69,6 +69,8 @@ class SynthesisConfig:
     """Sampling engine: auto, openvino, transformers or vllm."""
 
     def __post_init__(self) -> None:
+        self.prompt_sampling.check("synthesis.prompt_sampling")
+        self.response_sampling.check("synthesis.response_sampling")
         require_counts("synthesis", self, "num_queries", "min_prompt_words", "min_response_words")
         limits = "a whole number from 1 to 10^7"
         require(self.num_queries <= 10**7, "synthesis.num_queries", limits, self.num_queries)

@@ -70,8 +70,23 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: SynthesisConfig(client_weights={"a": 0.0}), "synthesis.client_weights"),
         (lambda: SynthesisConfig(engine="fast"), "synthesis.engine"),
         (lambda: SynthesisConfig(max_attempts_factor=float("nan")), "max_attempts_factor"),
-        (lambda: SamplingConfig(temperature=0.0), "sampling.temperature"),
-        (lambda: SamplingConfig(top_p=1.1), "sampling.top_p"),
+        (lambda: EvaluationConfig(temperature=0.0), "Expected evaluation.temperature to"),
+        (
+            lambda: SynthesisConfig(prompt_sampling=SamplingConfig(temperature=0.0)),
+            "Expected synthesis.prompt_sampling.temperature to",
+        ),
+        (
+            lambda: SynthesisConfig(response_sampling=SamplingConfig(top_p=1.1)),
+            "Expected synthesis.response_sampling.top_p to",
+        ),
+        (
+            lambda: RefinementConfig(feedback_sampling=SamplingConfig(max_new_tokens=0)),
+            "Expected refinement.feedback_sampling.max_new_tokens to",
+        ),
+        (
+            lambda: RefinementConfig(rewrite_sampling=SamplingConfig(repetition_penalty=0.0)),
+            "Expected refinement.rewrite_sampling.repetition_penalty to",
+        ),
         (lambda: ScoringConfig(max_batch_tokens=0), "scoring.max_batch_tokens"),
         (lambda: SynthesisConfig(min_yield=1.5), "synthesis.min_yield"),
         (lambda: ScoringConfig(ensemble="max"), "scoring.ensemble"),
