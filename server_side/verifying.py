@@ -34,7 +34,8 @@ from server_side.admission import (
     admit,
 )
 from server_side.config import ServerConfig
-from server_side.exchange.outcome import read_outcome
+from server_side.exchange.outcome import OUTCOME_FILE
+from server_side.whole_files import read_json
 
 _RELEASE_PATTERN: Final = "*.release"
 _PLACES: Final = ("", "releases", "server/releases", "ledger/releases")
@@ -108,17 +109,18 @@ def find_run_id(files: Sequence[Path]) -> str:
 
     Raises:
         ConfigurationError: Nothing there says so.
+        StageError: The outcome of the exchange is no JSON.
     """
     folder = files[0].resolve().parent.parent
-    outcome = read_outcome(folder)
-    if outcome is not None:
-        return str(outcome["run_id"])
-    if (folder / _RUN_ID_FILE).is_file():
-        return (folder / _RUN_ID_FILE).read_text(encoding="utf-8").strip()
+    outcome = folder / OUTCOME_FILE
+    if outcome.is_file() and (name := _stated_run(read_json(outcome))):
+        return name
+    run_id = folder / _RUN_ID_FILE
+    if run_id.is_file() and (name := run_id.read_text(encoding="utf-8").strip()):
+        return name
     for file in files:
-        readable = _readable_certificate(file)
-        if isinstance(readable, dict) and isinstance(readable.get("run_id"), str):
-            return str(readable["run_id"])
+        if name := _stated_run(_readable_certificate(file)):
+            return name
     raise ConfigurationError(
         f"Expected to find in {folder} which run its releases were made for, found nothing. "
         f"Name it with --run-id."
@@ -214,6 +216,12 @@ def _verify(
             f"{file.name}, which was signed, and remove the file beside it."
         )
     return item
+
+
+def _stated_run(document: object) -> str | None:
+    """Give the run that a JSON value names; anybody may have written it."""
+    run_id = document.get("run_id") if isinstance(document, dict) else None
+    return run_id if isinstance(run_id, str) else None
 
 
 def _certificate_file(file: Path) -> Path:

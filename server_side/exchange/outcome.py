@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Final
 
 from lm.errors import LmError
-from protocol.errors import ExchangeError, RewardDSError
+from protocol.errors import ExchangeError, RewardDSError, StageError
 from protocol.ledger import ProxyKind
 from server_side.whole_files import read_json, write_atomically
 
@@ -17,6 +18,9 @@ OUTCOME_FILE = "exchange.json"
 
 ADMITTED = "admitted"
 """The answer of a client whose release may be used."""
+
+
+_ENTRIES: Final = frozenset({"run_id", "error", "clients"})
 
 
 class RunLostError(ExchangeError):
@@ -88,13 +92,20 @@ def read_outcome(run_folder: Path, *, flower_run: str | None = None) -> dict[str
 
     Returns:
         The outcome as JSON values, or None while the exchange is under way.
+
+    Raises:
+        StageError: The file is not as it was written.
     """
     file = run_folder / OUTCOME_FILE
     if not file.is_file():
         return None
     outcome = read_json(file)
-    assert isinstance(outcome, dict)
-    is_of_another = flower_run is not None and outcome["flower_run"] != flower_run
+    if not isinstance(outcome, dict) or not outcome.keys() >= _ENTRIES:
+        raise StageError(
+            f"Expected {file} as it was written, found something else: it was changed since. "
+            "Restore it from a copy, or delete it to run the exchange again."
+        )
+    is_of_another = flower_run is not None and outcome.get("flower_run") != flower_run
     return None if is_of_another else outcome
 
 

@@ -189,6 +189,15 @@ def test_the_run_is_read_from_beside_the_releases(tmp_path: Path) -> None:
     assert find_run_id([file]) == "from-outcome"
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"run_id": 1}', '{"run_id": ""}', '"run"'])
+def test_a_file_that_names_no_run_is_passed_over(tmp_path: Path, text: str) -> None:
+    file = store(tmp_path / "releases", make_reply(run_id="from-json"))
+    (tmp_path / "exchange.json").write_text(text)
+    (tmp_path / "run_id").write_text("\n")
+
+    assert find_run_id([file]) == "from-json"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"run_id": 1}'])
 def test_a_run_that_nothing_tells_must_be_named(tmp_path: Path, text: str) -> None:
     file = store(tmp_path / "releases", make_reply())
