@@ -212,11 +212,12 @@ def warn_of_idle_generators(qualities: Mapping[str, FitQuality]) -> None:
     for client_name, quality in qualities.items():
         if quality.verdict != "better":
             _LOGGER.warning(
-                "The generator of %s finds public test responses no likelier than its base model "
-                "does (perplexity %.1f, base %.1f): expect little from what it samples. More "
-                "steps, larger batches or more of the budget may help; so may test records that "
-                "are like the client's.",
+                "The generator of %s finds public test responses %s than its base model does "
+                "(perplexity %.1f, base %.1f): expect little from what it samples. More steps, "
+                "larger batches or more of the budget may help; so may test records that are like "
+                "the client's.",
                 client_name,
+                "not clearly likelier" if quality.verdict == "unclear" else "no likelier",
                 quality.tuned.mean,
                 quality.untuned.mean,
             )

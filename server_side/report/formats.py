@@ -114,6 +114,15 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.{1 if fraction < 0.01 else 0}f} %"
 
 
+def exact_percent(fraction: float) -> str:
+    """Write a share that somebody chose, with all its digits.
+
+    >>> exact_percent(0.95), exact_percent(0.975), exact_percent(0.999)
+    ('95 %', '97.5 %', '99.9 %')
+    """
+    return f"{100 * fraction:.10g} %"
+
+
 def score(value: float) -> str:
     """Write a score or a correlation, a true minus below zero.
 
@@ -132,6 +141,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "probability": probability,
     "clipped": clipped,
     "percent": percent,
+    "exact_percent": exact_percent,
     "score": score,
 }
 """Filters of the template."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -230,8 +231,8 @@ def trade_off(curves: Mapping[str, Sequence[TradeOffPoint]], *, name: str) -> Pl
             axes.plot(alarms, missed, color=colour, linewidth=1.8, label=", ".join(clients[:2]))
             found = 100 - float(np.interp(_FALSE_ALARMS, alarms, missed))
             texts.append(
-                f"With {_FALSE_ALARMS} % false alarms no test recognises more than {found:.0f} % "
-                f"of the units of {', '.join(clients)}"
+                f"With {_FALSE_ALARMS} % false alarms no test recognises more than "
+                f"{_up(found):.1f} % of the units of {', '.join(clients)}"
             )
         axes.set_xlabel("false alarms, %")
         axes.set_ylabel("missed, at least, %")
@@ -275,6 +276,11 @@ def _bin_edges(values: Sequence[float]) -> Any:  # numpy's array of edges
     if high - low < 1e-9:  # a constant reward still makes one visible bar
         low, high = low - 0.5, high + 0.5
     return np.linspace(low, high, 25)
+
+
+def _up(percentage: float) -> float:
+    """Round up to one decimal: a bound that is rounded down is none. Not for noise of floats."""
+    return math.ceil(10 * percentage - 1e-9) / 10
 
 
 def _median(values: Sequence[float]) -> str:

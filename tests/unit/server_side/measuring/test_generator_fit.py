@@ -108,6 +108,21 @@ def test_a_generator_that_has_learnt_nothing_is_named_before_anything_is_sampled
     assert "perplexity 1.0, base 1.0" in record.getMessage()
 
 
+def test_a_generator_that_is_only_perhaps_better_is_not_said_to_be_no_better(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unclear = quality_of(fit(untuned=(1.0, 7.0), tuned=(2.0, 5.0)))
+    worse = quality_of(fit(untuned=(1.0, 3.0), tuned=(2.0, 7.0)))
+    assert (unclear.verdict, worse.verdict) == ("unclear", "worse")
+    assert unclear.tuned.mean < unclear.untuned.mean
+
+    warn_of_idle_generators({"north": unclear, "south": worse})
+
+    of_unclear, of_worse = (record.getMessage() for record in caplog.records)
+    assert "test responses not clearly likelier than its base model" in of_unclear
+    assert "test responses no likelier than its base model" in of_worse
+
+
 def raise_scoring_error(prompt: str, response: str) -> float:
     raise ScoringError
 

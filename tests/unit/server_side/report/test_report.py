@@ -368,8 +368,21 @@ def test_trade_off_says_what_a_test_can_reach_at_most() -> None:
 
     plot = trade_off({"a": points, "b": points}, name="t")
 
-    assert "no test recognises more than 3 % of the units of a, b." in plot.text
+    assert "no test recognises more than 2.8 % of the units of a, b." in plot.text
     assert plot.svg.count("a, b") == 2  # one line in the legend, and the words
+
+
+@pytest.mark.parametrize(("missed", "said"), [(0.9866, "1.4 %"), (0.987, "1.3 %"), (0.0, "100.0")])
+def test_bound_of_the_trade_off_is_never_rounded_down(missed: float, said: str) -> None:
+    point = TradeOffPoint(false_positive_rate=0.01, false_negative_rate=missed)
+
+    assert f"no test recognises more than {said}" in trade_off({"a": [point]}, name="t").text
+
+
+def test_page_tells_the_confidence_level_as_it_was_set() -> None:
+    page = render_report(make_report_inputs(confidence_level=0.975))
+
+    assert "Intervals hold 97.5 % of bootstrap resamples" in page
 
 
 def test_page_shows_the_trade_off_of_the_clients_ledgers(page: str) -> None:
