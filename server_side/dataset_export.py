@@ -94,17 +94,22 @@ def export_dataset(
 
 
 def guarantees(certificates: Sequence[Certificate]) -> dict[str, Certificate]:
-    """Return, by client, the certificate with the dearest ledger: the one that holds all events.
+    """Return, by client, the certificate that lists the most events, and of such the dearest.
 
     Each certificate lists all that was ever released or reserved from a client's records up to its
-    own release, so that the greatest composed ε is the whole price.
+    own release, so that the longest list is the whole price. The ε of two certificates alone do not
+    tell which that is: each holds at a δ of its own.
     """
-    dearest: dict[str, Certificate] = {}
+    latest: dict[str, Certificate] = {}
     for certificate in certificates:
-        known = dearest.get(certificate.client_name)
-        if known is None or certificate.privacy.epsilon >= known.privacy.epsilon:
-            dearest[certificate.client_name] = certificate
-    return dict(sorted(dearest.items()))
+        known = latest.get(certificate.client_name)
+        if known is None or _extent(certificate) >= _extent(known):
+            latest[certificate.client_name] = certificate
+    return dict(sorted(latest.items()))
+
+
+def _extent(certificate: Certificate) -> tuple[int, float]:
+    return len(certificate.privacy.events), certificate.privacy.epsilon
 
 
 def _schema() -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +24,12 @@ def standing(folder: ServerFolder) -> dict[str, object]:
         folder: The server's folder.
 
     Returns:
-        JSON values.
+        JSON values; the ε of a client is null where its release has no privacy, as where there is
+        none.
 
     Raises:
         SettingsError: It is no server's folder.
+        StageError: The outcome of the exchange is not as it was written.
     """
     network = folder.load_network()
     try:
@@ -42,7 +45,7 @@ def standing(folder: ServerFolder) -> dict[str, object]:
         "run_id": run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None,
         "is_collecting": is_held(folder.collecting_file),
         "allowed_clients": sorted(load_clients(folder.clients_folder)),
-        "outcome": read_outcome(folder.path),
+        "outcome": _outcome(folder),
         "releases": sorted(file.name for file in releases.glob("*.release")),
         "stages": _stages(folder.path / "manifest.json"),
         "report": str(folder.path / "report.html")
@@ -85,6 +88,14 @@ def describe(found: Mapping[str, Any]) -> str:
         f"Report        {found['report'] or 'not yet'}",
     ]
     return "\n".join(lines)
+
+
+def _outcome(folder: ServerFolder) -> Mapping[str, Any] | None:
+    outcome: dict[str, Any] | None = read_outcome(folder.path)
+    for client in outcome["clients"] if outcome else ():
+        if client["epsilon"] == math.inf:  # a release without privacy; JSON has no such number
+            client["epsilon"] = None
+    return outcome
 
 
 def _stages(manifest: Path) -> list[str]:

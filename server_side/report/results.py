@@ -58,7 +58,7 @@ class ClientLedger:
     """One client's guarantee and what it is made of."""
 
     certificate: Certificate
-    """The client's dearest certificate, which lists all events."""
+    """The certificate of the client that lists all events."""
     unit: str
     """Whose presence is hidden."""
     is_finite: bool

@@ -21,12 +21,14 @@ def make_certificate(**changes: Any) -> Certificate:
         "run_id": "run-1",
         "proxy": proxy,
         "privacy": PrivacyLedger(
-            unit=PrivacyUnit.RECORD,
-            events=(event, event),
-            delta=1e-5,
-            accountant="pld",
-            accountant_version="0.6.0",
-            **ledger,
+            **{
+                "unit": PrivacyUnit.RECORD,
+                "events": (event, event),
+                "delta": 1e-5,
+                "accountant": "pld",
+                "accountant_version": "0.6.0",
+                **ledger,
+            }
         ),
         "declared_size": 1000,
         "lora": LoraShape(

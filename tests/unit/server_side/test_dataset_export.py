@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from protocol.errors import StageError
+from protocol.ledger import ProxyKind
 from server_side.dataset_export import guarantees
 from server_side.samples import CandidateOrigin
 from tests.support.synthetic_rows import export_rows, make_certificate, make_sample
@@ -101,3 +102,18 @@ def test_guarantees_are_sorted_by_client() -> None:
     certificates = [make_certificate(client_name=name) for name in ("south", "north")]
 
     assert list(guarantees(certificates)) == ["north", "south"]
+
+
+def test_guarantee_of_a_client_is_the_certificate_that_lists_all_events() -> None:
+    """A smaller δ makes the ε of fewer events the larger one."""
+    event = make_certificate().privacy.events[0]
+    first = make_certificate(
+        proxy=ProxyKind.GENERATOR, ledger={"events": (event,), "epsilon": 7.0, "delta": 1e-9}
+    )
+    both = make_certificate(ledger={"events": (event, event), "epsilon": 6.0, "delta": 1e-5})
+    dearer = make_certificate(ledger={"events": (event, event), "epsilon": 6.5, "delta": 1e-5})
+
+    for certificates in ([first, both], [both, first]):
+        assert guarantees(certificates) == {"north": both}
+    for certificates in ([both, dearer], [dearer, both]):
+        assert guarantees(certificates) == {"north": dearer}
