@@ -72,14 +72,12 @@ def test_a_disk_that_fills_up_leaves_no_torn_file_and_the_older_one_whole(
 def test_a_kill_while_a_file_is_written_leaves_nothing_that_a_list_would_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(
-        os, "fsync", lambda _: seen.extend(file.name for file in tmp_path.glob("*.json"))
-    )
+    seen: list[list[Path]] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(list(tmp_path.glob("*.json"))))
 
     write_introduction(INTRODUCTION, tmp_path / "ward.json")
 
-    assert seen == []
+    assert seen == [[]]
     assert (tmp_path / "ward.json").is_file()
 
 
