@@ -117,10 +117,10 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; {comparison.num_rows} rows judged by all arms, over "
         f"all seeds.{left_out}",
-        f"Intervals: {config.confidence_level:.0%} of {config.num_resamples} resamples of rows and "
-        f"seeds. Difference: to {config.reference}, paired. p: two-sided, by exchanging both arms "
-        "within rows. Ahead: seeds in which the arm beats the reference. Saw: samples that went "
-        "through the model in tuning, which arms should have in common.",
+        f"Intervals: {100 * config.confidence_level:.10g}% of {config.num_resamples} resamples of "
+        f"rows and seeds. Difference: to {config.reference}, paired. p: two-sided, by exchanging "
+        "both arms within rows. Ahead: seeds in which the arm beats the reference. Saw: samples "
+        "that went through the model in tuning, which arms should have in common.",
     ]
     if any(arm.arm == config.ceiling for arm in comparison.arms):
         lines.append(

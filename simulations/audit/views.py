@@ -32,7 +32,7 @@ def show_result(result: AuditResult, *, console: Console | None = None) -> None:
         console: Where to print; None takes standard output, 80 columns wide.
     """
     console = console or Console(width=_WIDTH, highlight=False)
-    level = f"{result.confidence_level:.0%}"
+    level = f"{100 * result.confidence_level:.10g}%"
     table = Table(
         title=f"Lower bounds on ε, {level} confidence, δ = {result.delta:g}", title_justify="left"
     )
@@ -162,6 +162,6 @@ def _plot(rows: Sequence[AuditRow], file: Path, *, confidence_level: float) -> N
         axes.set_yticks(list(places), names)
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"ε ({confidence_level:.0%} confidence)")
+        axes.set_xlabel(f"ε ({100 * confidence_level:.10g}% confidence)")
         axes.legend(loc="lower right", frameon=False)
         figure.savefig(file, format="svg", metadata={"Date": None})

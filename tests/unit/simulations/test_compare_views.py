@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from server_side.measuring.comparing import ComparingConfig, Comparison, compare_runs
-from simulations.compare_views import show_comparison
+from simulations.compare_views import notes, show_comparison
 from tests.support.arms import run_of
 
 
@@ -54,3 +54,10 @@ def test_a_pipe_gets_the_width_that_the_table_needs() -> None:
     (own,) = [line for line in lines if line.startswith("ablation_generator_budget ")]
     assert "0.300" in own
     assert max(map(len, lines)) > 80
+
+
+def test_notes_tell_the_confidence_level_as_it_was_set() -> None:
+    config = ComparingConfig(num_resamples=50, num_permutations=9, confidence_level=0.975)
+    runs = [run_of("dp_generate", [0.1, 0.2]), run_of("ablation_generator_budget", [0.2, 0.4])]
+
+    assert any("97.5% of 50 resamples" in line for line in notes(compare_runs(runs, config=config)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +91,17 @@ def test_the_table_fits_80_columns_and_names_every_attack() -> None:
     assert max(map(len, lines)) <= 80
     assert "gradient" in output.getvalue()
     assert "bigrams" in output.getvalue()
+
+
+def test_a_confidence_level_is_not_rounded_up_to_certainty(tmp_path: Path) -> None:
+    output = io.StringIO()
+    strict = replace(result(BLIND), confidence_level=0.999)
+
+    show_result(strict, console=Console(file=output, width=80))
+    write_result(strict, tmp_path)
+
+    assert "99.9% confidence" in output.getvalue()
+    assert "99.9% confidence" in (tmp_path / PLOT_FILE).read_text(encoding="utf-8")
 
 
 def test_json_and_plot_are_written_and_hold_the_rows(tmp_path: Path) -> None:
