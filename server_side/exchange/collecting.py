@@ -42,7 +42,7 @@ from server_side.config import ServerConfig
 from server_side.exchange.admission_terms import ClientKeys, admission_terms
 from server_side.exchange.greeting import cap_warning, judge_hello
 from server_side.exchange.outcome import ADMITTED, ClientOutcome, RunLostError, write_outcome
-from server_side.exchange.starts import StartShapes, sent_to_asked
+from server_side.exchange.starts import StartShapes, sent_digests, strayed_clients
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -235,30 +235,34 @@ class _Exchange:
             target_delta=None,
             steps=None,
         )
-        answers: Mapping[int, Content] = {}
-        if asked:
-            requests: Mapping[int, Request] = dict.fromkeys(asked, request)
-            if self._config.warm_start.path is not None:
-                # Only who trains needs a model's libraries beside what strangers send.
-                from server_side.warm_starting import with_starts
+        requests: Mapping[int, Request] = dict.fromkeys(asked, request)
+        if asked and self._config.warm_start.path is not None:
+            # Only who trains needs a model's libraries beside what strangers send.
+            from server_side.warm_starting import with_starts
 
-                requests = with_starts(
-                    request,
-                    {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
-                    config=self._config,
-                    base_folder=resolve_base_model(self._config.base_model),
-                    run_folder=self._folder,
-                    on_waiting=self._channel.clients,
-                )
-            named = {self._outcomes[i].name: item for i, item in requests.items()}
-            sent = sent_to_asked(self._folder, named, proxy=proxy)
-            self._policy = replace(self._policy, start_digests=sent)
+            requests = with_starts(
+                request,
+                {i: (self._outcomes[i].name, self._start_shapes[i]) for i in asked},
+                config=self._config,
+                base_folder=resolve_base_model(self._config.base_model),
+                run_folder=self._folder,
+                on_waiting=self._channel.clients,
+            )
+        sent = sent_digests(self._folder)
+        named = {self._outcomes[i].name: item for i, item in requests.items()}
+        strayed = strayed_clients(sent, named, proxy=proxy, run_folder=self._folder)
+        requests = {i: r for i, r in requests.items() if self._outcomes[i].name not in strayed}
+        self._policy = replace(self._policy, start_digests=sent)
+        answers: Mapping[int, Content] = {}
+        if requests:
             answers = self._channel.ask(action, requests, timeout_seconds=timeout_seconds)
         for client_id in asked:
-            if client_id in answers:
-                self._answered(client_id, action, self._admit(client_id, proxy, answers[client_id]))
-            else:
-                self._answered(client_id, action, "no answer")
+            answer = "no answer"
+            if self._outcomes[client_id].name in strayed:
+                answer = f"not admitted: {AdmissionCode.START.value}"
+            elif client_id in answers:
+                answer = self._admit(client_id, proxy, answers[client_id])
+            self._answered(client_id, action, answer)
 
     def result(self) -> tuple[AdmittedRelease, ...]:
         """Return what was admitted, if it is from enough clients."""

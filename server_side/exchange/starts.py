@@ -9,6 +9,7 @@ operator is told.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.admission_checks import start_name
 from server_side.whole_files import read_json, write_atomically
+
+_LOGGER = logging.getLogger(__name__)
 
 STARTS: Final = "starts"
 """Folder of the starting weights within the server's run folder."""
@@ -132,38 +135,43 @@ def sent_digests(run_folder: Path) -> dict[str, str]:
     }
 
 
-def sent_to_asked(
-    run_folder: Path, requests: Mapping[str, Request], *, proxy: ProxyKind
-) -> dict[str, str]:
-    """Return what `sent_digests` does, if it agrees with what clients are about to be asked.
+def strayed_clients(
+    sent: Mapping[str, str],
+    requests: Mapping[str, Request],
+    *,
+    proxy: ProxyKind,
+    run_folder: Path,
+) -> frozenset[str]:
+    """Name the clients that were sent other weights than they are about to be asked to start from.
 
-    A client that trains from other weights than are kept, or from none, pays for a release that
-    admission must refuse.
+    Such a client would train, and pay, for a release that admission must refuse. Each is told of to
+    the server's operator; the others go on.
 
     Args:
-        run_folder: The server's run folder.
+        sent: What `sent_digests` gave.
         requests: By client name, what it is about to be asked.
         proxy: For which proxy.
+        run_folder: The server's run folder.
 
     Returns:
-        SHA-256 as hexadecimal text, by `start_name`.
-
-    Raises:
-        ConfigurationError: Weights are kept that a client is not about to be sent.
+        The names.
     """
-    sent = sent_digests(run_folder)
+    strayed = set()
     for client_name, request in requests.items():
         name = start_name(client_name, proxy)
         kept, asked = sent.get(name), _asked_start(request)
         if kept is not None and kept != asked:
-            file = run_folder / STARTS / f"{name}{_SUFFIX}"
-            raise ConfigurationError(
-                f"Expected to ask {client_name} to start from the weights in {file}, found a "
-                f"request that starts from {asked or 'a fresh adapter'}. Restore what was changed "
-                "(server_side.warm_start here, or warm_start and lora at the client), or delete "
-                "that file; a client that has trained from the old ones then pays again."
+            strayed.add(client_name)
+            _LOGGER.warning(
+                "%s is not asked: it was sent the weights in %s to start from, and a request now "
+                "would start from %s. Restore what was changed (server_side.warm_start here, or "
+                "warm_start and lora at the client), or delete that file; a client that has "
+                "trained from the old weights then pays again.",
+                client_name,
+                run_folder / STARTS / f"{name}{_SUFFIX}",
+                asked or "a fresh adapter",
             )
-    return sent
+    return frozenset(strayed)
 
 
 def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:

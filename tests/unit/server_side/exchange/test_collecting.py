@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,13 +14,13 @@ import pytest
 from lm.model_folders import base_model_digest
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.artifacts import AdapterWeights
-from protocol.errors import ConfigurationError, ExchangeError
+from protocol.errors import ExchangeError
 from protocol.ledger import PrivacyUnit, ProxyKind
-from protocol.messages import HelloReply, Refusal, Request
+from protocol.messages import HelloReply, Refusal, Request, TrainingRequest
 from server_side.config import AdmissionConfig, ServerConfig
 from server_side.exchange.admission_terms import admission_terms
 from server_side.exchange.collecting import Content, Waiting, collect
-from server_side.exchange.starts import STARTS, sent_to_asked
+from server_side.exchange.starts import STARTS, sent_digests, strayed_clients
 from tests.support.clients import training_request
 
 HELLO = {
@@ -94,7 +95,7 @@ def test_nobody_is_asked_before_min_clients_are_there(tiny_llama: Path, tmp_path
 
 
 def test_a_client_is_not_asked_to_train_otherwise_than_from_the_weights_that_are_kept(
-    tiny_llama: Path, tmp_path: Path
+    tiny_llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Such as after warm_start.path was set to null: its release could not be admitted."""
     (tmp_path / STARTS).mkdir()
@@ -103,8 +104,14 @@ def test_a_client_is_not_asked_to_train_otherwise_than_from_the_weights_that_are
     config = replace(ServerConfig(), base_model=str(tiny_llama))
     channel = OneClient(base_model_digest=base_model_digest(tiny_llama))
 
-    with pytest.raises(ConfigurationError, match=r"ward .*ward\.generator.* a fresh adapter.*pays"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(ExchangeError, match=r"generator not admitted: start"),
+    ):
         collect(channel, config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
+
+    assert "ward is not asked: it was sent the weights in" in caplog.text
+    assert "a fresh adapter" in caplog.text
 
 
 def test_weights_that_are_kept_hold_for_their_own_client_and_proxy_alone(
@@ -116,11 +123,12 @@ def test_weights_that_are_kept_hold_for_their_own_client_and_proxy_alone(
     fresh = training_request(tiny_llama, ProxyKind.GENERATOR)
     warm = replace(fresh, start_digest=weights.digest())
 
-    sent = sent_to_asked(tmp_path, {"ward": warm, "clinic": fresh}, proxy=ProxyKind.GENERATOR)
+    def strayed(proxy: ProxyKind, **requests: TrainingRequest) -> frozenset[str]:
+        sent = {"ward.generator": weights.digest()}
+        assert sent_digests(tmp_path) == sent
+        return strayed_clients(sent, requests, proxy=proxy, run_folder=tmp_path)
 
-    assert sent == {"ward.generator": weights.digest()}
-    assert sent_to_asked(tmp_path, {"ward": fresh}, proxy=ProxyKind.REWARD) == sent
-    with pytest.raises(ConfigurationError, match="starts from 00000000"):
-        sent_to_asked(
-            tmp_path, {"ward": replace(fresh, start_digest="0" * 64)}, proxy=ProxyKind.GENERATOR
-        )
+    assert strayed(ProxyKind.GENERATOR, ward=warm, clinic=fresh) == frozenset()
+    assert strayed(ProxyKind.REWARD, ward=fresh) == frozenset()
+    assert strayed(ProxyKind.GENERATOR, ward=fresh, clinic=fresh) == {"ward"}
+    assert strayed(ProxyKind.GENERATOR, ward=replace(fresh, start_digest="0" * 64)) == {"ward"}
