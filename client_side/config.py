@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from protocol.accounting import MIN_DELTA
+from protocol.artifacts import MAX_INSTRUCTION_CHARS
+from protocol.checks import check_text
 from protocol.errors import ConfigurationError
 
 # What `protocol.checks.check_name` lets into messages and certificates, without its dots.
@@ -87,6 +90,9 @@ class RecordsConfig:
     def __post_init__(self) -> None:
         _require(bool(self.path), "records.path", "a path or data set name", self.path)
         _require(bool(self.instruction.strip()), "records.instruction", "a sentence", "nothing")
+        # As the certificate takes it, which is made only when the training has been paid for.
+        stated = {"records.instruction": self.instruction}
+        check_text(max_chars=MAX_INSTRUCTION_CHARS, can_be_empty=False, **stated)
         for name in ("declared_size", "max_records_per_unit"):
             _require_positive(f"records.{name}", getattr(self, name))
         for name in ("max_prompt_tokens", "max_response_tokens", "max_record_chars"):
@@ -123,11 +129,14 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         for name in ("target_epsilon", "lifetime_epsilon_cap", "reward_noise_ratio"):
-            value = getattr(self, name)
-            _require(
-                math.isfinite(value) and value > 0, f"budget.{name}", "a finite number > 0", value
-            )
-        _require(0 < self.target_delta < 1, "budget.target_delta", "0 < δ < 1", self.target_delta)
+            _require_above_zero(f"budget.{name}", getattr(self, name))
+        limits = f"at least {MIN_DELTA:g} and below 1"
+        _require(
+            MIN_DELTA <= self.target_delta < 1, "budget.target_delta", limits, self.target_delta
+        )
+        if self.noise_seed is not None:
+            limits = "a whole number >= 0, or null"
+            _require(self.noise_seed >= 0, "budget.noise_seed", limits, self.noise_seed)
         if self.lifetime_epsilon_cap < self.target_epsilon and not self.unsafe_non_private:
             raise ConfigurationError(
                 "Expected budget.lifetime_epsilon_cap >= budget.target_epsilon, got "
@@ -155,9 +164,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _require_positive("lora.rank", self.rank)
-        _require(
-            math.isfinite(self.alpha) and self.alpha > 0, "lora.alpha", "a number > 0", self.alpha
-        )
+        _require_above_zero("lora.alpha", self.alpha)
         _require(bool(self.target_modules), "lora.target_modules", "at least one name", "none")
         if self.num_upper_layers is not None:
             _require_positive("lora.num_upper_layers", self.num_upper_layers)
@@ -224,10 +231,7 @@ class GeneratorConfig(DpTrainingConfig):
             "a fraction in [0, 1]",
             self.prompt_loss_weight,
         )
-        value = self.end_token_weight
-        _require(
-            math.isfinite(value) and value > 0, "generator.end_token_weight", "a number > 0", value
-        )
+        _require_above_zero("generator.end_token_weight", self.end_token_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,22 +309,15 @@ class PreferencesConfig:
             "a whole number >= 2",
             self.num_public_prompts,
         )
-        _require(self.temperature > 0, "preferences.temperature", "> 0", self.temperature)
+        _require_above_zero("preferences.temperature", self.temperature)
         _require(0 < self.top_p <= 1, "preferences.top_p", "0 < top_p <= 1", self.top_p)
-        options = [option.value for option in WhenCut]
-        _require(
-            self.when_cut in options,
-            "preferences.when_cut",
-            f"one of {', '.join(options)}",
-            self.when_cut,
-        )
-        engines = ("auto", "openvino", "transformers")
-        _require(
-            self.engine in engines,
-            "preferences.engine",
-            f"one of {', '.join(engines)}",
-            self.engine,
-        )
+        engines = ["auto", "openvino", "transformers"]
+        choices: dict[str, list[str]] = {"when_cut": [*WhenCut], "engine": engines}
+        for name, options in choices.items():
+            chosen = getattr(self, name)
+            _require(
+                chosen in options, f"preferences.{name}", f"one of {', '.join(options)}", chosen
+            )
 
     @property
     def pair_weights(self) -> dict[tuple[str, str], float]:
@@ -395,3 +392,7 @@ def _require(is_valid: bool, name: str, expected: str, found: object) -> None:
 
 def _require_positive(name: str, value: int) -> None:
     _require(value >= 1, name, "a whole number >= 1", value)
+
+
+def _require_above_zero(name: str, value: float) -> None:
+    _require(math.isfinite(value) and value > 0, name, "a finite number > 0", value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lm.errors import TableError
-from lm.table_formats import read_raw_rows
+from lm.table_formats import read_raw_rows, text_of
 from lm.tables import PROMPT_COLUMNS
 
 
@@ -31,11 +31,11 @@ def read_prompts(source: str, *, column: str | None = None) -> tuple[str, ...]:
         )
     prompts = []
     for number, row in rows:
-        prompt = row.get(found)
-        if not (isinstance(prompt, str) and prompt.strip()):
+        prompt = text_of(row.get(found))
+        if not prompt:
             raise TableError(
                 f"Expected a public prompt in every row of {source}, found none in row {number}. "
                 "Complete or delete it."
             )
-        prompts.append(prompt.strip())
+        prompts.append(prompt)
     return tuple(prompts)

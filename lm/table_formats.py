@@ -62,6 +62,24 @@ def read_raw_rows(source: str, *, split: str | None) -> list[RawRow]:
     return rows
 
 
+def text_of(value: object) -> str:
+    """Take a column's value for a text.
+
+    Args:
+        value: What a row holds.
+
+    Returns:
+        The text without surrounding whitespace; empty where the value is no text that can be used.
+    """
+    if not isinstance(value, str):
+        return ""
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no tokenizer can read
+        return ""
+    return value.strip()
+
+
 def _looks_like_a_path(path: Path) -> bool:
     """Tell a mistyped path, which no hub is asked about, from the name of a data set."""
     is_within_a_folder = path.parent != Path() and path.parent.is_dir()

@@ -21,7 +21,7 @@ from enum import StrEnum
 import numpy as np
 
 from lm.errors import TableError
-from lm.table_formats import RawRow, read_raw_rows
+from lm.table_formats import RawRow, read_raw_rows, text_of
 
 PROMPT_COLUMNS = ("prompt", "input", "question", "instruction")
 """Names a prompt column is looked for under, in this order."""
@@ -244,8 +244,8 @@ def _to_row(
 ) -> TextRow | DropReason:
     assert columns.prompt is not None
     assert columns.response is not None
-    prompt = _text(raw.get(columns.prompt))
-    response = _text(raw.get(columns.response))
+    prompt = text_of(raw.get(columns.prompt))
+    response = text_of(raw.get(columns.response))
     group = None if columns.group is None else _group_name(raw.get(columns.group))
     if not prompt:
         return DropReason.NO_PROMPT
@@ -264,26 +264,16 @@ def _to_row(
     return TextRow(prompt=prompt, response=response, group=group, topic=topic, tests=tests)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        return ""
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no tokenizer can read
-        return ""
-    return value.strip()
-
-
 def _group_name(value: object) -> str:
     # Groups are often numbered: 17 in one file and "17" in another are the same person.
     is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else _text(value)
+    return str(value) if is_number else text_of(value)
 
 
 def _tests(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(test, str) for test in value):
         return ()
-    return tuple(test for test in value if _text(test))
+    return tuple(test for test in value if text_of(test))
 
 
 def _resolve_columns(source: str, raw_rows: Sequence[RawRow], columns: ColumnMap) -> ColumnMap:

@@ -165,7 +165,8 @@ def check_text(*, max_chars: int, can_be_empty: bool = False, **named: str) -> N
         if not is_ok or not all(char.isprintable() or char == "\n" for char in value):
             raise ConfigurationError(
                 f"Expected {name} of at most {max_chars} printable characters, got "
-                f"{name}={_shown(value)}. Shorten it and remove control characters."
+                f"{name}={_shown(value)}. Shorten it and remove control characters and "
+                f"spaces other than U+0020 and line ends."
             )
 
 

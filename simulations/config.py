@@ -10,6 +10,8 @@ from typing import Final
 
 from client_side.config import ClientConfig
 from client_side.records import SHIPPED_RECORDS
+from protocol.artifacts import MAX_INSTRUCTION_CHARS
+from protocol.checks import check_text
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
 
@@ -140,6 +142,8 @@ class DomainConfig:
                     f"Expected every one of domains to have {name}, got nothing. Name it, as in "
                     "'domains={client-2: {path: FILE, instruction: SENTENCE}}'."
                 )
+        stated = {"instruction of domains": self.instruction}
+        check_text(max_chars=MAX_INSTRUCTION_CHARS, can_be_empty=False, **stated)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ def test_a_column_of_another_name_is_named(tmp_path: Path) -> None:
         (b'{"prompt": "SECRET"}\n', "title", "the column title"),
         (b'{"prompt": "SECRET"}\n{"prompt": " "}\n', None, "none in row 2"),
         (b'{"prompt": "SECRET"}\n{"prompt": 7}\n', None, "none in row 2"),
+        (b'{"prompt": "SECRET"}\n{"prompt": "SECRET \\ud800"}\n', None, "none in row 2"),
         (b'{"prompt": "SECRET \xff"}\n', None, "UTF-8"),
     ],
 )

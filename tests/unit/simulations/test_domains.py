@@ -65,6 +65,7 @@ def test_the_file_of_a_domain_cannot_be_called_public(tmp_path: Path) -> None:
         ({"client-2": {"group_column": "who"}}, r"domains\.client-2\.group_column to be nothing"),
         ({"client-2": {"path": ""}}, "to have path"),
         ({"client-2": {"instruction": " "}}, "to have instruction"),
+        ({"client-2": {"instruction": "Answer\u00a0it."}}, "printable characters"),
     ],
 )
 def test_domains_that_do_not_fit_are_refused(
