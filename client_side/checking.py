@@ -25,7 +25,7 @@ from typing import Final
 import psutil
 
 from client_side.config import ClientConfig, DpTrainingConfig, Precision
-from client_side.folder import ClientFolder
+from client_side.folder import ClientFolder, check_findable
 from client_side.network import (
     NetworkConfig,
     NodeFiles,
@@ -110,7 +110,7 @@ def check_client(folder: ClientFolder, *, offline: bool = False) -> tuple[Findin
     except (RewardDSError, LmError) as error:
         return (Finding(name="settings", verdict=Verdict.FAILED, text=str(error)),)
     checks: list[tuple[str, Callable[[], Finding | tuple[Verdict, str]]]] = [
-        ("settings", lambda: _check_settings(config)),
+        ("settings", lambda: _check_settings(folder, config)),
         ("permissions", lambda: _check_permissions(folder)),
         ("records", lambda: (Verdict.OK, check_records(folder, config))),
         ("base model", lambda: _check_base(config, network)),
@@ -147,8 +147,9 @@ def _found(name: str, check: Callable[[], Finding | tuple[Verdict, str]]) -> Fin
     return Finding(name=name, verdict=verdict, text=text)
 
 
-def _check_settings(config: ClientConfig) -> tuple[Verdict, str]:
+def _check_settings(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
     refuse_unsafe(config)
+    check_findable(folder)
     limit = 1 / config.records.declared_size
     if config.budget.target_delta >= limit:
         return Verdict.WARNING, (

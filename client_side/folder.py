@@ -29,6 +29,7 @@ from client_side.config import ClientConfig
 from client_side.egress import load_signing_key
 from lm.paths import seen_from
 from lm.settings import load_settings, save_settings
+from protocol.errors import ConfigurationError
 
 SETTINGS_FILE = "client_node.yaml"
 """Name of the settings file in a client's folder."""
@@ -148,6 +149,25 @@ def make_client_folder(path: Path, config: ClientConfig) -> ClientFolder:
     for subfolder in (folder.ledger_folder, folder.work_folder):
         subfolder.mkdir(exist_ok=True, mode=_PRIVATE_FOLDER_MODE)
     return folder
+
+
+def check_findable(folder: ClientFolder) -> None:
+    """Refuse a folder in which a node would not find the programs that lie there.
+
+    Args:
+        folder: The client's folder; it need not exist yet.
+
+    Raises:
+        ConfigurationError: The separator of search paths stands in its path.
+    """
+    path = folder.path.resolve()
+    # Privacy: a search path would fall apart there, and Flower's own client process, which knows of
+    # no pinned bundle, would be found in the place of ours.
+    if os.pathsep in str(path):
+        raise ConfigurationError(
+            f"Expected a folder without {os.pathsep!r} in its path, found {path}. Rename the "
+            "folder that has it, or take another one."
+        )
 
 
 def write_private_file(path: Path, data: bytes) -> None:

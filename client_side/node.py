@@ -23,6 +23,7 @@ from client_side.folder import (
     SERVER_KEY,
     SIMULATED_VARIABLE,
     ClientFolder,
+    check_findable,
     make_client_folder,
     write_private_file,
 )
@@ -142,6 +143,7 @@ def supernode_environment(folder: ClientFolder) -> dict[str, str]:
 def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
     from client_side.network import make_node_files
 
+    check_findable(folder)
     if found := found_in(folder.path):
         raise ConfigurationError(
             f"Expected a new folder, found {found}. Name another folder, or edit what is there."
@@ -225,6 +227,7 @@ def _start(folder: ClientFolder) -> None:
 
     config, files = folder.load_config(), NodeFiles(folder=folder)
     network = files.load()
+    check_findable(folder)
     refuse_unsafe(config)
     refuse_unsafe_past(BudgetLedger(folder.ledger_folder).reservations())
     if not (network.server and network.bundle_sha256 and files.authority.is_file()):

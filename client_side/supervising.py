@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -30,7 +31,7 @@ from typing import IO, Final
 import psutil
 
 from client_side import pinning
-from client_side.folder import ClientFolder, write_private_file
+from client_side.folder import ClientFolder, check_findable, write_private_file
 from lm.leaving import dying_with_parent, raise_on, signals_held
 from lm.locks import is_held
 from lm.logs import relay
@@ -163,16 +164,21 @@ def make_shims(folder: ClientFolder) -> Path:
     Returns:
         The folder that must come first in `PATH`.
 
+    Raises:
+        ConfigurationError: The folder's path cannot stand in a `PATH`.
+
     Privacy:
         Flower runs the program that the server's task type names. Only the client process may run,
         and only through the check of the pinned bundle; every other type meets a refusal.
     """
     from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
 
+    check_findable(folder)
     shims = folder.path.resolve() / "bin"
     shims.mkdir(mode=0o700, exist_ok=True)
     # `-P`: the script's own folder is not searched for modules.
-    checked = f'exec "{sys.executable}" -P "{Path(pinning.__file__).resolve()}" "$@"\n'
+    words = shlex.join([sys.executable, "-P", str(Path(pinning.__file__).resolve())])
+    checked = f'exec {words} "$@"\n'
     refusal = 'echo "ERROR: This node runs client processes only." >&2\nexit 1\n'
     for name in {*TASK_TYPE_TO_COMMAND.values(), _CLIENT_COMMAND}:
         script = shims / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,39 @@ def test_every_program_that_the_server_could_name_is_ours(
     assert set(shims) == set(TASK_TYPE_TO_COMMAND.values())
     assert "pinning.py" in shims.pop("flwr-clientapp")
     assert all("exit 1" in text and "exec" not in text for text in shims.values())
+
+
+def test_a_folder_that_a_search_path_cannot_name_is_refused(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flower's own client process would be found there, and would run any bundle."""
+    calls = catch_start(monkeypatch)
+    moved = str(joined.path.rename(joined.path.parent / "a:b"))
+
+    for words in (["init", f"{moved}/new"], ["start", moved]):
+        with pytest.raises(SystemExit, match="without ':' in its path"):
+            main(words)
+    with pytest.raises(SystemExit, match="settings"):
+        main(["check", "--offline", moved])
+
+    assert "without ':' in its path" in capsys.readouterr().out
+    assert not calls
+    assert not (Path(moved) / "bin").exists()
+
+
+def test_the_client_process_is_found_whatever_the_interpreters_path_holds(
+    joined: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = joined.path / 'a "$(b)' / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho found "$3"\n')
+    python.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(python))
+
+    shim = supervising.make_shims(joined) / "flwr-clientapp"
+
+    done = subprocess.run([shim, "one word"], capture_output=True, text=True, check=True)
+    assert done.stdout == "found one word\n"
 
 
 def test_one_node_at_a_time(joined: ClientFolder, monkeypatch: pytest.MonkeyPatch) -> None:
