@@ -40,7 +40,8 @@ def pay_for(
         What pays; it is on the disk.
 
     Raises:
-        RequestRefusedError: The reward proxy was asked for before the generator.
+        RequestRefusedError: The reward proxy was asked for before the generator, or for other steps
+            than were paid for.
         ConfigurationError: The settings are not those that the generator's request paid by.
         BudgetError: The cap does not allow it.
 
@@ -64,6 +65,7 @@ def pay_for(
                 "as they are during a run.",
             )
         _check_rate(event_of(earlier, proxy), config)
+        _check_steps(event_of(earlier, proxy), request)
         # Privacy: paid for by the generator's request, and not begun; one event, one training.
         if proxy not in earlier.started:
             return earlier
@@ -165,6 +167,17 @@ def _check_rate(event: DpSgdEvent, config: ClientConfig) -> None:
             f"Expected records.declared_size and {event.proxy.value}'s expected_batch_size as when "
             f"this run was paid for, at a sample rate of {event.sample_rate:.6g}, got {size} and "
             f"{batch}. Put them back, or ask under another run id."
+        )
+
+
+def _check_steps(event: DpSgdEvent, request: TrainingRequest) -> None:
+    # What was paid for is what is trained, and whoever asked for something else must be told.
+    if request.steps not in (None, event.steps):
+        raise RequestRefusedError(
+            RefusalCode.POLICY,
+            f"Expected a request for the {event.steps} steps of the {event.proxy.value} proxy that "
+            f"the generator's request paid for, found one for {request.steps}. Ask for as many, or "
+            "name none.",
         )
 
 

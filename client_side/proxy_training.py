@@ -38,6 +38,7 @@ from client_side.training_state import (
     bind_training,
 )
 from client_side.warm_start import AdmittedStart, admit_start
+from client_side.working_files import discard_merged_generators
 from protocol.artifacts import AdapterWeights
 from protocol.ledger import ProxyKind
 from protocol.messages import ReleaseReply, TrainingRequest
@@ -197,8 +198,10 @@ class ProxyTraining:
         return reply
 
     def discard_state(self) -> None:
-        """Remove the saved state; the release is in the store."""
+        """Remove the saved state and what else only this training needed; its release is stored."""
         self._state_file().discard()
+        if self.proxy is ProxyKind.REWARD:
+            discard_merged_generators(self.folder.work_folder)
 
     def tell(
         self, phase: str, *, done: int = 0, total: int = 0, epsilon: float | None = None
@@ -234,11 +237,15 @@ class ProxyTraining:
         if reservation is None:
             return None
         run = f"The {self.proxy.value} training of run {self.request.run_id}"
+        binding = self._bind(ledger, reservation, base_model_digest)
         try:
-            state = self._state_file().load(self._bind(ledger, reservation, base_model_digest))
+            state = self._state_file().load(binding)
         except TrainingStateError as error:
             _LOGGER.warning("%s was cut off and must be paid for anew. %s", run, error)
             return None
+        if not state.num_steps:
+            # Under the preferences of today, so that they alone fit from now on.
+            self._state_file().save(state, binding)
         steps = event_of(reservation, self.proxy).steps
         _LOGGER.info("%s, paid for, goes on after step %d of %d.", run, state.num_steps, steps)
         return reservation, state

@@ -221,6 +221,7 @@ def check_fit(base_folder: Path, config: ClientConfig) -> None:
         ModelFolderError: It cannot be loaded, has no layers of the names that an adapter wants, or
             its context would not hold the longest record.
         ConfigurationError: An adapter's shape is out of all range.
+        SamplingError: What samples the responses of pairs cannot serve the base model here.
     """
     from lm.adapter_shapes import expected_adapter_shapes
     from lm.context import check_context
@@ -236,6 +237,13 @@ def check_fit(base_folder: Path, config: ClientConfig) -> None:
         max_prompt_tokens=config.records.max_prompt_tokens,
         max_response_tokens=config.records.max_response_tokens,
     )
+    weights = config.preferences.pair_weights.items()
+    is_sampled = any(weight > 0 and {*pair} - {"own", "damaged"} for pair, weight in weights)
+    # Of the second training, which is paid for as well. Any other engine serves every base model.
+    if is_sampled and config.preferences.engine == "openvino":
+        from lm.sampling import SamplingEngine, check_engine  # not for nothing: it needs torch
+
+        check_engine(base_folder, engine=SamplingEngine.OPENVINO)
 
 
 def check_base_unchanged(folder: Path, digest: str) -> None:

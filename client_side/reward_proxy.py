@@ -28,6 +28,7 @@ from client_side.request_checks import lora_shape
 from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from client_side.warm_start import AdmittedStart
+from client_side.working_files import merged_generator_folder
 from lm.adapters import freeze_a, merge_adapter
 from lm.devices import best_device
 from lm.loading import load_tokenizer
@@ -210,7 +211,7 @@ def _preferences_of(
         base_folder,
         generator.release.weights.tensors,
         generator.lora,
-        out_folder=work_folder / f"generator-{generator.digest[:16]}",
+        out_folder=merged_generator_folder(work_folder, generator.digest),
     )
     engine = SamplingEngine(preferences_config.engine)
 

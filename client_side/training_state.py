@@ -34,6 +34,7 @@ from protocol.ledger import DpSgdEvent, ProxyKind
 
 _LOSSES: Final = "losses"
 _FOLDER: Final = "training"
+_PREFERENCES: Final = "preferences"
 
 Binding = Mapping[str, str]
 """What a state belongs to: names as the operator knows them, with values or their digests."""
@@ -94,6 +95,9 @@ class TrainingStateFile:
     def load(self, binding: Binding) -> TrainingState:
         """Read the state, if it is whole and belongs to this very training.
 
+        Before the first step other `preferences` than those that it was saved under fit as well:
+        what went wrong by then may be theirs to mend. Save it anew under the binding then.
+
         Args:
             binding: What it must belong to.
 
@@ -119,6 +123,10 @@ class TrainingStateFile:
         others = sorted(
             name for name in binding.keys() | found if binding.get(name) != found.get(name)
         )
+        # Privacy: at its start nothing of a step exists, and so nothing of the pairs that the old
+        # settings gave. They are built anew, and one mechanism alone will have been run.
+        if not losses:
+            others = [name for name in others if name != _PREFERENCES]
         # Privacy: steps of another mechanism would not be what the ledger's event says.
         if others:
             raise TrainingStateError(
@@ -184,7 +192,7 @@ def bind_training(
         "start": start_digest or "",
     }
     if is_reward:
-        binding["preferences"] = _fingerprint(to_mapping(config.preferences))
+        binding[_PREFERENCES] = _fingerprint(to_mapping(config.preferences))
         binding["generator release"] = hashlib.sha256(generator_release or b"").hexdigest()
     return binding
 

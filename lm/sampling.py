@@ -38,6 +38,7 @@ __all__ = [
     "Sampler",
     "SamplingEngine",
     "SamplingParams",
+    "check_engine",
     "check_prefixes",
     "open_sampler",
     "prefix_seeds",
@@ -202,8 +203,7 @@ def open_sampler(
             _LOGGER.info("Sampling with %s: %s.", chosen.value, reason)
         case _:
             chosen = engine
-            if chosen is SamplingEngine.OPENVINO:
-                _refuse_unless_openvino_serves(model_folder, device)
+            check_engine(model_folder, engine=engine, device=device)
     # Each engine is imported where it is chosen: the other one's library may be absent.
     if chosen is SamplingEngine.OPENVINO:
         from lm.sampling_openvino import OpenVinoSampler
@@ -214,6 +214,26 @@ def open_sampler(
     from lm.sampling_transformers import TransformersSampler
 
     return TransformersSampler.open(model_folder, num_threads=num_threads, device=device)
+
+
+def check_engine(model_folder: Path, *, engine: SamplingEngine, device: str | None = None) -> None:
+    """Refuse an engine that cannot serve a model here; loads no model.
+
+    Args:
+        model_folder: The model, or one of its architecture.
+        engine: The engine that was asked for.
+        device: A torch device; None takes an accelerator where there is one.
+
+    Raises:
+        SamplingError: It is not installed, or cannot serve this model on this device.
+    """
+    if engine is not SamplingEngine.OPENVINO:
+        return
+    if obstacle := _openvino_obstacle(model_folder, device or best_device()):
+        raise SamplingError(
+            f"Expected a model, device and installation that engine=openvino can serve, but "
+            f"{obstacle}. Use engine=transformers, or engine=auto."
+        )
 
 
 def stop_token_ids(model_folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -316,14 +336,6 @@ def _choose_engine(model_folder: Path, device: str) -> tuple[SamplingEngine, str
     if obstacle := _openvino_obstacle(model_folder, device):
         return SamplingEngine.TRANSFORMERS, obstacle
     return SamplingEngine.OPENVINO, "it is installed and knows the architecture"
-
-
-def _refuse_unless_openvino_serves(model_folder: Path, device: str) -> None:
-    if obstacle := _openvino_obstacle(model_folder, device):
-        raise SamplingError(
-            f"Expected a model, device and installation that engine=openvino can serve, but "
-            f"{obstacle}. Use engine=transformers, or engine=auto."
-        )
 
 
 def _openvino_obstacle(model_folder: Path, device: str) -> str | None:

@@ -13,8 +13,10 @@ import pytest
 from client_side.app import answer_bytes
 from client_side.budget import BudgetLedger
 from client_side.checking import Verdict, check_client
-from client_side.config import ClientConfig, LoraConfig
+from client_side.config import ClientConfig, LoraConfig, PreferencesConfig
 from client_side.network import make_node_files
+from client_side.request_checks import check_fit
+from lm import sampling
 from protocol.errors import ConfigurationError, RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import Refusal
@@ -59,6 +61,35 @@ def test_what_no_training_could_use_costs_nothing(
     make_node_files(client)
     (finding,) = (f for f in check_client(client, offline=True) if f.name == "base model")
     assert said in finding.text
+
+
+def test_an_engine_that_cannot_sample_here_costs_nothing(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is wanted by the second training, and the first request pays for both."""
+    monkeypatch.setattr(sampling, "_openvino_obstacle", lambda *_: "it is not installed")
+    config = client_config(tiny_llama)
+    config = replace(config, preferences=replace(config.preferences, engine="openvino"))
+    client = make_client(tmp_path / "client-1", config)
+    request = encode_bytes(training_request(tiny_llama, ProxyKind.GENERATOR))
+
+    reply = decode_bytes(answer_bytes("generator", request, folder=client.path), Refusal)
+
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
+    assert "Use engine=transformers, or engine=auto" in reason
+    assert not BudgetLedger(client.ledger_folder).reservations()
+
+
+def test_an_engine_that_no_pair_needs_is_not_looked_for(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_openvino_obstacle", lambda *_: "it is not installed")
+    damaged = PreferencesConfig(
+        engine="openvino", chosen_over_generator=0.0, chosen_over_damaged=1.0
+    )
+
+    check_fit(tiny_llama, replace(client_config(tiny_llama), preferences=damaged))
 
 
 def cut_weights(folder: Path) -> None:

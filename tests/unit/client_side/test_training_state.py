@@ -180,6 +180,32 @@ def test_a_reward_training_is_bound_to_what_writes_its_negatives(tmp_path: Path)
         )
 
 
+def test_before_the_first_step_other_preferences_fit_and_nothing_else_does(tmp_path: Path) -> None:
+    """Nothing of a step exists, and what failed may be theirs to mend."""
+    reward: dict[str, Any] = {
+        "proxy": ProxyKind.REWARD,
+        "event": replace(EVENT, proxy=ProxyKind.REWARD),
+        "generator_release": b"one",
+    }
+    file = TrainingStateFile(tmp_path, REQUEST)
+    file.save(TrainingState(), binding(**reward))
+    mended = _change("preferences", temperature=0.5)
+
+    assert file.load(binding(**reward, config=mended)).num_steps == 0
+    for name, change in {
+        "generator release": {"generator_release": b"two"},
+        "reservation": {"reservation_id": "4567"},
+        "base model": {"base_model_digest": "00" * 32},
+        "code": {"code_digest": "00" * 32},
+        "start": {"start_digest": "00" * 32},
+        "records": {"config": replace(mended, records=replace(mended.records, declared_size=2000))},
+        "budget": {"config": replace(mended, budget=replace(mended.budget, target_epsilon=2.0))},
+    }.items():
+        changed = reward | {"config": mended} | change
+        with pytest.raises(TrainingStateError, match=f"another value of: {name}\\."):
+            file.load(binding(**changed))
+
+
 @pytest.mark.parametrize(
     ("room", "changes"),
     [("generator", {"max_batch_tokens": 64}), ("budget", {"lifetime_epsilon_cap": 20.0})],
