@@ -20,6 +20,7 @@ import psutil
 
 _EXECUTOR: Final = "flower-superexec"
 _LOOK_SECONDS: Final = 1.0
+_NUM_NAME_CHARS: Final = 15
 
 
 def main() -> None:
@@ -64,10 +65,20 @@ def end_with_executor() -> None:
 def _executor() -> psutil.Process | None:
     for child in psutil.Process().children():
         # A child that has just been forked bears this process's words until it becomes another.
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            if any(word.endswith(_EXECUTOR) for word in child.cmdline()):
+        with suppress(psutil.NoSuchProcess):
+            if _is_executor(child):
                 return child
     return None
+
+
+def _is_executor(child: psutil.Process) -> bool:
+    try:
+        return any(word.endswith(_EXECUTOR) for word in child.cmdline())
+    except psutil.ZombieProcess:
+        # It ended before anybody looked. Its words are gone, and of its name the system keeps the
+        # first 15 characters.
+        name: str = child.name()
+        return name == _EXECUTOR[:_NUM_NAME_CHARS]
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from client_side.config import ClientConfig
 from client_side.egress import load_signing_key
@@ -122,9 +123,7 @@ class ClientFolder:
             Counts of drawn records can stand in it. It is a file on the client's disk and is part
             of no message.
         """
-        part = self.status_file.with_suffix(".part")
-        write_private_file(part, json.dumps(status).encode())
-        part.replace(self.status_file)
+        write_private_file(self.status_file, json.dumps(status).encode())
 
 
 def make_client_folder(path: Path, config: ClientConfig) -> ClientFolder:
@@ -144,8 +143,8 @@ def make_client_folder(path: Path, config: ClientConfig) -> ClientFolder:
     path.chmod(_PRIVATE_FOLDER_MODE)
     folder = ClientFolder(path=path)
     load_signing_key(path)
-    write_private_file(folder.settings_file, b"")
-    save_settings(config, folder.settings_file)
+    with private_file(folder.settings_file) as part:
+        save_settings(config, part)
     for subfolder in (folder.ledger_folder, folder.work_folder):
         subfolder.mkdir(exist_ok=True, mode=_PRIVATE_FOLDER_MODE)
     return folder
@@ -170,14 +169,71 @@ def check_findable(folder: ClientFolder) -> None:
         )
 
 
-def write_private_file(path: Path, data: bytes) -> None:
-    """Write a file that its owner alone may read, from its first moment on.
+@contextmanager
+def private_file(path: Path, *, mode: int = _PRIVATE_FILE_MODE) -> Iterator[Path]:
+    """Let a file be written that stands there as a whole or as it was before.
+
+    Args:
+        path: Where it shall stand.
+        mode: Its permissions, from its first moment on.
+
+    Yields:
+        An empty file beside it, to be written in place; it takes the name when all is on the disk.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    # Two processes may write the same file; each has its own until it is whole.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        os.fchmod(descriptor, mode)
+        os.close(descriptor)
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_private_file(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE_MODE) -> None:
+    """Write a file that its owner alone may read; it is there as a whole or as it was before.
 
     Args:
         path: Where.
         data: What.
+        mode: Its permissions, from its first moment on.
+
+    Raises:
+        OSError: The disk refuses.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, _PRIVATE_FILE_MODE)
-        file.write(data)
+    with private_file(path, mode=mode) as part:
+        part.write_bytes(data)
+
+
+def read_status(file: Path, *, keys: Set[str]) -> dict[str, Any] | None:
+    """Read a file in which a process notes how far it is.
+
+    Args:
+        file: Where.
+        keys: What must stand in it.
+
+    Returns:
+        JSON values; None where there is no such file.
+
+    Raises:
+        ConfigurationError: It is not what was written.
+    """
+    if not file.is_file():
+        return None
+    try:
+        status = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # also what is no UTF-8
+        status = None
+    if not isinstance(status, dict) or not keys <= status.keys():
+        raise ConfigurationError(
+            f"Expected {file} as it was written, found it damaged. Remove it; it tells how far "
+            "this client is and nothing else, and is written anew."
+        )
+    return status

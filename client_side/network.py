@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client_side.egress import load_signing_key
-from client_side.folder import ClientFolder, write_private_file
+from client_side.folder import ClientFolder, private_file, write_private_file
 from lm.commented_settings import save_commented_settings
 from lm.logs import LogFormat, LogLevel
 from lm.settings import load_settings
@@ -116,15 +116,16 @@ class NodeFiles:
         """Read the network settings.
 
         Raises:
-            SettingsError: The file cannot be read or has an unknown key.
+            SettingsError: The file cannot be read, has an unknown key or lacks one.
             ConfigurationError: A value is out of range.
         """
-        return load_settings(NetworkConfig, self.settings_file)
+        # A file that lost its end would else have the node use the default port and pause.
+        return load_settings(NetworkConfig, self.settings_file, has_all_keys=True)
 
     def save(self, network: NetworkConfig) -> None:
         """Write the network settings, with comments."""
-        write_private_file(self.settings_file, b"")
-        save_commented_settings(network, self.settings_file, head=_HEAD)
+        with private_file(self.settings_file) as part:
+            save_commented_settings(network, part, head=_HEAD)
 
 
 def make_node_files(folder: ClientFolder) -> str:
@@ -142,8 +143,8 @@ def make_node_files(folder: ClientFolder) -> str:
     if not files.node_key.exists():
         write_private_file(files.node_key, _new_node_key())
     introduction = introduce(folder)
-    write_private_file(files.introduction, b"")
-    return write_introduction(introduction, files.introduction)
+    with private_file(files.introduction) as part:
+        return write_introduction(introduction, part)
 
 
 def introduce(folder: ClientFolder) -> Introduction:

@@ -25,7 +25,7 @@ from client_side.folder import (
     ClientFolder,
     check_findable,
     make_client_folder,
-    write_private_file,
+    private_file,
 )
 from lm.commented_settings import save_commented_settings
 from lm.disk import in_words
@@ -169,8 +169,8 @@ def _init(folder: ClientFolder, options: argparse.Namespace) -> None:
     )
     with whole_or_nothing(folder.path):
         make_client_folder(folder.path, config)
-        write_private_file(folder.settings_file, b"")
-        save_commented_settings(config, folder.settings_file, head=_HEAD)
+        with private_file(folder.settings_file) as part:
+            save_commented_settings(config, part, head=_HEAD)
         spoken = make_node_files(folder)
     print(
         f"Made {folder.path}. Next:\n"

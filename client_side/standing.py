@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from client_side.folder import ClientFolder
+from client_side.folder import ClientFolder, read_status
 from client_side.network import NodeFiles
 from client_side.spending import read_spending
 from client_side.supervising import read_node_status
@@ -25,6 +24,7 @@ def standing(folder: ClientFolder) -> dict[str, object]:
     Raises:
         SettingsError: It is no client's folder.
         BudgetError: The ledger was changed from outside.
+        ConfigurationError: What was noted of node or training is damaged.
 
     Privacy:
         For the operator's eyes: progress and cost. Nothing is sent.
@@ -32,9 +32,7 @@ def standing(folder: ClientFolder) -> dict[str, object]:
     config = folder.load_config()
     network = NodeFiles(folder=folder).load()
     spending = read_spending(folder)
-    training = None
-    if folder.status_file.is_file():
-        training = json.loads(folder.status_file.read_text(encoding="utf-8"))
+    training = read_status(folder.status_file, keys={"phase"})
     return {
         "client": config.name,
         "server": network.server or None,
@@ -71,7 +69,8 @@ def describe(found: Mapping[str, Any]) -> str:
     else:
         progress = f"{training['proxy']} proxy: {training['phase']}"
         if training["total"]:
-            progress += f", {training['done']} of {training['total']} steps"
+            counted = "responses" if training["phase"] == "sampling" else "steps"
+            progress += f", {training['done']} of {training['total']} {counted}"
     return "\n".join(
         (
             f"Client    {found['client']}",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import stat
@@ -31,7 +32,7 @@ from typing import IO, Final
 import psutil
 
 from client_side import pinning
-from client_side.folder import ClientFolder, check_findable, write_private_file
+from client_side.folder import ClientFolder, check_findable, read_status, write_private_file
 from lm.leaving import dying_with_parent, raise_on, signals_held
 from lm.locks import is_held
 from lm.logs import relay
@@ -68,6 +69,7 @@ does: the node would wait for ever for the rest of it."""
 
 _TORN_REPLY: Final = "The client process was killed while it handed its answer over."
 
+# Patterns. Numbers stand as words: run numbers and ids are full of any three digits.
 _REASONS: Final = (
     (_TORN_REPLY, "the client process was killed in the middle of an answer; it is asked again"),
     (_LATE_REPLY, "an answer came after the server had ended that try; the node starts afresh"),
@@ -75,7 +77,7 @@ _REASONS: Final = (
     ("Failed to activate", "the server still takes this node for present; it lets it in later"),
     ("No SuperNode found", "the server does not know this node's key; ask its operator"),
     ("part that starts client processes", "its part that starts client processes ended"),
-    ("401", "the server does not know this node's key; ask its operator"),
+    (r"\b401\b", "the server does not know this node's key; ask its operator"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not of the authority that we trust"),
     ("does not point to a file", "a key or certificate in the client's folder is missing"),
     ("certificate", "the server's certificate is not accepted"),
@@ -149,7 +151,8 @@ def keep_running(
                 if died.while_handing_over(is_sending=is_sending.is_set()):
                     lines.append(_TORN_REPLY)
                     must_start_afresh.set()
-        reason = _reason(lines, node.returncode)
+            has_ended = node.poll() is not None
+        reason = _reason(lines, node.returncode, has_ended=has_ended)
         _LOGGER.warning("The node ended: %s. Next start in %g s.", reason, restart_seconds)
         _note(folder, "waiting to start again", num_starts=num_starts, reason=reason)
         time.sleep(restart_seconds)
@@ -183,8 +186,9 @@ def make_shims(folder: ClientFolder) -> Path:
     for name in {*TASK_TYPE_TO_COMMAND.values(), _CLIENT_COMMAND}:
         script = shims / name
         body = checked if name == _CLIENT_COMMAND else refusal
-        write_private_file(script, f"#!/bin/sh\n{body}".encode())
-        script.chmod(stat.S_IRWXU)
+        # Privacy: at every moment whole and to be run, so that a node which runs already finds no
+        # other program of the name while a second start is refused.
+        write_private_file(script, f"#!/bin/sh\n{body}".encode(), mode=stat.S_IRWXU)
     return shims
 
 
@@ -196,12 +200,14 @@ def read_node_status(folder: ClientFolder) -> dict[str, object] | None:
 
     Returns:
         JSON values, or None if no node was ever started.
+
+    Raises:
+        ConfigurationError: What was noted is damaged.
     """
-    file = folder.path / NODE_STATUS_FILE
-    if not file.is_file():
-        return None
-    status: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
-    if not is_held(running_file(folder)):
+    status = read_status(
+        folder.path / NODE_STATUS_FILE, keys={"state", "since", "num_starts", "reason"}
+    )
+    if status is not None and not is_held(running_file(folder)):
         # Killed, the supervisor could not note that it stopped.
         status["state"] = "stopped"
     return status
@@ -304,13 +310,14 @@ def _group_lives(node: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _reason(lines: Sequence[str], code: int | None) -> str:
+def _reason(lines: Sequence[str], code: int | None, *, has_ended: bool) -> str:
+    """Say why a node ended, by itself or because it was ended to be started afresh."""
+    if has_ended and code is not None and code < 0:
+        return f"it was killed by signal {-code}"
     text = "\n".join(lines)
     for sign, reason in _REASONS:
-        if sign in text:
+        if re.search(sign, text):
             return reason
-    if code is not None and code < 0:
-        return f"it was killed by signal {-code}"
     return f"it ended with code {code}"
 
 
@@ -324,6 +331,8 @@ def _note(
         "num_starts": num_starts,
         "reason": reason,
     }
-    part = folder.path / f"{NODE_STATUS_FILE}.part"
-    write_private_file(part, json.dumps(status).encode())
-    part.replace(folder.path / NODE_STATUS_FILE)
+    try:
+        write_private_file(folder.path / NODE_STATUS_FILE, json.dumps(status).encode())
+    except OSError as error:
+        # A full disk passes; a node that nobody starts again does not.
+        _LOGGER.warning("How the node is could not be noted: %s.", error.strerror)

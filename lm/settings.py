@@ -92,7 +92,9 @@ def to_settings(kind: type[T], values: DictConfig) -> T:
     return settings
 
 
-def load_settings(kind: type[T], file: Path, *, whole: Sequence[str] = ()) -> T:
+def load_settings(
+    kind: type[T], file: Path, *, whole: Sequence[str] = (), has_all_keys: bool = False
+) -> T:
     """Read a settings file.
 
     Args:
@@ -100,6 +102,7 @@ def load_settings(kind: type[T], file: Path, *, whole: Sequence[str] = ()) -> T:
         file: A YAML file.
         whole: Groups that must be there with every key, since a file that was cut off would else
             fall back to defaults without a word.
+        has_all_keys: Whether each key of the file itself must be there, for the same reason.
 
     Returns:
         The settings.
@@ -126,15 +129,25 @@ def load_settings(kind: type[T], file: Path, *, whole: Sequence[str] = ()) -> T:
         settings = to_settings(kind, values)
     except SettingsError as error:
         raise SettingsError(f"In {file}: {error}") from None
+    if has_all_keys:
+        _refuse_missing(settings, values, file=file, prefix="")
     for group in whole:
-        stated = values.get(group) or {}
-        fields = dataclasses.fields(getattr(settings, group))
-        if missing := [item.name for item in fields if item.name not in stated]:
-            raise SettingsError(
-                f"Expected {file} to state all of {group}, found no {group}.{missing[0]}: a part "
-                "of it may be lost. Restore it, or write what is missing."
-            )
+        part = getattr(settings, group)
+        _refuse_missing(part, values.get(group) or {}, file=file, prefix=f"{group}.")
     return settings
+
+
+def _refuse_missing(
+    settings: object, stated: Mapping[Any, Any], *, file: Path, prefix: str
+) -> None:
+    assert dataclasses.is_dataclass(settings)
+    missing = [item.name for item in dataclasses.fields(settings) if item.name not in stated]
+    if missing:
+        whole = prefix.removesuffix(".") or "its settings"
+        raise SettingsError(
+            f"Expected {file} to state all of {whole}, found no {prefix}{missing[0]}: a part of it "
+            "may be lost. Restore it, or write what is missing."
+        )
 
 
 def to_mapping(settings: object) -> dict[str, Any]:

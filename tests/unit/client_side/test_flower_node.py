@@ -40,3 +40,24 @@ def test_a_node_ends_when_nobody_starts_client_processes_any_more(tmp_path: Path
             assert b"part that starts client processes ended" in node.stderr.read()
         finally:
             node.kill()
+
+
+def test_a_node_ends_whose_executor_ended_before_anybody_looked(tmp_path: Path) -> None:
+    executor = tmp_path / "flower-superexec"
+    executor.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    executor.chmod(0o700)
+    script = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.argv[1]])\n"
+        "from client_side.flower_node import end_with_executor\n"
+        "end_with_executor()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(executor)], stderr=subprocess.PIPE
+    ) as node:
+        try:
+            assert node.wait(20) == 1
+            assert node.stderr is not None
+            assert b"part that starts client processes ended" in node.stderr.read()
+        finally:
+            node.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client_side.egress import load_signing_key
-from client_side.folder import make_client_folder
+from client_side.folder import make_client_folder, private_file, write_private_file
 from lm.settings import SettingsError
 from protocol.errors import ConfigurationError
 from tests.support.clients import client_config, make_client
@@ -92,4 +92,40 @@ def test_status_is_always_whole(tmp_path: Path) -> None:
     folder.write_status({"phase": "training", "done": 1})
 
     assert json.loads(folder.status_file.read_text(encoding="utf-8"))["done"] == 1
-    assert not list(folder.path.glob("*.part"))
+    assert not [file for file in folder.path.iterdir() if file.name.endswith(".part")]
+
+
+def test_two_processes_that_write_one_file_do_not_share_what_is_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with private_file(tmp_path / "status.json") as ours:
+        ours.write_text("ours")
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: 0)
+            write_private_file(tmp_path / "status.json", b"theirs")
+
+    assert (tmp_path / "status.json").read_text() == "ours"
+
+
+def test_a_file_that_finds_no_room_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "server_authority.pem"
+    write_private_file(file, b"before")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_private_file(file, b"after")
+
+    assert file.read_bytes() == b"before"
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_a_private_file_has_its_mode_from_its_first_moment_on(tmp_path: Path) -> None:
+    with private_file(tmp_path / "program", mode=0o700) as part:
+        assert part.stat().st_mode & 0o777 == 0o700
+
+    assert (tmp_path / "program").stat().st_mode & 0o777 == 0o700

@@ -300,6 +300,27 @@ def test_status_tells_node_and_budget(
     assert "ε = 0 of 8 spent, in 0 reservations" in printed
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"phase"', b"\xff"])
+def test_a_damaged_note_of_a_training_is_one_line(folder: ClientFolder, content: bytes) -> None:
+    folder.status_file.write_bytes(content)
+
+    with pytest.raises(SystemExit, match=r"status\.json as it was written"):
+        main(["status", str(folder.path)])
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"), [("sampling", "3 of 9 responses"), ("training", "3 of 9 steps")]
+)
+def test_status_names_what_it_counts(
+    folder: ClientFolder, capsys: pytest.CaptureFixture[str], phase: str, said: str
+) -> None:
+    folder.write_status({"proxy": "reward", "phase": phase, "done": 3, "total": 9, "epsilon": 1.0})
+
+    main(["status", str(folder.path)])
+
+    assert said in capsys.readouterr().out
+
+
 def test_init_leaves_a_folder_of_somebody_else_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "theirs").touch()
     tmp_path.chmod(0o755)

@@ -19,6 +19,7 @@ from client_side.folder import ClientFolder
 from client_side.pinning import check_bundle
 from client_side.supervising import at_work_file, keep_running, read_node_status, running_file
 from lm.locks import held
+from protocol.errors import ConfigurationError
 
 # Starts a process that would live on, writes its number, and ends.
 _WITH_ORPHAN = (
@@ -184,6 +185,8 @@ def test_its_output_becomes_log_entries_of_their_level(
     [
         ("[code: 2004] Failed to activate SuperNode.", "still takes this node for present"),
         ("[SSL: CERTIFICATE_VERIFY_FAILED]", "not of the authority that we trust"),
+        ("grpc: 401 Unauthorized", "does not know this node's key"),
+        ("run 8840176 of node 4a401b", "it ended with code 0"),
         ("nothing special", "it ended with code 0"),
     ],
 )
@@ -195,6 +198,38 @@ def test_status_says_in_plain_words_why_it_ended(
     status = read_node_status(folder)
     assert status is not None
     assert reason in str(status["reason"])
+
+
+def test_a_node_that_was_killed_is_said_to_be_killed_whatever_it_said(folder: ClientFolder) -> None:
+    killed = "import os; print('SSL', flush=True); os.kill(os.getpid(), 9)"
+
+    run(folder, killed, starts=1)
+
+    status = read_node_status(folder)
+    assert status is not None
+    assert status["reason"] == "it was killed by signal 9"
+
+
+def test_a_full_disk_does_not_keep_a_node_from_being_started_again(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(supervising, "write_private_file", full)
+
+    run(folder, "open('starts', 'a').write('x')", starts=2)
+
+    assert (folder.path / "starts").read_text() == "xx"
+    assert "No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"state"', b"\xff"])
+def test_a_damaged_note_of_the_node_is_told_in_words(folder: ClientFolder, content: bytes) -> None:
+    (folder.path / "node.json").write_bytes(content)
+
+    with pytest.raises(ConfigurationError, match=r"node\.json as it was written"):
+        read_node_status(folder)
 
 
 def test_a_node_ends_when_its_supervisor_is_killed(folder: ClientFolder) -> None:
