@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from client_side.ledger_file import LedgerFile, lock_folder, write_whole
+from client_side.ledger_file import LedgerFile, LineNotWrittenError, lock_folder, write_whole
 from client_side.reservations import (
     BudgetPolicy,
     Reservation,
@@ -150,7 +150,10 @@ class BudgetLedger:
             # The units come first: a reservation without them would overlap with everything.
             write_whole(self._units_path(data_key), b"".join(sorted(hashes)))
             # Privacy: charged on disk before this returns, so before any gradient is computed.
-            self._file.append({"kind": "reserve", "reservation": to_entry(reservation)})
+            try:
+                self._file.append({"kind": "reserve", "reservation": to_entry(reservation)})
+            except LineNotWrittenError as error:
+                raise BudgetError(f"{error} Nothing was charged.") from None
             return reservation
 
     def start(self, reservation_id: str, *, proxy: ProxyKind, request_digest: str) -> None:

@@ -8,13 +8,12 @@ setting of this client is sent, and no record is read but on this machine.
 from __future__ import annotations
 
 import http.client
-import json
 import shutil
 import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,7 +23,7 @@ from typing import Final
 
 import psutil
 
-from client_side.config import ClientConfig, DpTrainingConfig, Precision
+from client_side.config import ClientConfig
 from client_side.folder import ClientFolder, check_findable
 from client_side.network import (
     NetworkConfig,
@@ -43,11 +42,12 @@ from client_side.request_checks import (
 )
 from client_side.reservations import check_units
 from client_side.spending import read_spending
+from client_side.training_memory import training_bytes, weight_bytes
 from lm.errors import LmError
 from protocol.bundle import bundle_digest
 from protocol.errors import RewardDSError
 from protocol.introductions import Introduction, read_introduction
-from protocol.ledger import PrivacyUnit
+from protocol.ledger import PrivacyUnit, ProxyKind
 
 _MAX_AHEAD_SECONDS: Final = 5.0
 """The server refuses a signature that is dated further in its future."""
@@ -56,12 +56,6 @@ _MAX_BEHIND_SECONDS: Final = 300.0
 _CONNECT_SECONDS: Final = 10.0
 _WARN_DAYS: Final = 30
 _CLOSED_PATHS: Final = ("/docs", "/v1/control/list-runs")
-_BASE_BYTES: Final = 700 * 1024**2
-_ACTIVATION_FACTOR: Final = 32
-"""Numbers that a token leaves in each layer, in units of the layer's width, until its gradient is
-there. 29.4 were measured on SmolLM2-135M in bfloat16: 842 and 1435 MiB above the imports with
-`max_batch_tokens` of 512 and 1024 (`MAX_BATCH_TOKENS` of `benchmarks/dp_step.py`, run with
-`--memory-of private`)."""
 _SPARE_BYTES: Final = 1024**3
 _NUM_GROUP_BITS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -345,7 +339,7 @@ def _visit(host: str, port: int, context: ssl.SSLContext) -> tuple[dict[str, int
 def _check_disk(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
     base, _ = resolve_base(config)
     # A merged model for sampling, its converted form, and releases.
-    needed = 3 * _weight_bytes(base) + _SPARE_BYTES
+    needed = 3 * weight_bytes(base) + _SPARE_BYTES
     free = shutil.disk_usage(folder.path).free
     text = f"{_gib(free)} free, about {_gib(needed)} needed."
     return (Verdict.OK if free >= needed else Verdict.FAILED), text
@@ -353,30 +347,15 @@ def _check_disk(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, st
 
 def _check_memory(config: ClientConfig) -> tuple[Verdict, str]:
     base, _ = resolve_base(config)
-    needed = max(_training_bytes(base, item) for item in (config.generator, config.reward_proxy))
+    needed = max(training_bytes(base, config, proxy=proxy) for proxy in ProxyKind)
     available = psutil.virtual_memory().available
     text = f"{_gib(available)} available; training takes about {_gib(needed)} by estimate."
     if available < needed:
-        return Verdict.FAILED, f"{text} Lower max_batch_tokens, or take a smaller base model."
+        return Verdict.FAILED, (
+            f"{text} Lower max_batch_tokens or records.max_records_per_unit, or take a smaller "
+            "base model."
+        )
     return Verdict.OK, text
-
-
-def _training_bytes(base: Path, training: DpTrainingConfig) -> int:
-    """Estimate what a training holds at most: libraries, weights and activations of one batch."""
-    shape = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    width = 2 if training.precision is Precision.BFLOAT16 else 4
-    layers, hidden = int(shape["num_hidden_layers"]), int(shape["hidden_size"])
-    per_token = layers * hidden * _ACTIVATION_FACTOR * width + 4 * int(shape["vocab_size"])
-    # Loaded once as stored and once as held.
-    return _BASE_BYTES + 2 * _weight_bytes(base) + training.max_batch_tokens * per_token
-
-
-def _weight_bytes(base: Path) -> int:
-    return sum(file.stat().st_size for file in _weight_files(base))
-
-
-def _weight_files(base: Path) -> Iterator[Path]:
-    yield from base.glob("*.safetensors")
 
 
 def _gib(num_bytes: float) -> str:

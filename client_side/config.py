@@ -195,7 +195,8 @@ class DpTrainingConfig:
     average_last_fraction: float = 0.0
     """Release the mean of the iterates of this last share of steps; free post-processing."""
     max_batch_tokens: int = 1024
-    """Tokens, padding included, that go through the model at once."""
+    """Tokens, padding included, that go through the model at once; a privacy unit is never divided
+    and goes through alone where it has more."""
     precision: Precision = Precision.BFLOAT16
     """In what the frozen base weights are held."""
 

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from client_side.config import DpTrainingConfig
-from client_side.proxy_optimizer import ProxyOptimizer
+from client_side.proxy_optimizer import ProxyOptimizer, relative_step_size
 from client_side.randomness import Purpose, Randomness
 from client_side.row_gradients import RowGradients, clear
 from client_side.training_state import TrainingState
@@ -212,7 +212,9 @@ def train_dp_sgd(
         ) from None
     finally:
         task.model.zero_grad(set_to_none=True)
-    if batches and _digest(parameters) == before:
+    # The last step's size is 0 where the schedule decays to 0, and it may be the only one left.
+    can_move = any(relative_step_size(s, config) > 0 for s in range(state.num_steps, plan.steps))
+    if can_move and _digest(parameters) == before:
         raise RuntimeError("Expected training to move the adapter, but no weight changed.")
     optimizer.finish()
     task.model.eval()

@@ -29,6 +29,10 @@ from protocol.errors import BudgetError, MalformedMessageError
 _NO_PREVIOUS: Final = "0" * 64
 
 
+class LineNotWrittenError(BudgetError):
+    """The disk did not take a line; the file is as it was."""
+
+
 class LedgerFile:
     """A chained, fsynced, locked file of JSON entries.
 
@@ -60,7 +64,8 @@ class LedgerFile:
             entry: What to keep.
 
         Raises:
-            BudgetError: The file was changed from outside, or the disk does not take the line.
+            LineNotWrittenError: The disk does not take the line; the file is as it was.
+            BudgetError: The file was changed from outside.
         """
         entries, previous, num_good_bytes = self._load()
         number = len(entries)
@@ -77,9 +82,9 @@ class LedgerFile:
             except OSError as error:
                 # A full disk: take back what was written, so that the next reader finds it whole.
                 os.ftruncate(file, num_good_bytes)
-                raise BudgetError(
+                raise LineNotWrittenError(
                     f"Expected to write {len(line) + 1} bytes to {self._path}, found: "
-                    f"{error.strerror}. Free some space; nothing was charged."
+                    f"{error.strerror}. Free some space and ask again; this line was not written."
                 ) from None
         finally:
             os.close(file)

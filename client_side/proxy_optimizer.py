@@ -59,7 +59,7 @@ class ProxyOptimizer:
         """
         self._assign(gradient)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * _step_size(number, self._config)
+            group["lr"] = peak * relative_step_size(number, self._config)
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         if number >= self._config.steps - self._num_averaged:
@@ -113,6 +113,20 @@ class ProxyOptimizer:
             start = stop
 
 
+def relative_step_size(step: int, config: DpTrainingConfig) -> float:
+    """Return the step size of a step ÷ the peak.
+
+    Args:
+        step: Which step of the run, from 0.
+        config: Steps and schedule.
+    """
+    warmup = round(config.warmup_fraction * config.steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, config.steps - 1 - warmup)
+    return 1 - (1 - config.decay_to_fraction) * min(1.0, progress)
+
+
 def _parameter_groups(
     named: Mapping[str, nn.Parameter], config: DpTrainingConfig
 ) -> list[dict[str, object]]:
@@ -123,15 +137,6 @@ def _parameter_groups(
     if head:
         groups.append({"params": head, "lr": config.learning_rate * ratio})
     return groups
-
-
-def _step_size(step: int, config: DpTrainingConfig) -> float:
-    """Return the step size of a step ÷ the peak."""
-    warmup = round(config.warmup_fraction * config.steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, config.steps - 1 - warmup)
-    return 1 - (1 - config.decay_to_fraction) * min(1.0, progress)
 
 
 def _to_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:

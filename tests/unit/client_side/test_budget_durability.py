@@ -27,6 +27,7 @@ from tests.support.budgets import (
     DELTA,
     digest,
     reserve,
+    start,
 )
 
 
@@ -192,10 +193,29 @@ def test_full_disk_takes_the_line_back_and_charges_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", write_a_little)
-    with pytest.raises(BudgetError, match="No space left on device"):
+    with pytest.raises(BudgetError, match=r"No space left on device.* Nothing was charged\."):
         reserve(ledger, run_id="run-2")
 
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_start_that_finds_no_room_does_not_say_that_nothing_was_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reservation was, and asking again uses that one."""
+    ledger = BudgetLedger(tmp_path)
+    reservation = reserve(ledger)
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(BudgetError, match="this line was not written") as caught:
+        start(ledger, reservation, ProxyKind.GENERATOR)
+
+    assert "charged" not in str(caught.value)
+    (found,) = ledger.reservations()
+    assert not found.started
 
 
 _RESERVING = """

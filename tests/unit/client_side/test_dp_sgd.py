@@ -276,6 +276,30 @@ def test_a_run_that_goes_on_from_its_state_ends_like_one_that_was_never_cut(
         assert torch.equal(found, expected), name
 
 
+def test_a_run_that_goes_on_before_a_last_step_of_size_zero_ends_like_one_that_was_never_cut(
+    tiny_llama: Path,
+) -> None:
+    """Nothing moves in that step, and nothing is wrong with it."""
+    plan, config = (
+        make_plan(noise_multiplier=1.0, steps=2),
+        make_config(steps=2, decay_to_fraction=0.0),
+    )
+    states: list[TrainingState] = []
+    whole, resumed = (generator_task(tiny_llama, records_per_unit=1) for _ in range(2))
+
+    def train(task: DpSgdTask[Any], **others: Any) -> None:
+        batches = [np.arange(2)] * (2 - (1 if "state" in others else 0))
+        train_dp_sgd(
+            task, plan=plan, batches=batches, config=config, randomness=Randomness(seed=3), **others
+        )
+
+    train(whole, save=states.append)
+    train(resumed, state=states[0])
+
+    for found, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_a_run_that_goes_on_makes_as_many_steps_as_the_plan_has_left(tiny_llama: Path) -> None:
     """One step more would be a mechanism that nobody paid for."""
     task = generator_task(tiny_llama, records_per_unit=1)
