@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from lm.errors import ModelFolderError
 
 REWARD_HEAD = "reward_head.weight"
 """Name of the scalar head of a reward proxy among its tensors; shape (1, hidden)."""
+
+ADAPTABLE: Final = re.compile(r"(?P<module>.*\.layers\.(?P<layer>\d+)\..*\.(?P<leaf>\w+))\.weight")
+"""Names of weights that an adapter can update: `leaf` is what `target_modules` may name."""
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
@@ -64,12 +67,11 @@ def expected_adapter_shapes(
     """
     config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
     layers = adapted_layers(lora, int(config["num_hidden_layers"]))
-    pattern = re.compile(r"(?P<module>.*\.layers\.(?P<layer>\d+)\..*\.(?P<leaf>\w+))\.weight")
     shapes: dict[str, tuple[int, ...]] = {}
     missing = set(lora.target_modules)
     absent = set(layers)
     for name, (num_out, num_in) in _weight_shapes(base_folder).items():
-        match = pattern.fullmatch(name)
+        match = ADAPTABLE.fullmatch(name)
         if not match or match["leaf"] not in lora.target_modules:
             continue
         if int(match["layer"]) not in layers:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,9 +19,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lm.adapter_shapes import ADAPTABLE
 from lm.encoding import end_of_turn_ids
 from lm.errors import ModelFolderError
 from lm.model_folders import check_model_folder
+from lm.supported import check_config, check_head, check_weights
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -42,8 +45,8 @@ def check_loadable(folder: Path) -> frozenset[str]:
         Last names of the layers that an adapter can sit on.
 
     Raises:
-        ModelFolderError: Its architecture, tokenizer, chat template or a file of weights cannot be
-            used.
+        ModelFolderError: Its architecture, tokenizer, chat template or weights cannot be used, or
+            it is of a kind that is not handled rightly (`lm.supported`).
     """
     try:
         end_of_turn_ids(load_tokenizer(folder))
@@ -51,8 +54,12 @@ def check_loadable(folder: Path) -> frozenset[str]:
             with safe_open(file, framework="np"):
                 pass  # a file that is cut off is noticed by its header
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_config(folder, config)
         with torch.device("meta"):  # shapes without memory
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        check_head(folder, model)
+        quiet_transformers()
+        check_weights(folder, model)
     except ModelFolderError:
         raise
     except Exception as error:  # of four libraries, each with kinds of its own
@@ -61,11 +68,12 @@ def check_loadable(folder: Path) -> frozenset[str]:
             f"Expected a loadable causal language model in {folder}, found {type(error).__name__}: "
             f"{first} Check the folder, or save the model there again."
         ) from error
-    return frozenset(
-        name.rpartition(".")[2]
+    names = (
+        ADAPTABLE.fullmatch(f"{name}.weight")
         for name, layer in model.named_modules()
-        if getattr(getattr(layer, "weight", None), "ndim", 0) == 2
+        if isinstance(layer, nn.Linear)
     )
+    return frozenset(name["leaf"] for name in names if name)
 
 
 def load_causal_lm(
@@ -90,7 +98,7 @@ def load_causal_lm(
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelFolderError(
             f"Expected a loadable causal language model in {folder}, found {type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]} Check the folder, or save the model there again."
