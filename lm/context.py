@@ -81,8 +81,12 @@ def _limits(config: PretrainedConfig) -> dict[str, int]:
     limits = {"max_position_embeddings": int(config.max_position_embeddings)}
     # Within its window sliding attention is full attention, which is all that our samplers compute.
     kinds = getattr(config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in kinds) and config.sliding_window:
-        limits["sliding_window"] = int(config.sliding_window)
+    # Older architectures name no kinds of layers: all of them slide, unless it is switched off.
+    slides = any(kind != "full_attention" for kind in kinds) or (
+        not kinds and getattr(config, "use_sliding_window", True)
+    )
+    if slides and (window := getattr(config, "sliding_window", None)):
+        limits["sliding_window"] = int(window)
     return limits
 
 

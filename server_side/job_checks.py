@@ -6,7 +6,6 @@ loaded.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,14 +67,17 @@ def check_models(config: ServerConfig) -> None:
         ConfigurationError: A setting does not fit a model.
         ModelFolderError: A model cannot be found or loaded.
     """
-    from lm.loading import check_loadable  # it takes seconds to import
+    from transformers import AutoConfig  # these take seconds to import
+
+    from lm.context import max_positions
+    from lm.loading import check_loadable
 
     folders = {name: resolve_base_model(name) for name in config.model_names}
     layers = {folder: check_loadable(folder) for folder in dict.fromkeys(folders.values())}
     target = folders[config.target_model]
     _check_adapter(config.finetuning, layers=layers[target], target=target)
     for model, name, num_tokens in _lengths(config):
-        limit = _num_positions(folders[model])
+        limit = max_positions(AutoConfig.from_pretrained(folders[model], trust_remote_code=False))
         if num_tokens > limit:
             raise ConfigurationError(
                 f"Expected texts of at most {limit} tokens, which is what {folders[model]} holds, "
@@ -125,8 +127,3 @@ def _lengths(config: ServerConfig) -> Iterator[tuple[str, str, int]]:
         yield target, name, asked + answered + advised + rewritten
     name = "evaluation.max_prompt_tokens and max_new_tokens"
     yield target, name, evaluation.max_prompt_tokens + evaluation.max_new_tokens
-
-
-def _num_positions(folder: Path) -> int:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings", 2**31))

@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import Gemma3TextConfig
+from transformers import (
+    Gemma3TextConfig,
+    MistralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from lm.context import check_context, max_positions
 from lm.errors import ModelFolderError
@@ -32,6 +38,29 @@ def test_a_text_must_fit_the_window_within_which_a_sampler_continues_it(
     else:
         with pytest.raises(ModelFolderError, match="which is the sliding_window of"):
             check_context(folder, instruction="", **lengths)
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (MistralConfig(sliding_window=256, max_position_embeddings=1024), 256),
+        (MistralConfig(sliding_window=None, max_position_embeddings=1024), 1024),
+        (Phi3Config(sliding_window=256, max_position_embeddings=1024), 256),
+        (Qwen2Config(sliding_window=256, max_position_embeddings=1024), 1024),
+        (PretrainedConfig(max_position_embeddings=1024), 1024),
+        (
+            PretrainedConfig(
+                sliding_window=256, use_sliding_window=False, max_position_embeddings=1024
+            ),
+            1024,
+        ),
+    ],
+)
+def test_a_window_of_all_layers_bounds_a_text_where_it_holds(
+    config: PretrainedConfig, limit: int
+) -> None:
+    """Older architectures have a window and name no kinds of layers."""
+    assert max_positions(config) == limit
 
 
 @pytest.mark.parametrize(

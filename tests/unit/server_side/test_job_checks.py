@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from lm.errors import ModelFolderError
 from protocol.errors import ConfigurationError, StageError
@@ -22,6 +23,15 @@ from server_side.config import (
 from server_side.job_checks import check_job
 from tests.support.server_jobs import make_config, write_test_rows
 
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
 LONG = SamplingConfig(max_new_tokens=2000)
 
 
@@ -59,6 +69,21 @@ def test_answers_that_the_target_cannot_hold_are_not_found_only_at_the_end(
 
     with pytest.raises(ConfigurationError, match=r"evaluation\.max_prompt_tokens and max_new"):
         check_job(replace(config, evaluation=evaluation))
+
+
+def test_answers_longer_than_the_targets_window_are_not_found_only_at_the_end(
+    config: ServerConfig, tmp_path: Path
+) -> None:
+    """A sampler refuses them, however many positions the model has."""
+    folder = Path(shutil.copytree(config.target_model, tmp_path / "target"))
+    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    windowed = MistralConfig(
+        **{name: shape[name] for name in SHAPE}, sliding_window=64, tie_word_embeddings=True
+    )
+    AutoModelForCausalLM.from_config(windowed).save_pretrained(folder)
+
+    with pytest.raises(ConfigurationError, match="texts of at most 64 tokens"):
+        check_job(replace(config, target_model=str(folder)))
 
 
 def test_samplings_of_a_stage_that_is_left_out_do_not_count(config: ServerConfig) -> None:
