@@ -108,9 +108,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None], *, replaces: bool =
         try:
             fill(part)
             part.chmod(0o755)  # mkdtemp makes folders for the owner alone
-            for path in part.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in part.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
             if replaces:
                 shutil.rmtree(folder, ignore_errors=True)
             try:

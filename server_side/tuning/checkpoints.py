@@ -26,7 +26,11 @@ def mark_whole(checkpoint: Path) -> None:
     Raises:
         DiskError: The disk is full or refuses.
     """
-    digests = {path.name: _synced_digest(path) for path in sorted(checkpoint.iterdir())}
+    digests = {
+        str(path.relative_to(checkpoint)): _synced_digest(path)
+        for path in sorted(checkpoint.rglob("*"))  # a tokenizer may keep templates in a subfolder
+        if path.is_file()
+    }
     write_atomically(checkpoint / _LIST, json.dumps(digests, indent=2) + "\n")
 
 

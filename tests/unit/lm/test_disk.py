@@ -92,6 +92,18 @@ def test_a_folder_is_replaced_only_where_that_is_asked(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_may_hold_folders_as_of_a_tokenizer_with_several_templates(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    template = str(tokenizer.chat_template)
+    tokenizer.chat_template = {"default": template, "tool_use": template}  # type: ignore[assignment]
+
+    write_folder(tmp_path / "out", lambda part: tokenizer.save_pretrained(part))
+
+    assert (tmp_path / "out" / "additional_chat_templates" / "tool_use.jinja").is_file()
+
+
 def by_text(folder: Path, text: str) -> None:
     (folder / "text").write_text(text)
 
