@@ -28,7 +28,7 @@ from client_side.config import Damage, PreferencesConfig, RecordsConfig, WhenCut
 from client_side.damage import damage_ids
 from client_side.other_prompts import answer_other_prompts, written_ids
 from client_side.records import PrivateRecord
-from lm.encoding import encode_chat, whole_sentence_ids
+from lm.encoding import encode_chat, response_end_id, whole_sentence_ids
 from lm.sampling import Sampler, SamplingParams
 
 _SLOTS = ("own", "generator", "base", "damaged", "other")
@@ -176,12 +176,13 @@ def build_preferences(
         PreferencePair(chosen=order.index(a), rejected=order.index(b), weight=weight / scale)
         for (a, b), weight in weights.items()
     )
+    ended = (response_end_id(tokenizer),)
     return tuple(
         RecordPreferences(
             prefix=chat.response_prefix,
             # A response is ended also where it was cut: whether it ended by itself is not what
             # the reward is to learn.
-            responses=tuple(responses[name][index] + chat.middle_ids[:1] for name in order),
+            responses=tuple(responses[name][index] + ended for name in order),
             pairs=pairs,
         )
         for index, chat in enumerate(prefixes)

@@ -86,13 +86,14 @@ def encode_chat(
         The chat's segments.
 
     Raises:
-        ModelFolderError: The chat template rewrites or drops a turn.
+        ModelFolderError: The chat template rewrites or drops a turn, or no control token ends the
+            response.
     """
     before, opening, between, after = _template_parts(tokenizer)
     prompt_ids = _plain_ids(tokenizer, prompt)[:max_prompt_tokens]
     response_ids = _plain_ids(tokenizer, response)
     is_cut = max_response_tokens is not None and len(response_ids) > max_response_tokens
-    end_ids = () if is_cut or not response_ids else _ids(tokenizer, after)[:1]
+    end_ids = () if is_cut or not response_ids else (_end_id(tokenizer, after),)
     return EncodedChat(
         prefix_ids=_prefix_ids(tokenizer, before, instruction, opening),
         prompt_ids=prompt_ids,
@@ -162,12 +163,36 @@ def render_prefix(
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids at which sampling stops: end of turn, and end of text where it differs."""
-    after = _template_parts(tokenizer)[3]
-    ids = {_ids(tokenizer, after)[0]}
-    if tokenizer.eos_token_id is not None:
-        ids.add(int(tokenizer.eos_token_id))
-    return tuple(sorted(ids))
+    """Return the ids at which sampling stops: ends of turns, and end of text where it differs.
+
+    Args:
+        tokenizer: Tokenizer with a chat template.
+
+    Raises:
+        ModelFolderError: The chat template rewrites or drops a turn, or no control token ends the
+            assistant's.
+    """
+    _, _, between, after = _template_parts(tokenizer)
+    # A template may end the user's turn otherwise, and a generator writes that turn too.
+    found = {
+        _end_id(tokenizer, after),
+        _first_control_id(tokenizer, between),
+        tokenizer.eos_token_id,
+    }
+    return tuple(sorted(int(token) for token in found if token is not None))
+
+
+def response_end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that ends a response, as it does in `EncodedChat.end_ids`.
+
+    Args:
+        tokenizer: Tokenizer with a chat template.
+
+    Raises:
+        ModelFolderError: The chat template rewrites or drops a turn, or no control token ends the
+            assistant's.
+    """
+    return _end_id(tokenizer, _template_parts(tokenizer)[3])
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
@@ -243,11 +268,29 @@ def _rendered(
     return str(text)
 
 
+def _end_id(tokenizer: PreTrainedTokenizerBase, after: str) -> int:
+    # White space may come first; a model that ended its turn with that could say nothing else.
+    found = _first_control_id(tokenizer, after)
+    if found is None:
+        raise _unusable_template(tokenizer)
+    return found
+
+
+def _first_control_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    for token in _ids(tokenizer, text):
+        shown = tokenizer.decode([token])
+        is_special = shown != tokenizer.decode([token], skip_special_tokens=True)
+        # Some models add their control tokens as ordinary ones; some add white space, too.
+        if shown.strip() and (is_special or token in tokenizer.get_added_vocab().values()):
+            return token
+    return None
+
+
 def _unusable_template(tokenizer: PreTrainedTokenizerBase) -> ModelFolderError:
     return ModelFolderError(
         f"Expected the chat template of {tokenizer.name_or_path} to keep a system, a user and an "
-        "assistant turn as they are and to end each, found that it does not. Use an instruct model "
-        "with such a template."
+        "assistant turn as they are and to end each, the last with a control token, found that it "
+        "does not. Use an instruct model with such a template."
     )
 
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from lm.adapters import adapter_tensors, attach_lora
 from lm.devices import best_device, fastest_dtype
-from lm.encoding import EncodedChat, encode_chat
+from lm.encoding import EncodedChat, encode_chat, response_end_id
 from lm.likelihood import span_nll
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.model_folders import base_model_digest
@@ -256,13 +256,14 @@ def _pairs(
             SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),
             seed=derive_seed(seed, "rejected"),
         )
+    ended = (response_end_id(load_tokenizer(base_folder)),)
     # Both are ended, also where they were cut: the reward is not to learn which were.
     return [
         PackedRow(
             prefix=chat.response_prefix,
             tails=(
-                chat.response_ids + chat.middle_ids[:1],
-                tuple(row[0].token_ids) + chat.middle_ids[:1],
+                chat.response_ids + ended,
+                tuple(row[0].token_ids) + ended,
             ),
             members=(0, 1),
         )

@@ -13,6 +13,7 @@ from lm.encoding import (
     pad_right,
     prompt_prefix,
     render_prefix,
+    response_end_id,
 )
 from lm.errors import ModelFolderError
 from lm.loading import load_tokenizer
@@ -113,6 +114,57 @@ def test_end_of_turn_ids_are_those_that_the_template_writes(tiny_llama: Path) ->
     tokenizer = load_tokenizer(tiny_llama)
 
     assert end_of_turn_ids(tokenizer) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+
+
+TURNS = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] + END }}"
+    "{% else %}{{ m['content'] + '<|im_start|>' }}{% endif %}{% endfor %}"
+)
+
+
+def test_sampling_stops_where_the_users_turn_ends_too(tiny_llama: Path) -> None:
+    """A generator that writes prompts would else run on into the answer."""
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.chat_template = TURNS.replace("END", "'<|endoftext|>'")
+
+    tokens = tokenizer.convert_ids_to_tokens(end_of_turn_ids(tokenizer))
+
+    assert set(tokens) == {"<|im_start|>", "<|endoftext|>", tokenizer.eos_token}
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", " <|im_end|>", "\n<|im_end|><|endoftext|>"])
+def test_a_response_ends_with_a_control_token_whatever_white_space_comes_first(
+    tiny_llama: Path, end: str
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.chat_template = TURNS.replace("END", repr(end))
+
+    chat = encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why", response="so")
+
+    assert chat.end_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    assert response_end_id(tokenizer) == chat.end_ids[0]
+    assert tokenizer.convert_tokens_to_ids(" ") not in end_of_turn_ids(tokenizer)
+
+
+def test_a_control_token_that_was_added_as_an_ordinary_one_ends_a_response(
+    tiny_llama: Path,
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.add_tokens([" ", "<|done|>"])
+    tokenizer.chat_template = TURNS.replace("END", "' <|done|>'")
+
+    assert response_end_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|done|>")
+
+
+def test_a_template_that_ends_a_response_in_plain_text_is_refused(tiny_llama: Path) -> None:
+    """Its first piece may stand in any response, which would end there."""
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.chat_template = TURNS.replace("END", "' ### Human:'")
+
+    with pytest.raises(ModelFolderError, match="with a control token"):
+        end_of_turn_ids(tokenizer)
+    with pytest.raises(ModelFolderError, match="with a control token"):
+        encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why", response="so")
 
 
 def test_pad_right_puts_padding_after_every_real_token() -> None:

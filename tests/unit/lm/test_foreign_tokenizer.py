@@ -76,7 +76,7 @@ def test_greedy_completions_equal_those_of_generate(sampler: Sampler, folder: Pa
 
     completions = sampler.sample(prefixes, params, seed=0)
 
-    assert stop_ids == {2}
+    assert stop_ids == {2, load_tokenizer(folder).convert_tokens_to_ids("[/INST]")}
     for prefix, (completion,) in zip(prefixes, completions, strict=True):
         assert completion.token_ids == generate_greedily(folder, prefix, params, stop_ids)
 

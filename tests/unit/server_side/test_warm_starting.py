@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lm.adapters import load_adapter
 from lm.encoding import encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
+from lm.packing import PackedRow
 from lm.reward_head import load_reward_model, score_chats
 from lm.tables import TextRow
 from protocol.artifacts import AdapterWeights, LoraShape
@@ -27,6 +29,7 @@ from server_side.exchange.starts import cached_start, start_counts
 from server_side.public_texts import PublicText
 from server_side.warm_starting import train_start, with_starts
 from tests.support.clients import training_request
+from tests.support.tiny_models import ENDS_APART
 
 LORA = LoraShape(
     rank=4, alpha=16.0, target_modules=("q_proj", "v_proj"), num_upper_layers=None, use_rslora=False
@@ -131,6 +134,22 @@ def test_tuning_starting_weights_keeps_to_the_threads_of_the_server(
 
     assert seen == [wanted]
     assert torch.get_num_threads() == before
+
+
+def test_both_of_a_pair_end_as_scoring_ends_a_response(
+    tiny_llama: Path, tmp_path: Path, config: WarmStartConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(ENDS_APART, encoding="utf-8")
+    seen: list[PackedRow] = []
+    monkeypatch.setattr(
+        "server_side.warm_starting._fit", lambda model, pairs, *_, **__: seen.extend(pairs)
+    )
+
+    train_start(ProxyKind.REWARD, LORA, rows=ROWS, base_folder=folder, config=config, seed=0)
+
+    ends = {load_tokenizer(folder).decode(tail[-1:]) for row in seen for tail in row.tails}
+    assert ends == {"<|endoftext|>"}
 
 
 @pytest.mark.parametrize(
