@@ -35,9 +35,12 @@ def materialise(folder: Path) -> None:
             disk is full.
     """
     gguf = _embedded_gguf()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, disk_trouble(error) or str(error.strerror)) from error
     _report(f"Materialising {EMBEDDED_MODEL} once into {folder} (about half a minute).")
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_ordinary_folder(gguf, part)
         check_model_folder(part)
@@ -51,12 +54,16 @@ def materialise(folder: Path) -> None:
         reason = disk_trouble(error)
         if reason is None:
             raise
-        raise ModelFolderError(
-            f"Expected to write about 300 MB to {folder.parent}, got {reason}. Free some "
-            "space, or name another folder in REWARDDS_CACHE."
-        ) from error
+        raise _unwritable(folder, reason) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _unwritable(folder: Path, reason: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"Expected to write about 300 MB to {folder.parent}, got {reason}. Free some space, or "
+        "name another folder in REWARDDS_CACHE."
+    )
 
 
 def _embedded_gguf() -> Path:

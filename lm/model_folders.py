@@ -19,6 +19,12 @@ EMBEDDED_MODEL = "smollm2-135m"
 # A change here makes a new cache folder, so an old materialisation is never taken for a new one.
 _MATERIALISATION = "smollm2-135m-instruct-q4_1-v1"
 _DIGESTED_SUFFIXES = (".safetensors",)
+_SETTINGS_NAMES = (
+    "config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 _DIGESTED_NAMES = ("config.json", "tokenizer.json")
 
 
@@ -44,7 +50,10 @@ def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
 
             materialise(folder)
         return folder
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # `~` of a user whom this machine does not know
+        folder = Path(name)
     if folder.is_dir():
         check_model_folder(folder)
         return folder.resolve()
@@ -60,15 +69,17 @@ def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
 def default_cache_folder() -> Path:
     """Return the folder for what can be made again: materialised and converted models."""
     if configured := os.environ.get("REWARDDS_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rewardds"
+        return Path(configured).expanduser()
+    # The specification takes an empty name for none.
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rewardds"
 
 
 def check_model_folder(folder: Path) -> None:
     """Check that a folder holds a usable instruct model, without reading its weights.
 
     Raises:
-        ModelFolderError: Config, safetensors, tokenizer or chat template is missing.
+        ModelFolderError: Config, safetensors, tokenizer or chat template is missing, or a file of
+            settings is torn.
     """
     needed = {"config.json": "the architecture", "tokenizer.json": "the tokenizer"}
     for file_name, what in needed.items():
@@ -82,6 +93,8 @@ def check_model_folder(folder: Path) -> None:
             f"Expected *.safetensors in the model folder {folder}, found none. Other formats can "
             "carry code and are not read; convert with save_pretrained(safe_serialization=True)."
         )
+    for file_name in _SETTINGS_NAMES:
+        _read_json(folder / file_name)
     if not _chat_template(folder):
         raise ModelFolderError(
             f"Expected a chat template in the model folder {folder}, found none. Use an instruct "
@@ -130,10 +143,11 @@ def _chat_template(folder: Path) -> str | None:
     """Return the template that transformers takes: that of the file of its own comes first."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _read_text(file)
     found = _read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(found, list):  # of named templates, of which a chat without tools takes this one
-        found = {item["name"]: item["template"] for item in found}.get("default")
+        named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+        found = named.get("default")
     return found or None
 
 
@@ -143,7 +157,7 @@ def _rendering(folder: Path) -> dict[str, object]:
         "chat template": _chat_template(folder),
         # A template may write them out, and the end of text is one of them.
         "special tokens": {
-            name: token["content"] if isinstance(token, dict) else token
+            name: token.get("content") if isinstance(token, dict) else token
             for file_name in ("special_tokens_map.json", "tokenizer_config.json")
             for name, token in _read_json(folder / file_name).items()
             if name.endswith("_token") and isinstance(token, str | dict)
@@ -155,8 +169,26 @@ def _rendering(folder: Path) -> dict[str, object]:
 def _read_json(path: Path) -> dict[str, Any]:  # JSON values
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(_read_text(path))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ModelFolderError(
+            f"Expected settings as a JSON object in {path}, found something else or half of one. "
+            "Save or download the model again."
+        )
     return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(
+            f"Expected UTF-8 text in {path}, found a byte that is none at position {error.start}. "
+            "Save or download the model again."
+        ) from error
 
 
 def _config_digest(path: Path) -> str:

@@ -63,3 +63,12 @@ def test_a_full_disk_is_told_as_such(
 
     with pytest.raises(ModelFolderError, match=r"No space left.*REWARDDS_CACHE"):
         resolve_base_model("smollm2-135m", cache_folder=tmp_path)
+
+
+def test_a_cache_in_whose_place_a_file_stands_is_told_as_such(
+    stand_in: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+
+    with pytest.raises(ModelFolderError, match=r"Expected to write.*REWARDDS_CACHE"):
+        resolve_base_model("smollm2-135m", cache_folder=tmp_path / "cache")

@@ -11,7 +11,7 @@ import pytest
 from lm import model_folders
 from lm.errors import ModelFolderError
 from lm.loading import load_tokenizer
-from lm.model_folders import base_model_digest, resolve_base_model
+from lm.model_folders import base_model_digest, default_cache_folder, resolve_base_model
 
 
 @pytest.fixture
@@ -42,6 +42,60 @@ def test_a_folder_that_lacks_a_part_is_refused_by_name(copy: Path, missing: str,
 def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match="found nothing"):
         resolve_base_model(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content"),
+    [
+        ("config.json", b'{"model_type": "lla'),
+        ("config.json", b"[]"),
+        ("generation_config.json", b""),
+        ("tokenizer_config.json", b'{"pad_token": "\xff"}'),
+        ("tokenizer_config.json", b'{"eos_token": {"conte'),
+        ("chat_template.jinja", b"{{ messages }}\xff"),
+    ],
+)
+def test_a_torn_file_of_settings_is_refused_by_its_path(
+    copy: Path, file_name: str, content: bytes
+) -> None:
+    (copy / file_name).write_bytes(content)
+
+    with pytest.raises(ModelFolderError, match=str(copy / file_name)):
+        resolve_base_model(str(copy))
+    with pytest.raises(ModelFolderError, match=str(copy / file_name)):
+        base_model_digest(copy)
+
+
+def test_named_templates_that_lack_a_part_are_no_template(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink()
+    _change_json(copy / "tokenizer_config.json", chat_template=["default", {"name": "default"}])
+
+    with pytest.raises(ModelFolderError, match="Expected a chat template"):
+        resolve_base_model(str(copy))
+
+
+def test_the_home_of_an_unknown_user_is_no_model() -> None:
+    with pytest.raises(ModelFolderError, match="found nothing at '~nobodys-name/model'"):
+        resolve_base_model("~nobodys-name/model")
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"REWARDDS_CACHE": "~/there"}, "there"),
+        ({"REWARDDS_CACHE": "", "XDG_CACHE_HOME": "~/xdg"}, "xdg/rewardds"),
+        ({"XDG_CACHE_HOME": ""}, ".cache/rewardds"),
+    ],
+)
+def test_the_cache_lies_where_the_environment_says_and_nowhere_by_an_empty_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], folder: str
+) -> None:
+    monkeypatch.delenv("REWARDDS_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert default_cache_folder() == tmp_path / folder
 
 
 def test_digest_follows_weights_and_template(copy: Path) -> None:
