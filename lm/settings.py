@@ -123,6 +123,8 @@ def load_settings(
             f"Expected a settings file at {file}, got {type(error).__name__}. "
             "Write one, or name the folder that has it."
         ) from None
+    except OmegaConfBaseException as error:  # a torn `${`, or a key that can be none
+        raise SettingsError(f"In {file}: {explain(error)}") from None
     if not isinstance(values, DictConfig):
         raise SettingsError(f"Expected `key: value` lines in {file}, got a list. Mend the file.")
     try:
@@ -233,9 +235,11 @@ def _build(hint: Any, value: Any, *, path: str) -> Any:  # plain values of any c
             raise SettingsError(
                 f"Expected {path} to be a mapping, got {value!r}. Change or remove it."
             )
+        # YAML takes a name of digits for a number.
+        named = {str(key): (item, f"{prefix}{key}") for key, item in value.items()}
         return {
-            key: _build(arms[1], _typed(arms[1], item, path=f"{prefix}{key}"), path=prefix + key)
-            for key, item in value.items()
+            key: _build(arms[1], _typed(arms[1], item, path=at), path=at)
+            for key, (item, at) in named.items()
         }
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)

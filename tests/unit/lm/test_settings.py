@@ -119,6 +119,31 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes
         load_settings(Outer, file)
 
 
+@pytest.mark.parametrize(
+    ("content", "named"), [("name: ${x\n", "got name: no viable"), ("null: 3\n", "key type")]
+)
+def test_a_value_or_key_that_cannot_be_taken_apart_is_one_line(
+    tmp_path: Path, content: str, named: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content, encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=f"In {file}: Expected a known key.*{named}") as caught:
+        load_settings(Outer, file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_name_of_digits_is_a_name(tmp_path: Path) -> None:
+    """YAML takes it for a number, as of a client that is called 1."""
+    file = tmp_path / "settings.yaml"
+    file.write_text("weights: {1: 2}\nothers: {7: {size: 5}}\n", encoding="utf-8")
+
+    settings = load_settings(Outer, file)
+
+    assert settings.weights == {"1": 2.0}
+    assert settings.others == {"7": Inner(size=5)}
+
+
 def test_the_line_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("name: y\nrate: 0.5\ninner: [1\nlimit: 3\n")
