@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import ModelFolderError
+from lm.paths import expanded
 
 EMBEDDED_MODEL = "smollm2-135m"
 # A change here makes a new cache folder, so an old materialisation is never taken for a new one.
@@ -50,10 +51,7 @@ def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
 
             materialise(folder)
         return folder
-    try:
-        folder = Path(name).expanduser()
-    except RuntimeError:  # `~` of a user whom this machine does not know
-        folder = Path(name)
+    folder = expanded(name)
     if folder.is_dir():
         check_model_folder(folder)
         return folder.resolve()
@@ -69,9 +67,9 @@ def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
 def default_cache_folder() -> Path:
     """Return the folder for what can be made again: materialised and converted models."""
     if configured := os.environ.get("REWARDDS_CACHE"):
-        return Path(configured).expanduser()
+        return expanded(configured)
     # The specification takes an empty name for none.
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rewardds"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "rewardds"
 
 
 def check_model_folder(folder: Path) -> None:

@@ -23,6 +23,18 @@ def seen_from(folder: Path, path: str) -> str:
     return str(inside) if inside.exists() or Path(path).exists() else path
 
 
+def expanded(path: str) -> Path:
+    """Return a path with `~` as a home; that of a user unknown here stays a name, not to be found.
+
+    Args:
+        path: What a user typed.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def found_in(folder: Path) -> Path | None:
     """Return what stands in the way of a new folder: a file of its name, or the first within it."""
     if folder.is_dir():

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import TableError
+from lm.paths import expanded
 
 RawRow = tuple[int, Mapping[str, object]]
 """Row number as the user would count it, and the row's columns."""
@@ -46,7 +47,7 @@ def read_raw_rows(source: str, *, split: str | None) -> list[RawRow]:
     Raises:
         TableError: The source is missing, unreadable, empty, torn or not of a known format.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         rows = _read_file(path)
     elif path.is_dir():
@@ -96,7 +97,7 @@ def is_same_source(one: str, other: str) -> bool:
     Returns:
         Whether they are one file, by whatever path or link, or one name.
     """
-    first, second = (Path(source).expanduser() for source in (one, other))
+    first, second = (expanded(source) for source in (one, other))
     try:
         return first.samefile(second)
     except OSError:  # one of them is no file
@@ -118,8 +119,12 @@ def _read_file(path: Path) -> list[RawRow]:
     if problem is not None:
         raise TableError(f"Expected to read {path}, got: {problem}. Check its permissions.")
     if not content.strip():
-        raise TableError(f"Expected rows in {path}, found an empty file. Supply rows.")
+        raise _empty(path)
     return reader(path, content)
+
+
+def _empty(path: Path) -> TableError:
+    return TableError(f"Expected rows in {path}, found an empty file. Supply rows.")
 
 
 def _read_json_lines(path: Path, content: bytes) -> list[RawRow]:
@@ -171,7 +176,8 @@ def _read_csv(path: Path, content: bytes) -> list[RawRow]:
     header = _next_csv_row(path, reader)
     while header == []:
         header = _next_csv_row(path, reader)
-    assert header is not None, "a file without rows was refused before"
+    if header is None:  # a mark of the encoding, and no text after it
+        raise _empty(path)
     if len(set(header)) != len(header):
         raise TableError(
             f"Expected different column names in the first line of {path}, found one twice. "
@@ -213,13 +219,30 @@ def _read_parquet(path: Path, content: bytes) -> list[RawRow]:
 
     try:
         table: Any = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        rows: list[dict[str, object]] = table.to_pylist()
         problem = None
-    except (pyarrow.ArrowException, OSError, ValueError, UnicodeDecodeError) as error:
-        rows, problem = [], type(error).__name__
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        table, problem = None, type(error).__name__
     if problem is not None:
         raise TableError(f"Expected {path} to be a whole parquet file, got {problem}. {_TORN}")
+    try:
+        rows: list[dict[str, object]] = table.to_pylist()
+    except Exception as error:  # by time zones, calendars and text, each in a way of its own
+        rows, problem = [], type(error).__name__
+    if problem is not None:
+        raise TableError(
+            f"Expected values that Python can hold in every column of {path}, got {problem} at "
+            f"{_unreadable_column(table)}. Leave that column out, or convert it."
+        )
     return list(enumerate(rows, start=1))
+
+
+def _unreadable_column(table: Any) -> str:  # of pyarrow, which has no types
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            column.to_pylist()
+        except Exception:  # the one that the rows met
+            return repr(name)
+    return "one"
 
 
 def _read_dataset(name: str, *, split: str | None) -> list[RawRow]:

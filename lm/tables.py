@@ -265,9 +265,9 @@ def _to_row(
 
 
 def _group_name(value: object) -> str:
-    # Groups are often numbered: 17 in one file and "17" in another are the same person.
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else text_of(value)
+    # Groups are often numbered: 17 or 17.0 in one file and "17" in another are the same person.
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return str(whole) if type(whole) is int else text_of(whole)  # True is no number
 
 
 def _tests(value: object) -> tuple[str, ...]:

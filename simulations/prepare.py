@@ -20,6 +20,7 @@ from client_side.public_prompts import check_public_prompts
 from client_side.records import check_declared_size
 from client_side.request_checks import check_fit
 from lm.model_folders import resolve_base_model
+from lm.paths import expanded
 from lm.settings import save_settings
 from lm.table_formats import is_same_source
 from lm.tables import TextRow, drop_overlapping
@@ -373,9 +374,9 @@ def _server_config(
 
 def _absolute(source: str | None) -> str | None:
     """Return a file's whole path, since a process of the run may be started elsewhere."""
-    if source is None or not Path(source).expanduser().is_file():
+    if source is None or not expanded(source).is_file():
         return source
-    return str(Path(source).expanduser().resolve())
+    return str(expanded(source).resolve())
 
 
 def _json_lines(rows: Sequence[TextRow]) -> bytes:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lm.errors import TableError
 from lm.public_prompts import read_prompts
+from lm.table_formats import is_same_source
 from lm.tables import read_table
 
 SECRET = "Zebediah Quux"
@@ -78,3 +81,39 @@ def test_a_mistyped_path_without_an_ending_is_no_data_set_that_a_hub_is_asked_fo
         with pytest.raises(TableError, match=rf"file at {name} or .* found no such file or folder"):
             read_table(name)
     assert asked == ["someone/notes", "notes"]
+
+
+def test_a_csv_file_of_a_mark_of_its_encoding_alone_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufeff\n", encoding="utf-8")
+
+    with pytest.raises(TableError, match="found an empty file"):
+        read_table(str(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (pa.array([2**62], pa.timestamp("us")), "OverflowError"),
+        (pa.array([2**31 - 1], pa.date32()), "OverflowError"),
+        (pa.array([0], pa.timestamp("us", tz="Nowhere/Land")), "ArrowInvalid"),
+    ],
+)
+def test_a_parquet_column_that_python_cannot_hold_is_named(
+    tmp_path: Path, values: pa.Array, problem: str
+) -> None:
+    """The file is whole, and to write it again would change nothing."""
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"prompt": [SECRET], "response": ["r"], "seen": values})
+    pq.write_table(table, path)
+
+    with pytest.raises(TableError, match=f"got {problem} at 'seen'") as caught:
+        read_table(str(path))
+    assert "half written" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_the_home_of_an_unknown_user_holds_no_file() -> None:
+    with pytest.raises(TableError, match=r"Expected a file at ~nobodys-name/rows\.csv, found"):
+        read_table("~nobodys-name/rows.csv")
+    assert not is_same_source("~nobodys-name/rows.csv", "rows.csv")
