@@ -181,6 +181,8 @@ def _tensors(
             for name in sorted(file.keys()):
                 if name == "lm_head.weight" and config.tie_word_embeddings:
                     continue
+                if name.endswith("rotary_emb.inv_freq"):  # it follows from the settings
+                    continue
                 yield _gguf_name(name), _stored(name, file.get_tensor(name), config)
 
 
@@ -204,10 +206,10 @@ def _stored(
         )
     if values.ndim == 1:
         return values.contiguous().numpy()
-    if float(values.abs().max()) > _LARGEST_HALF:
+    if not float(values.abs().max()) <= _LARGEST_HALF:  # which holds of NaN, too
         raise SamplingError(
-            f"Expected weights of at most {_LARGEST_HALF:.0f} in {name}, found a larger one. Use "
-            "engine=transformers."
+            f"Expected weights of at most {_LARGEST_HALF:.0f} in {name}, found a larger one or "
+            "what is no number. Use engine=transformers, or download the model again."
         )
     return values.half().contiguous().numpy()
 

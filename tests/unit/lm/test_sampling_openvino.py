@@ -54,10 +54,27 @@ def test_a_conversion_that_breaks_off_leaves_nothing_behind(
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
 
 
-def test_a_weight_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_frequencies_that_older_libraries_saved_with_the_weights_are_left_out(
+    tmp_path: Path,
+) -> None:
+    """They follow from the settings, which the file holds."""
     folder = build_opinionated_model(tmp_path / "model", architecture="llama")
     weights = load_file(folder / "model.safetensors")
-    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    plain = cached_gguf(folder, stop_ids=STOP_IDS, cache_folder=tmp_path)
+
+    save_file(weights | frequencies, folder / "model.safetensors", metadata={"format": "pt"})
+    file = cached_gguf(folder, stop_ids=STOP_IDS, cache_folder=tmp_path)
+
+    assert file != plain
+    assert [t.name for t in GGUFReader(file).tensors] == [t.name for t in GGUFReader(plain).tensors]
+
+
+@pytest.mark.parametrize("value", [1e5, float("nan"), float("-inf")])
+def test_a_weight_that_does_not_fit_is_refused(tmp_path: Path, value: float) -> None:
+    folder = build_opinionated_model(tmp_path / "model", architecture="llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     with pytest.raises(SamplingError, match=r"at most 65504 in model\.layers\.0\.mlp\.up_proj"):
