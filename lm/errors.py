@@ -7,6 +7,7 @@ LmError
 ├── DiskError          the disk is full, broken, read-only, or closed to this user
 ├── TableError         a file of prompts and responses cannot be read; never quotes a value
 ├── SamplingError      an engine cannot be had, or failed
+│   └── VllmRefusalError    a vLLM server says no
 └── ScoringError       a reward or a likelihood came out as something that is not a number
 ```
 """
@@ -32,6 +33,18 @@ class TableError(LmError):
 
 class SamplingError(LmError):
     """A sampling engine is not available or failed."""
+
+
+class VllmRefusalError(SamplingError):
+    """The server answered, and said no; asking again would not help."""
+
+    def __init__(self, status: int, reason: str, request: str) -> None:
+        """Keep the HTTP status, by which a caller may know what to do."""
+        super().__init__(
+            f"Expected the vLLM server to accept {request}, got status {status}: {reason}. "
+            "Compare the server's options with what is asked."
+        )
+        self.status = status
 
 
 class ScoringError(LmError):

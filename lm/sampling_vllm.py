@@ -37,7 +37,7 @@ from urllib.parse import urlsplit
 
 from transformers import PreTrainedTokenizerBase
 
-from lm.errors import SamplingError
+from lm.errors import SamplingError, VllmRefusalError
 from lm.loading import load_tokenizer
 from lm.model_folders import base_model_digest
 from lm.sampling import (
@@ -74,10 +74,6 @@ class VllmServer:
     """How often a request that failed in passing is sent in all."""
     backoff_seconds: float = 1.0
     """Pause before the second attempt; it doubles with each further one."""
-
-    def get(self, path: str) -> Any:
-        """Ask for a document; see `request`."""
-        return self.request("GET", path, None, parse=lambda answer: answer)
 
     def request(
         self,
@@ -125,9 +121,13 @@ class VllmServer:
     def _exchange(
         self, method: str, path: str, body: Mapping[str, object] | None
     ) -> tuple[int, str]:
-        parts = urlsplit(self.url)
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-        if parts.scheme not in kinds or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            kind, host, port = kinds.get(parts.scheme), parts.hostname, parts.port
+        except ValueError:  # a port that is no number, or half of a bracket
+            kind = host = None
+        if kind is None or not host:
             raise SamplingError(
                 f"Expected the address of a vLLM server such as http://127.0.0.1:8000, got "
                 f"{self.url!r}. Change it."
@@ -135,7 +135,7 @@ class VllmServer:
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("VLLM_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
-        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=self.timeout_seconds)
+        connection = kind(host, port, timeout=self.timeout_seconds)
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, parts.path.rstrip("/") + path, body=data, headers=headers)
@@ -143,18 +143,6 @@ class VllmServer:
             return answer.status, answer.read().decode("utf-8", errors="replace")
         finally:
             connection.close()
-
-
-class VllmRefusalError(SamplingError):
-    """The server answered, and said no; asking again would not help."""
-
-    def __init__(self, status: int, reason: str, request: str) -> None:
-        """Keep the HTTP status, by which a caller may know what to do."""
-        super().__init__(
-            f"Expected the vLLM server to accept {request}, got status {status}: {reason}. "
-            "Compare the server's options with what is asked."
-        )
-        self.status = status
 
 
 class VllmSampler:
@@ -337,9 +325,8 @@ class VllmSampler:
 
 def _base_card(server: VllmServer, base_folder: Path) -> Mapping[str, Any]:
     """Return what the server says of its base model, which must be the one in `base_folder`."""
-    cards = server.get("/v1/models")["data"]
-    bases = [card for card in cards if not card.get("parent")]
-    if not bases or "max_model_len" not in bases[0]:
+    bases = [card for card in _cards(server) if not card.get("parent")]
+    if not bases or not isinstance(bases[0].get("max_model_len"), int):
         raise SamplingError(
             f"Expected a vLLM server with a base model at {server.url}, found something else. "
             "Change the address."
@@ -352,8 +339,7 @@ def _base_card(server: VllmServer, base_folder: Path) -> Mapping[str, Any]:
             f"Expected the vLLM server at {server.url} to hold the model of {base_folder}, "
             f"found that of {root}. Serve the other one, or change the address."
         )
-    card: Mapping[str, Any] = bases[0]
-    return card
+    return bases[0]
 
 
 def _load_adapter(server: VllmServer, folder: Path) -> tuple[str, bool]:
@@ -379,7 +365,17 @@ def _load_adapter(server: VllmServer, folder: Path) -> tuple[str, bool]:
 
 
 def _has_model(server: VllmServer, name: str) -> bool:
-    return any(card["id"] == name for card in server.get("/v1/models")["data"])
+    return any(card["id"] == name for card in _cards(server))
+
+
+def _cards(server: VllmServer) -> list[Mapping[str, Any]]:
+    cards: list[Mapping[str, Any]] = server.request("GET", "/v1/models", None, parse=_parse_cards)
+    return cards
+
+
+def _parse_cards(answer: Any) -> list[Mapping[str, Any]]:
+    # Another service may answer here, with a page, a list or an object of its own.
+    return [{**card, "id": str(card["id"])} for card in answer["data"]]
 
 
 def _folder_digest(folder: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lm.loading import load_causal_lm, load_tokenizer
 from lm.sampling import SampledModel, SamplingEngine, SamplingParams, open_sampler, stop_token_ids
 from lm.sampling_vllm import VllmSampler, VllmServer
 from protocol.artifacts import LoraShape
+from tests.support.loopback_server import LoopbackServer
 from tests.support.sampling import PREFIXES, build_opinionated_model
 from tests.support.vllm_server import FakeVllm
 
@@ -145,10 +147,45 @@ def test_a_server_that_is_not_there_is_an_error(folder: Path) -> None:
         VllmSampler.open(folder, server=server)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://[::1"]
+)
 def test_what_is_no_address_is_an_error(folder: Path, url: str) -> None:
     with pytest.raises(SamplingError, match="Expected the address of a vLLM server"):
         VllmSampler.open(folder, server=VllmServer(url=url))
+
+
+class _Stranger(BaseHTTPRequestHandler):
+    content = b""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>Welcome</html>", "not whole"),
+        (b'{"status": "ok"}', "not whole"),
+        (b"[]", "not whole"),
+        (b'{"data": ["base"]}', "not whole"),
+        (b'{"data": [{"id": "base", "max_model_len": null}]}', "found something else"),
+    ],
+)
+def test_another_service_at_the_address_is_told_as_such(
+    folder: Path, content: bytes, said: str
+) -> None:
+    with LoopbackServer(type("_Other", (_Stranger,), {"content": content})) as other:
+        server = VllmServer(url=other.address, backoff_seconds=0.01)
+
+        with pytest.raises(SamplingError, match=f"Expected .* vLLM server .*{said}"):
+            VllmSampler.open(folder, server=server)
 
 
 def test_a_server_of_another_model_is_refused(
