@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from simulations import command_line, run
 from simulations.audit import run as audit_run
+from simulations.run import sweep_resumed
+from simulations.sweeps.points import begin_sweep
 
 # The groups of each command that leave a choice.
 SIMULATE = {"arm", "client_side/budget", "client_side/records", "experiment", "runtime", "sweep"}
@@ -104,3 +107,15 @@ def test_a_setting_that_does_not_fit_is_said_as_expected_and_got(
     assert "got" in error
     assert error.count(said) == 1
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "jörg's runs", "x (1), y=2", "#1 & {a} [b] ~c", "a\\b\\", "\\'"]
+)
+def test_a_sweep_in_a_folder_of_any_name_can_be_gone_on_with(tmp_path: Path, name: str) -> None:
+    begin_sweep(tmp_path / name, overrides=["seed=1,2"], num_points=2, command=["x"])
+
+    *_, last = sweep_resumed([f"resume={tmp_path / name}"])
+
+    (parsed,) = OverridesParser.create().parse_overrides([last])
+    assert parsed.value() == str(tmp_path / name)

@@ -11,7 +11,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from protocol.errors import ConfigurationError, StageError
 from simulations import command_line, run
@@ -339,16 +338,6 @@ def test_a_point_with_other_settings_is_never_taken_for_done_or_tried_again(
 def test_resume_of_a_single_run_is_left_to_the_run(tmp_path: Path) -> None:
     assert sweep_resumed(["resume=runs/one"]) == ["resume=runs/one"]
     assert sweep_resumed(["-m", "seed=1,2"]) == ["-m", "seed=1,2"]
-
-
-@pytest.mark.parametrize("name", ["jörg's runs", "x (1), y=2", "#1 & {a} [b] ~c", "a\\b\\"])
-def test_a_sweep_in_a_folder_of_any_name_can_be_gone_on_with(here: Path, name: str) -> None:
-    begin_sweep(here / name, overrides=["seed=1,2"], num_points=2, command=["x"])
-
-    *_, last = sweep_resumed([f"resume={here / name}"])
-
-    (parsed,) = OverridesParser.create().parse_overrides([last])
-    assert parsed.value() == str(here / name)
 
 
 @pytest.mark.parametrize(
