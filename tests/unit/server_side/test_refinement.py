@@ -340,7 +340,7 @@ def test_who_joins_is_compared_with_what_members_say_after_the_round() -> None:
     renewed = replace(curated("q1", 5.0), chosen=after)
     twin = replace(curated("q2", 4.0), prompt="q1", chosen=f"{after} too")
     other = replace(curated("q3", 3.0), prompt="q1", chosen=f"{before} too")
-    grown = grow([replace(renewed, chosen=before)], [renewed, twin, other])
+    grown = grow([replace(curated("q1", 1.0), chosen=before)], [renewed, twin, other])
 
     assert [sample.query_id for sample in grown.values] == ["q1", "q3"]
     assert grown.counts["num_near_duplicates"] == 1
