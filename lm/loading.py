@@ -23,7 +23,7 @@ from lm.adapter_shapes import ADAPTABLE
 from lm.encoding import end_of_turn_ids
 from lm.errors import ModelFolderError
 from lm.model_folders import check_model_folder
-from lm.supported import check_config, check_head, check_weights
+from lm.supported import check_attention, check_config, check_head, check_weights
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -58,6 +58,7 @@ def check_loadable(folder: Path) -> frozenset[str]:
         with torch.device("meta"):  # shapes without memory
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         check_head(folder, model)
+        check_attention(folder, model)
         quiet_transformers()
         check_weights(folder, model)
     except ModelFolderError:

@@ -5,7 +5,7 @@ and from the headers of files: no weight is read.
 
 Covers:
     - settings that stand elsewhere, or have other names, than adapters and samplers look for;
-    - layers that are no attention;
+    - layers that are no attention, and attention that takes no mask of truth values;
     - weights that are stored quantised;
     - logits that are more than a product of the last state and the head, by the settings that say
       so in the architectures that transformers has, and by a bias of the head;
@@ -94,6 +94,25 @@ def check_head(folder: Path, model: PreTrainedModel) -> None:
         raise ModelFolderError(
             f"Expected an output head without bias in {folder}, found one with it, which "
             "likelihoods here would leave out. Take another model."
+        )
+
+
+def check_attention(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a model that would add the masks of packed and padded texts to its scores.
+
+    Args:
+        folder: Folder of the model.
+        model: The model; weights are not looked at, and may have no memory.
+
+    Raises:
+        ModelFolderError: It knows none but the eager implementation of attention.
+    """
+    # That one adds a mask to the scores: of truth values it makes 0 and 1, and masks nothing.
+    if model.config._attn_implementation == "eager":
+        raise ModelFolderError(
+            f"Expected a model with PyTorch's scaled dot product attention in {folder}, found that "
+            f"{model.config.model_type} has none in this version of transformers. Take another "
+            "model."
         )
 
 

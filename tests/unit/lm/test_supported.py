@@ -14,6 +14,7 @@ from transformers import (
     Gemma2Config,
     Gemma3Config,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeHybridConfig,
     Lfm2Config,
@@ -86,6 +87,14 @@ def test_a_model_of_nested_settings_or_other_layers_is_refused_by_what_it_has(
     with pytest.raises(ModelFolderError, match=named) as caught:
         check_loadable(copy)
     assert str(copy) in str(caught.value)
+
+
+def test_a_model_that_would_add_a_mask_of_truth_values_to_its_scores_is_refused(copy: Path) -> None:
+    """GPT-OSS has sinks in its attention, and no implementation but the eager one."""
+    GptOssConfig(**SHAPE, num_local_experts=2, num_experts_per_tok=1).save_pretrained(copy)
+
+    with pytest.raises(ModelFolderError, match="found that gpt_oss has none"):
+        check_loadable(copy)
 
 
 @pytest.mark.parametrize(
