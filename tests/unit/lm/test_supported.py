@@ -101,7 +101,6 @@ def test_a_model_that_would_add_a_mask_of_truth_values_to_its_scores_is_refused(
     "config",
     [
         GraniteConfig(**SHAPE, logits_scaling=1.0),
-        Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=None),
         MistralConfig(**SHAPE),
     ],
     ids=lambda config: config.model_type,
