@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -129,6 +130,8 @@ def write_introduction(value: Invitation | Introduction, file: Path) -> str:
         with part.open("w", encoding="utf-8") as opened:
             opened.write(text)
             opened.flush()
+            if file.exists():  # who may read it stays as it was
+                os.fchmod(opened.fileno(), stat.S_IMODE(file.stat().st_mode))
             os.fsync(opened.fileno())
         part.replace(file)
     except BaseException:
