@@ -10,8 +10,7 @@ under one name, by a process of its own, and what is kept of the best one has no
 
 Covers: what is in the folder and on the screen once the command has ended.
 Does not cover: how long it took, for those who see the clock or the disk's own notes; the folder of
-a command that was cut off, which holds the runs so far until it is resumed or removed; test rows
-that are left out because their prompt stands in the records. Give a test file without such rows.
+a command that was cut off, which holds the runs so far until it is resumed or removed.
 
 Layout: `.unselected/` holds the draw, the run at work in `selected/` and the whole ones by number.
 

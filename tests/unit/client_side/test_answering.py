@@ -8,28 +8,24 @@ import logging
 import os
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client_side import dp_sgd, running_code
-from client_side.answering import answer_hello, answer_training, guarded
+from client_side.answering import answer_hello, guarded
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
-from client_side.proxy_training import ProxyTraining, ReleaseCodec
+from client_side.proxy_training import ProxyTraining
 from client_side.training_state import Binding, TrainingState, TrainingStateFile
 from lm.settings import save_settings
 from protocol import PROTOCOL_VERSION
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply, TrainingRequest
-from protocol.wire import decode_bytes, encode_bytes
+from tests.support.answering import train
 from tests.support.clients import client_config, make_client, training_request
-
-CODEC = ReleaseCodec(encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply))
-train = partial(answer_training, codec=CODEC, is_deployed=False)
 
 
 @pytest.fixture

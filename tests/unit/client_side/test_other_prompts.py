@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from client_side.answering import answer_training, guarded
+from client_side.answering import guarded
 from client_side.budget import BudgetLedger
 from client_side.config import PreferencesConfig
 from client_side.folder import ClientFolder
-from client_side.proxy_training import ReleaseCodec
 from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, Refusal, ReleaseReply
-from protocol.wire import decode_bytes, encode_bytes
+from tests.support.answering import train
 from tests.support.clients import client_config, make_client, training_request
-
-CODEC = ReleaseCodec(encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply))
 
 
 def _client(
@@ -44,9 +41,7 @@ def _ask(
     request = training_request(base_model, proxy)
     return guarded(
         client,
-        lambda: answer_training(
-            request, proxy=proxy, folder=client, codec=CODEC, is_deployed=False
-        ),
+        lambda: train(request, proxy=proxy, folder=client),
     )
 
 

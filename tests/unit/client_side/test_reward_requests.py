@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client_side import reward_proxy
-from client_side.answering import answer_training, guarded
+from client_side.answering import guarded
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
-from client_side.proxy_training import ReleaseCodec
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError, RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, Refusal, ReleaseReply
-from protocol.wire import decode_bytes, encode_bytes
+from tests.support.answering import train
 from tests.support.clients import client_config, make_client, training_request
-
-CODEC = ReleaseCodec(encode=encode_bytes, decode=lambda data: decode_bytes(data, ReleaseReply))
-train = partial(answer_training, codec=CODEC, is_deployed=False)
 
 
 @pytest.fixture
