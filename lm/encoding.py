@@ -23,6 +23,24 @@ from lm.sentences import whole_sentences
 # Stands for a turn's content while the template around it is taken apart.
 _SENTINELS = ("\u241eINSTRUCTION\u241e", "\u241ePROMPT\u241e", "\u241eRESPONSE\u241e")
 
+# For templates that tell the model the day: a macro in the place of the function that looks at the
+# clock. With that, a generator would be asked otherwise tomorrow than its client trained it.
+_FIXED_DAY = (
+    "{%- macro strftime_now(pattern) -%}{{ pattern"
+    + "".join(
+        f" | replace('{directive}', '{text}')"
+        for directive, text in {
+            "%d": "01",
+            "%m": "01",
+            "%b": "Jan",
+            "%B": "January",
+            "%y": "25",
+            "%Y": "2025",
+        }.items()
+    )
+    + " }}{%- endmacro +%}"  # + keeps white space with which a template may begin
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedChat:
@@ -261,7 +279,10 @@ def _rendered(
 ) -> str:
     try:
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            chat_template=_FIXED_DAY + tokenizer.get_chat_template(),
         )
     except TemplateError as error:  # so templates say that they know no such turn
         raise _unusable_template(tokenizer) from error

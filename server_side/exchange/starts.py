@@ -96,7 +96,7 @@ def cached_start(
     """
     expected = expected_adapter_shapes(base_folder, lora, has_reward_head=proxy is ProxyKind.REWARD)
     stated = to_document(lora)
-    file = run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
+    file = _start_file(client_name, proxy, run_folder=run_folder)
     note = file.with_suffix(".json")
     if file.is_file():
         _require_origin(note, origin)
@@ -135,6 +135,21 @@ def sent_digests(run_folder: Path) -> dict[str, str]:
     }
 
 
+def sent_start(client_name: str, proxy: ProxyKind, *, run_folder: Path) -> AdapterWeights | None:
+    """Return the starting weights that a client was sent for a proxy.
+
+    Args:
+        client_name: Name of the client.
+        proxy: Which proxy they were for.
+        run_folder: The server's run folder.
+
+    Returns:
+        The weights; None where none were sent.
+    """
+    file = _start_file(client_name, proxy, run_folder=run_folder)
+    return AdapterWeights.from_bytes(file.read_bytes()) if file.is_file() else None
+
+
 def strayed_clients(
     sent: Mapping[str, str],
     requests: Mapping[str, Request],
@@ -168,7 +183,7 @@ def strayed_clients(
                 "warm_start and lora at the client), or delete that file; a client that has "
                 "trained from the old weights then pays again.",
                 client_name,
-                run_folder / STARTS / f"{name}{_SUFFIX}",
+                _start_file(client_name, proxy, run_folder=run_folder),
                 asked or "a fresh adapter",
             )
     return frozenset(strayed)
@@ -186,6 +201,10 @@ def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:
     """
     notes = sorted((run_folder / STARTS).glob("*.json"))
     return {WARM_START_STAGE: _read_note(notes[0])["counts"]} if notes else {}
+
+
+def _start_file(client_name: str, proxy: ProxyKind, *, run_folder: Path) -> Path:
+    return run_folder / STARTS / f"{start_name(client_name, proxy)}{_SUFFIX}"
 
 
 def _asked_start(request: Request) -> str | None:

@@ -20,13 +20,19 @@ from torch import nn
 
 from client_side.config import GeneratorConfig, RewardProxyConfig
 from client_side.generator import ADAPTER_SEED, GeneratorLoss, torch_dtype
-from lm.adapter_shapes import REWARD_HEAD, LoraSpec, Tensors
-from lm.adapters import attach_lora, freeze_a, load_adapter, load_adapter_tensors
+from lm.adapter_shapes import LoraSpec, Tensors
+from lm.adapters import attach_lora, freeze_a, load_adapter_tensors
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm
 from lm.packing import PackedRow
-from lm.reward_head import build_reward_model, load_reward_model, rewards_of, score_chats
+from lm.reward_head import (
+    build_reward_model,
+    load_reward_model,
+    load_reward_tensors,
+    rewards_of,
+    score_chats,
+)
 from protocol.errors import ConfigurationError
 
 FloatArray = npt.NDArray[np.float32]
@@ -41,41 +47,61 @@ directions that hardly any canary has, and so let noise through."""
 
 
 def likelihood_scores(
-    chats: Sequence[EncodedChat], *, base_folder: Path, tensors: Tensors, lora: LoraSpec
+    chats: Sequence[EncodedChat],
+    *,
+    base_folder: Path,
+    tensors: Tensors,
+    lora: LoraSpec,
+    start: Tensors | None,
 ) -> list[float]:
-    """Score canaries by how much likelier the generator proxy finds them than the base model.
+    """Score canaries by how much likelier training made them to the generator proxy.
 
     Args:
         chats: The canaries.
         base_folder: Folder of the base model.
         tensors: Released tensors of the generator proxy.
         lora: Shape of its adapter.
+        start: Public tensors that it started from; None for a fresh adapter, which is the base
+            model.
 
     Returns:
         Gain in log-likelihood of each response, in nats, (m,).
     """
-    model = load_causal_lm(base_folder)
+    model = attach_lora(load_causal_lm(base_folder), lora, seed=ADAPTER_SEED)
+    if start is not None:
+        load_adapter_tensors(model, start)
     before = response_nll_sums(model, chats)
-    after = response_nll_sums(load_adapter(model, tensors, lora), chats)
+    load_adapter_tensors(model, tensors)
+    after = response_nll_sums(model, chats)
     return [a - b for a, b in zip(before, after, strict=True)]
 
 
 def reward_scores(
-    chats: Sequence[EncodedChat], *, base_folder: Path, tensors: Tensors, lora: LoraSpec
+    chats: Sequence[EncodedChat],
+    *,
+    base_folder: Path,
+    tensors: Tensors,
+    lora: LoraSpec,
+    start: Tensors | None,
 ) -> list[float]:
-    """Score canaries by the reward that the reward proxy gives them.
+    """Score canaries by how much reward training gave them.
 
     Args:
         chats: The canaries.
         base_folder: Folder of the base model.
         tensors: Released tensors of the reward proxy.
         lora: Shape of its adapter.
+        start: Public tensors that it started from; None for a fresh one, which rewards nothing.
 
     Returns:
-        Reward of each, (m,).
+        Gain in reward of each, (m,).
     """
     model = load_reward_model(base_folder, tensors, lora, dtype=torch.float32)
-    return score_chats(model, chats)
+    after = score_chats(model, chats)
+    if start is None:
+        return after
+    load_reward_tensors(model, start)
+    return [a - b for a, b in zip(after, score_chats(model, chats), strict=True)]
 
 
 def generator_gradient_scores(
@@ -84,6 +110,7 @@ def generator_gradient_scores(
     base_folder: Path,
     tensors: Tensors,
     lora: LoraSpec,
+    start: Tensors | None,
     config: GeneratorConfig,
     on_progress: OnProgress | None = None,
 ) -> list[float]:
@@ -94,6 +121,7 @@ def generator_gradient_scores(
         base_folder: Folder of the base model.
         tensors: Released tensors of the generator proxy.
         lora: Shape of its adapter.
+        start: Public tensors that it started from; None for a fresh adapter.
         config: The client's settings, which its attacker is assumed to know.
         on_progress: Told how many gradients are done, of how many.
 
@@ -103,14 +131,16 @@ def generator_gradient_scores(
     model = attach_lora(
         load_causal_lm(base_folder, dtype=torch_dtype(config.precision)), lora, seed=ADAPTER_SEED
     )
+    if start is not None:
+        load_adapter_tensors(model, start)
     if config.lora.freeze_a:
         freeze_a(model)
     parameters = trained_parameters(model)
     gradients = generator_gradients(model, chats, config=config, on_progress=on_progress)
-    start = _flat([parameter.detach() for parameter in parameters])
+    before = _flat([parameter.detach() for parameter in parameters])
     load_adapter_tensors(model, tensors)
     return gradient_shares(
-        gradients=gradients, update=_flat([p.detach() for p in parameters]) - start
+        gradients=gradients, update=_flat([p.detach() for p in parameters]) - before
     )
 
 
@@ -147,12 +177,13 @@ def reward_gradient_scores(
     base_folder: Path,
     tensors: Tensors,
     lora: LoraSpec,
+    start: Tensors | None,
     config: RewardProxyConfig,
     on_progress: OnProgress | None = None,
 ) -> list[float]:
     """Score canaries by how far the reward proxy's update went towards rewarding them.
 
-    The head starts at zero, where the adapter has no gradient at all, so gradients are taken at the
+    A fresh head is zero, where the adapter has no gradient at all, so gradients are taken at the
     released weights. What the canary was paired with is not known; its own side is.
 
     Args:
@@ -160,6 +191,7 @@ def reward_gradient_scores(
         base_folder: Folder of the base model.
         tensors: Released tensors of the reward proxy.
         lora: Shape of its adapter.
+        start: Public tensors that it started from; None for a fresh adapter and a zero head.
         config: The client's settings.
         on_progress: Told how many gradients are done, of how many.
 
@@ -169,13 +201,13 @@ def reward_gradient_scores(
     model = build_reward_model(
         base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
     )
+    if start is not None:
+        load_reward_tensors(model, start)
     if config.lora.freeze_a:
         freeze_a(model.adapted)
     parameters = trained_parameters(model)
-    start = _flat([parameter.detach() for parameter in parameters])
-    load_adapter_tensors(model.adapted, tensors)
-    with torch.no_grad():
-        model.reward_head.weight.copy_(torch.tensor(tensors[REWARD_HEAD]))
+    before = _flat([parameter.detach() for parameter in parameters])
+    load_reward_tensors(model, tensors)
 
     def negative_reward(chat: EncodedChat) -> torch.Tensor:
         response = chat.response_ids + chat.end_ids
@@ -184,7 +216,7 @@ def reward_gradient_scores(
 
     gradients = _gradients(chats, parameters, negative_reward, on_progress=on_progress)
     return gradient_shares(
-        gradients=gradients, update=_flat([p.detach() for p in parameters]) - start
+        gradients=gradients, update=_flat([p.detach() for p in parameters]) - before
     )
 
 

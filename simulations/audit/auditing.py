@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client_side.config import ClientConfig
+from lm.adapter_shapes import Tensors
 from lm.encoding import EncodedChat, encode_chat
 from lm.loading import load_tokenizer
 from protocol.accounting import composed_epsilon
@@ -69,11 +70,23 @@ class AuditResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Exchanged:
+    """What went over the wire, as far as an attacker who was the server knows it."""
+
+    releases: Sequence[AdmittedRelease]
+    """The client's releases."""
+    starts: Mapping[ProxyKind, Tensors]
+    """Public weights that it was sent to start from; empty without a warm start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Audited:
     """The attacked party's output and the canaries, as the attacks need them."""
 
     released: Mapping[ProxyKind, AdmittedRelease]
     """Both releases."""
+    starts: Mapping[ProxyKind, Tensors]
+    """Public weights that they were trained from; without those that started fresh."""
     chats: tuple[EncodedChat, ...]
     """The canaries, as training saw those that were in, (m,)."""
     base_folder: Path
@@ -93,7 +106,7 @@ def run_audit(
     folder: Path,
     *,
     progress: Progress,
-    run_exchange: Callable[[SimulateConfig, Path], Sequence[AdmittedRelease]],
+    run_exchange: Callable[[SimulateConfig, Path], Exchanged],
 ) -> AuditResult:
     """Train one client on records and canaries, attack what it releases, and bound ε.
 
@@ -112,13 +125,14 @@ def run_audit(
     """
     base_folder = base_folder_of(config.client_side.base_model, folder)
     canaries, coins = lay_out_canaries(config, folder=folder, base_folder=base_folder)
-    releases = run_exchange(
+    exchanged = run_exchange(
         audited_simulation(config, folder=folder, base_folder=base_folder), folder / "exchange"
     )
     tokenizer = load_tokenizer(base_folder)
     records = config.client_side.records
     audited = Audited(
-        released={item.proxy: item for item in releases},
+        released={item.proxy: item for item in exchanged.releases},
+        starts=exchanged.starts,
         chats=tuple(
             encode_chat(
                 tokenizer,
@@ -170,6 +184,7 @@ def attack_weights(
     """
     chats = audited.chats
     generator, reward = (audited.released[proxy] for proxy in ProxyKind)
+    generator_start, reward_start = (audited.starts.get(proxy) for proxy in ProxyKind)
     attacks: tuple[tuple[ProxyKind, str, Callable[[], list[float]]], ...] = (
         (
             ProxyKind.GENERATOR,
@@ -179,6 +194,7 @@ def attack_weights(
                 base_folder=audited.base_folder,
                 tensors=generator.weights,
                 lora=generator.lora,
+                start=generator_start,
             ),
         ),
         (
@@ -189,6 +205,7 @@ def attack_weights(
                 base_folder=audited.base_folder,
                 tensors=generator.weights,
                 lora=generator.lora,
+                start=generator_start,
                 config=config.generator,
                 on_progress=progress.advance,
             ),
@@ -197,7 +214,11 @@ def attack_weights(
             ProxyKind.REWARD,
             "reward",
             lambda: reward_scores(
-                chats, base_folder=audited.base_folder, tensors=reward.weights, lora=reward.lora
+                chats,
+                base_folder=audited.base_folder,
+                tensors=reward.weights,
+                lora=reward.lora,
+                start=reward_start,
             ),
         ),
         (
@@ -208,6 +229,7 @@ def attack_weights(
                 base_folder=audited.base_folder,
                 tensors=reward.weights,
                 lora=reward.lora,
+                start=reward_start,
                 config=config.reward_proxy,
                 on_progress=progress.advance,
             ),

@@ -6,7 +6,6 @@ Exit status: 0; 1 for an error, said in one line; 3 where a bound exceeds its cl
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from simulations.provenance import begin_provenance
 from simulations.run_folder import begun_folder, run_id_of
 
 if TYPE_CHECKING:
-    from server_side.admission import AdmittedRelease
+    from simulations.audit.auditing import Exchanged
     from simulations.config import SimulateConfig
     from simulations.console import SimulationConsole
 
@@ -112,11 +111,11 @@ def audit(config: AuditConfig, folder: Path) -> bool:
     return result.exceeds_claim
 
 
-def _exchange(
-    console: SimulationConsole, simulation: SimulateConfig, folder: Path
-) -> Sequence[AdmittedRelease]:
+def _exchange(console: SimulationConsole, simulation: SimulateConfig, folder: Path) -> Exchanged:
     from server_side.exchange.collecting import load_collected
     from server_side.exchange.outcome import read_outcome
+    from server_side.exchange.starts import sent_start
+    from simulations.audit.auditing import Exchanged
     from simulations.in_process import run_exchange
     from simulations.prepare import prepare_world
 
@@ -125,7 +124,15 @@ def _exchange(
     if outcome is None or outcome["error"] is not None:
         console.say("The client trains its two proxies under differential privacy.")
         run_exchange(world, run_id=run_id, on_poll=lambda: console.look_at_clients(world))
-    return load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
+    releases = load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
+    sent = {
+        item.proxy: sent_start(
+            item.certificate.client_name, item.proxy, run_folder=world.server_folder
+        )
+        for item in releases
+    }
+    starts = {proxy: start.tensors for proxy, start in sent.items() if start is not None}
+    return Exchanged(releases=releases, starts=starts)
 
 
 def _begin(config: AuditConfig, folder: Path) -> None:

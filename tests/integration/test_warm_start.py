@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from client_side.app import answer_bytes
 from client_side.config import WarmStartConfig as TakingConfig
 from client_side.folder import ClientFolder
 from lm.errors import TableError
+from lm.settings import to_settings
 from protocol.artifacts import AdapterWeights
 from protocol.errors import AdmissionCode, AdmissionError, ConfigurationError
 from protocol.ledger import ProxyKind
@@ -21,6 +25,11 @@ from server_side.app import BytesChannel
 from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
 from server_side.exchange.collecting import Waiting, collect, load_collected
 from server_side.exchange.starts import STARTS, sent_digests, start_counts
+from simulations.audit.auditing import Audited, attack_weights
+from simulations.audit.config import AuditConfig
+from simulations.audit.judging import AttackScores
+from simulations.audit.run import audit
+from simulations.command_line import CONF
 from tests.support.clients import client_config, make_client, server_config
 
 pytestmark = pytest.mark.integration
@@ -121,3 +130,33 @@ def test_public_text_that_is_not_there_ends_the_exchange_before_anybody_trains(
         run(missing, clients, tmp_path / "server")
 
     assert not list((clients[0].ledger_folder).rglob("*.release"))
+
+
+def test_an_audit_knows_the_public_start_that_its_client_was_sent(
+    server: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked = []
+
+    def attack(audited: Audited, **rest: Any) -> Iterator[AttackScores]:
+        attacked.append(audited)
+        return attack_weights(audited, **rest)
+
+    monkeypatch.setattr("simulations.audit.auditing.attack_weights", attack)
+    words = ["audit=smoke", "num_canaries=20", "attack_text=false"]
+    words += [
+        "client_side.warm_start.accept=true",
+        f"server_side.warm_start.path={tmp_path}/public.jsonl",
+    ]
+    words += ["server_side.warm_start.steps=2", "server_side.warm_start.engine=transformers"]
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = to_settings(AuditConfig, compose("audit", overrides=words))
+    (tmp_path / "audit").mkdir()
+
+    audit(config, tmp_path / "audit")
+
+    (audited,) = attacked
+    assert {
+        proxy: AdapterWeights(tensors=dict(start)).digest()
+        for proxy, start in audited.starts.items()
+    } == {proxy: item.certificate.start_digest for proxy, item in audited.released.items()}
+    assert audited.starts.keys() == set(ProxyKind)

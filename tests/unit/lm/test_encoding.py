@@ -167,6 +167,19 @@ def test_a_template_that_ends_a_response_in_plain_text_is_refused(tiny_llama: Pa
         encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why", response="so")
 
 
+def test_a_template_that_tells_the_day_tells_the_same_one_on_every_day(tiny_llama: Path) -> None:
+    """Else a run that goes on tomorrow asks its generators otherwise than they were trained."""
+    tokenizer = load_tokenizer(tiny_llama)
+    day = "\n\n {{ '<|im_start|>' + strftime_now('%d %B %Y') + '<|im_end|>' }}"
+    tokenizer.chat_template = day + str(tokenizer.chat_template)
+
+    chat = encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why")
+    rendered = render_prefix(tokenizer, [{"role": "user", "content": "why"}])
+
+    assert "01 January 2025" in tokenizer.decode(chat.prefix_ids)
+    assert tokenizer.decode(rendered).startswith("\n\n <|im_start|>01 January 2025<|im_end|>")
+
+
 def test_pad_right_puts_padding_after_every_real_token() -> None:
     assert pad_right([[1, 2, 3], [4]], pad_id=9).tolist() == [[1, 2, 3], [4, 9, 9]]
 
