@@ -187,7 +187,7 @@ class GeneratorLoss:
         response_start, stop = chat.response_span
         weights = torch.zeros(stop - start)
         prompt, response = weights[: prompt_stop - start], weights[response_start - start :]
-        self._share_out(self.prompt_loss_weight, prompt, is_ended=bool(chat.middle_ids))
+        self._share_out(self.prompt_loss_weight, prompt, is_ended=bool(chat.prompt_end_ids))
         self._share_out(1 - self.prompt_loss_weight, response, is_ended=bool(chat.end_ids))
         return weights
 

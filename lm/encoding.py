@@ -50,8 +50,10 @@ class EncodedChat:
     """System turn and opening of the user turn."""
     prompt_ids: tuple[int, ...]
     """What the user says."""
+    prompt_end_ids: tuple[int, ...]
+    """The token that ends the prompt, and white space that the template has before it."""
     middle_ids: tuple[int, ...]
-    """End of the user turn and opening of the assistant turn; the first one ends the prompt."""
+    """What else the template has up to the response: the opening of the assistant turn."""
     response_ids: tuple[int, ...]
     """What the assistant says; may be empty."""
     end_ids: tuple[int, ...]
@@ -60,7 +62,7 @@ class EncodedChat:
     @property
     def response_prefix(self) -> tuple[int, ...]:
         """Everything before the response."""
-        return self.prefix_ids + self.prompt_ids + self.middle_ids
+        return self.prefix_ids + self.prompt_ids + self.prompt_end_ids + self.middle_ids
 
     @property
     def input_ids(self) -> tuple[int, ...]:
@@ -69,9 +71,9 @@ class EncodedChat:
 
     @property
     def prompt_span(self) -> tuple[int, int]:
-        """First and last-plus-one position of the prompt's tokens and the one that ends it."""
+        """First and last-plus-one position of the prompt's tokens and what ends it."""
         start = len(self.prefix_ids)
-        return start, start + len(self.prompt_ids) + min(1, len(self.middle_ids))
+        return start, start + len(self.prompt_ids) + len(self.prompt_end_ids)
 
     @property
     def response_span(self) -> tuple[int, int]:
@@ -112,10 +114,14 @@ def encode_chat(
     response_ids = _plain_ids(tokenizer, response)
     is_cut = max_response_tokens is not None and len(response_ids) > max_response_tokens
     end_ids = () if is_cut or not response_ids else (_end_id(tokenizer, after),)
+    between_ids = _ids(tokenizer, between)
+    control_id = _first_control_id(tokenizer, between)
+    num_ending = 1 if control_id is None else between_ids.index(control_id) + 1
     return EncodedChat(
         prefix_ids=_prefix_ids(tokenizer, before, instruction, opening),
         prompt_ids=prompt_ids,
-        middle_ids=_ids(tokenizer, between),
+        prompt_end_ids=between_ids[:num_ending],
+        middle_ids=between_ids[num_ending:],
         response_ids=response_ids[:max_response_tokens],
         end_ids=end_ids,
     )

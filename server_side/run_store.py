@@ -256,6 +256,7 @@ class RunStore:
         if not was_whole:
             self.forget(stage)
             with clear_disk_errors(path):
+                self._discard_parts(but=part)
                 do = partial(self._measured, path, build, part)
                 if self._shared is None:
                     record = do()
@@ -267,6 +268,13 @@ class RunStore:
             self._write_manifest()
         seconds = self._stages[stage].seconds
         self._progress.end(stage, seconds=seconds, was_whole=was_whole)
+
+    def _discard_parts(self, *, but: Path | None) -> None:
+        # Begun from what earlier stages said before one of them had to be done again: a tuning
+        # would not go on from there, and say so after hours.
+        for part in self.folder.glob("*.part"):
+            if part.is_dir() and part != but:
+                shutil.rmtree(part)
 
     def _measured(
         self, path: Path, build: Callable[[], StageResult[T]], part: Path | None

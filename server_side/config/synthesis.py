@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from server_side.config.checks import (
     require,
@@ -23,6 +24,9 @@ class PublicPromptsUse(StrEnum):
     """They are answered in the place of as many that the generators would write."""
     FEW_SHOT = "few_shot"
     """A few of them stand before each prompt that a generator writes, as examples."""
+
+
+_MAX_ATTEMPTS_FACTOR: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +91,9 @@ class SynthesisConfig:
             self.max_prompt_words,
         )
         require(
-            math.isfinite(self.max_attempts_factor) and self.max_attempts_factor >= 1,
+            1 <= self.max_attempts_factor <= _MAX_ATTEMPTS_FACTOR,
             "synthesis.max_attempts_factor",
-            "a number >= 1",
+            f"a number in [1, {_MAX_ATTEMPTS_FACTOR:,}]",
             self.max_attempts_factor,
         )
         require_fractions("synthesis", self, "min_yield")

@@ -199,6 +199,9 @@ def submit(
         if answer.get("success"):
             return str(answer["run-id"])
         time.sleep(1.0)
+        # A command that was given up on, for it took too long, may have handed it over all the
+        # same; clients that two runs ask at once would refuse one of them.
+        stop_unfinished(link)
     raise RunLostError(
         f"Expected the SuperLink at {link.address} to take the run, found: "
         f"{_one_line(answer.get('error-message'))} See its log in the run folder."

@@ -15,7 +15,8 @@ from lm.loading import load_causal_lm
 CHAT = EncodedChat(
     prefix_ids=(1, 5, 6),
     prompt_ids=(10, 11, 12),
-    middle_ids=(2, 7, 8),
+    prompt_end_ids=(2,),
+    middle_ids=(7, 8),
     response_ids=(20, 21, 22, 23),
     end_ids=(2,),
 )

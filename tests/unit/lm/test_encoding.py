@@ -146,6 +146,19 @@ def test_a_response_ends_with_a_control_token_whatever_white_space_comes_first(
     assert tokenizer.convert_tokens_to_ids(" ") not in end_of_turn_ids(tokenizer)
 
 
+def test_a_prompt_is_learnt_up_to_its_control_token_whatever_white_space_comes_first(
+    tiny_llama: Path,
+) -> None:
+    """Else a generator learns the white space, and never that a prompt ends."""
+    tokenizer = load_tokenizer(tiny_llama)
+    template = TURNS.replace("END", "'<|im_end|>'")
+    tokenizer.chat_template = template.replace("'<|im_start|>'", r"' \n<|im_end|><|im_start|>'")
+
+    chat = encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why", response="so")
+
+    assert tokenizer.decode(chat.input_ids[slice(*chat.prompt_span)]) == "why \n<|im_end|>"
+
+
 def test_a_control_token_that_was_added_as_an_ordinary_one_ends_a_response(
     tiny_llama: Path,
 ) -> None:

@@ -70,6 +70,7 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: SynthesisConfig(client_weights={"a": 0.0}), "synthesis.client_weights"),
         (lambda: SynthesisConfig(engine="fast"), "synthesis.engine"),
         (lambda: SynthesisConfig(max_attempts_factor=float("nan")), "max_attempts_factor"),
+        (lambda: SynthesisConfig(max_attempts_factor=1e308), "max_attempts_factor"),
         (lambda: EvaluationConfig(temperature=0.0), "Expected evaluation.temperature to"),
         (
             lambda: SynthesisConfig(prompt_sampling=SamplingConfig(temperature=0.0)),

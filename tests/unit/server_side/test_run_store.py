@@ -193,6 +193,22 @@ def test_folder_stage_goes_on_from_what_a_killed_start_left(tmp_path: Path) -> N
     assert not (tmp_path / "11_target_r1.part").exists()
 
 
+def test_a_folder_stage_starts_afresh_where_an_earlier_stage_had_to_be_done_again(
+    tmp_path: Path,
+) -> None:
+    files_found: list[int] = []
+    with open_store(tmp_path) as store, pytest.raises(KeyboardInterrupt):
+        store.values("07_queries", Query, Work())
+        store.subfolder("11_target_r1", filler(files_found, is_killed=True))
+    (tmp_path / "07_queries.jsonl").write_text("damaged")
+
+    with open_store(tmp_path) as store:
+        store.values("07_queries", Query, Work())
+        store.subfolder("11_target_r1", filler(files_found))
+
+    assert files_found == [0, 0]
+
+
 def test_a_folder_stage_that_is_killed_while_its_files_are_hashed_is_not_done_again_from_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
