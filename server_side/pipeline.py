@@ -47,6 +47,7 @@ from server_side.refinement import (
 from server_side.run_store import RunStore, StageRecord
 from server_side.samples import Candidate, CuratedSample, Feedback, Query, ScoredCandidate
 from server_side.scoring import reward_scales, score_candidates
+from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
 from server_side.tuning.tuned_target import TUNED
@@ -133,8 +134,9 @@ def run_pipeline(
         # Feedback on the best answers, rewriting by the target, and judging again.
         for number in range(2, num_rounds + 1):
             writer = target_writer(job, target / TUNED, round_index=number - 1, config=config)
-            samples = samples_to_refine(
-                best, pool=pool, filtering=config.filtering, config=config.refinement
+            edge = partial(samples_to_refine, best, pool=pool, filtering=config.filtering)
+            samples = edge(
+                config=config.refinement, seed=derive_seed(config.seed, f"edge_r{number}")
             )
             advise = partial(write_feedback, samples, generators=clients, target=writer)
             feedback = store.drawn(

@@ -70,6 +70,7 @@ def samples_to_refine(
     pool: Sequence[CuratedSample],
     filtering: FilteringConfig,
     config: RefinementConfig,
+    seed: int,
 ) -> tuple[CuratedSample, ...]:
     """Return the samples that this round rewrites: all that may change the pool, or its edge.
 
@@ -77,12 +78,14 @@ def samples_to_refine(
     round goes to the members that are weakest, half to the outsiders that are nearest to joining.
     Near-duplicates of members stay outside whatever their merit, so they come after all others.
     Where nobody may join, outsiders are not rewritten, and members are not where none is renewed.
+    Among equals, which all are where nothing is judged, it is drawn who is rewritten.
 
     Args:
         best: Each query's best sample so far.
         pool: The pool before this round, of some of these queries.
         filtering: By what queries are compared, and how much alike two samples may be.
         config: How many to rewrite at most, and how the pool may grow.
+        seed: Seed of the draw; another in each round, or the same few would be rewritten again.
 
     Returns:
         The samples, in the order of `best`. Where one side has fewer than its half, the other
@@ -94,7 +97,9 @@ def samples_to_refine(
     for sample in pool:
         distinct.add(sample_text(sample))
     members, outsiders, near_duplicates = [], [], []
-    for sample in best_first(best, config=filtering):
+    # By their ids the same end of the list would always be chosen, and with it one client.
+    drawn = sorted(best, key=lambda sample: derive_seed(seed, sample.query_id))
+    for sample in sorted(drawn, key=lambda sample: -merit(sample, config=filtering)):
         if sample.query_id in member_ids:
             members.append(sample)
         elif distinct.add(sample_text(sample)):

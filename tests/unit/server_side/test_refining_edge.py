@@ -36,6 +36,7 @@ def test_a_bounded_round_rewrites_about_the_edge_of_the_pool(
         pool=best_first[:pool_size],
         filtering=FilteringConfig(),
         config=RefinementConfig(max_queries=max_queries),
+        seed=0,
     )
 
     assert {sample.chosen_reward for sample in kept} == expected
@@ -58,7 +59,9 @@ def test_what_cannot_change_the_pool_is_not_rewritten(
     best_first = sorted(FIVE, key=lambda sample: -sample.chosen_reward)
     config = RefinementConfig(max_queries=max_queries, pool_growth=growth)
 
-    kept = samples_to_refine(FIVE, pool=best_first[:2], filtering=FilteringConfig(), config=config)
+    kept = samples_to_refine(
+        FIVE, pool=best_first[:2], filtering=FilteringConfig(), config=config, seed=0
+    )
 
     assert {sample.chosen_reward for sample in kept} == expected
 
@@ -69,7 +72,7 @@ def test_a_round_in_which_nobody_is_left_to_join_asks_no_model(
     config = RefinementConfig(pool_growth="join")
     target = FakeProxies("target")
 
-    kept = samples_to_refine(FIVE, pool=FIVE, filtering=FilteringConfig(), config=config)
+    kept = samples_to_refine(FIVE, pool=FIVE, filtering=FilteringConfig(), config=config, seed=0)
     feedback = write_feedback(
         kept, generators=[target], target=target, config=config, seed=0, on_progress=no_progress
     )
@@ -95,10 +98,35 @@ def test_a_bounded_round_passes_over_those_that_are_nearly_the_same_as_a_member(
 
     def rewritten(max_queries: int) -> list[str]:
         kept = samples_to_refine(
-            best, pool=pool, filtering=filtering, config=RefinementConfig(max_queries=max_queries)
+            best,
+            pool=pool,
+            filtering=filtering,
+            config=RefinementConfig(max_queries=max_queries),
+            seed=0,
         )
         return [sample.query_id for sample in kept]
 
     assert [sample.query_id for sample in pool] == ["q0", "q5", "q6", "q7"]
     assert rewritten(4) == ["q6", "q7", "q8", "q9"]
     assert rewritten(10) == ["q0", "q1", "q2", "q5", "q6", "q7", "q8", "q9", "q10", "q11"]
+
+
+def test_where_nothing_is_judged_each_round_draws_whom_it_rewrites_from_all_clients() -> None:
+    best = [
+        replace(curated(f"q{number:02}", 0.0), client_name="ab"[number // 30])
+        for number in range(60)
+    ]
+    filtering = FilteringConfig(choose_by="first", select_by="all", max_similarity=1.0)
+    config = RefinementConfig(max_queries=12)
+
+    first, again, second = (
+        samples_to_refine(best, pool=best, filtering=filtering, config=config, seed=seed)
+        for seed in (0, 0, 1)
+    )
+
+    assert first == again != second
+    assert len(first) == len(second) == 12
+    for drawn in (first, second):
+        assert {sample.client_name for sample in drawn} == {"a", "b"}
+        assert [sample for sample in best if sample in drawn] == list(drawn)
+    assert len({*first} & {*second}) < 12

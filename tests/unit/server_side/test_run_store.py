@@ -197,9 +197,10 @@ def test_a_folder_stage_starts_afresh_where_an_earlier_stage_had_to_be_done_agai
     tmp_path: Path,
 ) -> None:
     files_found: list[int] = []
-    with open_store(tmp_path) as store, pytest.raises(KeyboardInterrupt):
+    with open_store(tmp_path) as store:
         store.values("07_queries", Query, Work())
-        store.subfolder("11_target_r1", filler(files_found, is_killed=True))
+        with pytest.raises(KeyboardInterrupt):
+            store.subfolder("11_target_r1", filler(files_found, is_killed=True))
     (tmp_path / "07_queries.jsonl").write_text("damaged")
 
     with open_store(tmp_path) as store:
