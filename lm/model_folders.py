@@ -29,6 +29,22 @@ _SETTINGS_NAMES = (
 _DIGESTED_NAMES = ("config.json", "tokenizer.json")
 
 
+def shown_model_name(name: str) -> str:
+    """Return the name of a model as readers of other machines may see it.
+
+    Args:
+        name: As for `resolve_base_model`.
+
+    Returns:
+        The last part of a folder's path; any other name as it is.
+
+    >>> shown_model_name("/srv/models/Qwen2.5-7B-Instruct/"), shown_model_name("Qwen/Qwen2.5-7B")
+    ('Qwen2.5-7B-Instruct', 'Qwen/Qwen2.5-7B')
+    """
+    is_path = name.startswith((".", "/", "~")) or expanded(name).is_dir()
+    return expanded(name).resolve().name if is_path else name
+
+
 def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:
     """Find a base model and return the local folder that holds it.
 

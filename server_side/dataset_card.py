@@ -68,7 +68,8 @@ def describe_dataset(
         pool: Its rows.
         run_id: Name of the run.
         clients: By client, the certificate that states the whole price.
-        settings: All that decided the rows, as JSON values; the server's own under `config`.
+        settings: All that decided the rows, as JSON values; the server's own under `config`, and
+            what `ServerConfig.shown_models` gives.
         notes: What a simulation knows about the run; None in a deployment.
 
     Returns:
@@ -78,6 +79,7 @@ def describe_dataset(
     filtering = from_json(FilteringConfig, config["filtering"])
     refinement = from_json(RefinementConfig, config["refinement"])
     making = (
+        _models(settings, refinement),
         *_public_start(clients),
         _prompts(pool),
         _responses(pool, refinement),
@@ -168,6 +170,14 @@ def _unprotected(clients: Mapping[str, Certificate]) -> list[str]:
         for name, certificate in clients.items()
         if certificate.privacy.reproducible_noise or not math.isfinite(certificate.privacy.epsilon)
     ]
+
+
+def _models(settings: Mapping[str, object], refinement: RefinementConfig) -> str:
+    base = f"The clients' models were tuned from {settings['base_model']}"
+    if refinement.num_rounds == 1:
+        return f"{base}; its digest is among the settings below."
+    target = f"the target model is {settings['target_model']}"
+    return f"{base}, {target}; their digests are among the settings below."
 
 
 def _public_start(clients: Mapping[str, Certificate]) -> list[str]:

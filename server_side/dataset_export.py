@@ -54,7 +54,7 @@ def export_dataset(
         folder: Where to write; it appears only when whole. An older one there is replaced.
         run_id: Name of the run.
         certificates: Certificates of all admitted releases that the data were sampled from.
-        settings: All that decided the rows, as JSON values; the server's own under `config`.
+        settings: As for `describe_dataset`.
         notes: What a simulation knows about the run; None in a deployment.
 
     Returns:

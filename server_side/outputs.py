@@ -229,6 +229,7 @@ def write_outputs(
     fallen = [sample for sample in best if sample.query_id not in kept]
     synthetic = measure_diversity([sample.chosen for sample in final_pool])
     notes = annotate(final_pool) if annotate else None
+    settings = {**config.shown_models, **inputs.settings}
     pass_differences = pass_rate_differences(
         untuned=untuned.pass_counts,
         tuned=tuned.pass_counts,
@@ -291,7 +292,7 @@ def write_outputs(
         difference=difference,
         pass_differences=pass_differences,
         confidence_level=config.evaluation.confidence_level,
-        settings=inputs.settings,
+        settings=settings,
         versions=_versions(),
         synthetic=synthetic,
         generators=generators,
@@ -309,7 +310,7 @@ def write_outputs(
             # Nothing was sampled from a client whose generator is broken; its records paid all the
             # same, as metrics and report say.
             certificates=[item for item in inputs.certificates if item.client_name in generators],
-            settings=inputs.settings,
+            settings=settings,
             notes=notes,
         )
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from lm.model_folders import shown_model_name
 from server_side.config.admission import AdmissionConfig
 from server_side.config.checks import (
     require,
@@ -105,6 +106,12 @@ class ServerConfig:
         judge = self.evaluation.judge
         of_judge = (judge.model,) if judge.kind == "local" else ()
         return (self.base_model, self.target_model, *of_judge)
+
+    @property
+    def shown_models(self) -> dict[str, str]:
+        """Names of base model and target for the job's readers, who have no use for its paths."""
+        names = {"base_model": self.base_model, "target_model": self.target_model}
+        return {role: shown_model_name(name) for role, name in names.items()}
 
     @property
     def fingerprint(self) -> dict[str, object]:

@@ -80,4 +80,5 @@ def export_rows(folder: Path, **changes: Any) -> Path:
 
 
 def row_settings(**changes: Any) -> dict[str, object]:
-    return {"config": ServerConfig(**changes).fingerprint}
+    config = ServerConfig(**changes)
+    return {**config.shown_models, "config": config.fingerprint}

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from protocol.ledger import ProxyKind
-from server_side.config import FilteringConfig, RefinementConfig, ServerConfig
+from server_side.config import FilteringConfig, RefinementConfig
 from server_side.dataset_card import describe_dataset
 from server_side.notes import RunNotes, SelectionPrice
 from server_side.samples import CandidateOrigin, PromptOrigin
 from tests.support.synthetic_rows import export_rows, make_certificate, make_sample, row_settings
 
-SETTINGS = {"config": ServerConfig().fingerprint}
+SETTINGS = row_settings()
 
 
 def _card(folder: Path, **changes: Any) -> str:
@@ -275,6 +275,16 @@ def test_rows_of_a_selected_run_state_what_holds_for_the_best_of_several(
 
     assert f"what holds for them is {told} at δ = 1e-05" in card
     assert "Chosen among several runs" not in plain
+
+
+def test_the_card_names_the_models_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+    models = {"base_model": "/srv/secret/Small-0.5B", "target_model": "Org/Large-7B"}
+
+    card = _card(tmp_path, settings=row_settings(**models))
+
+    making = card.split("## How it was made\n")[1].split("## Use\n")[0]
+    assert "tuned from Small-0.5B, the target model is Org/Large-7B" in making
+    assert "secret" not in card
 
 
 def test_what_a_simulation_on_own_records_takes_beside_the_releases_is_told() -> None:
