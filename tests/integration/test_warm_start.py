@@ -142,7 +142,8 @@ def test_an_audit_knows_the_public_start_that_its_client_was_sent(
         return attack_weights(audited, **rest)
 
     monkeypatch.setattr("simulations.audit.auditing.attack_weights", attack)
-    words = ["audit=smoke", "num_canaries=20", "attack_text=false"]
+    words = ["audit=smoke", "num_canaries=8", "num_records=120", "attack_text=false"]
+    words += ["client_side.generator.steps=1", "client_side.reward_proxy.steps=1"]
     words += [
         "client_side.warm_start.accept=true",
         f"server_side.warm_start.path={tmp_path}/public.jsonl",
