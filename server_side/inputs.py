@@ -90,13 +90,7 @@ def gather_inputs(
     synthesis = config.synthesis
     names = [generator.client_name for generator, _ in pairs]
     client_quotas(names, synthesis, num_queries=synthesis.num_queries)
-    if absent := sorted((synthesis.client_weights or {}).keys() - set(names)):
-        _LOGGER.warning(
-            "synthesis.client_weights names %s, whose proxies are not here; the prompts are shared "
-            "out among %s by their weights.",
-            ", ".join(absent),
-            ", ".join(names),
-        )
+    _warn_of_weights(names, synthesis)
     _warn_of_short_limits([generator for generator, _ in pairs], synthesis)
     public_prompts = read_public_prompts(synthesis)
     base_folder, target_folder, *_ = map(resolve_base_model, config.model_names)
@@ -211,6 +205,23 @@ def _pair_up(
             "or were refused, or lower min_clients."
         )
     return pairs
+
+
+def _warn_of_weights(client_names: Sequence[str], config: SynthesisConfig) -> None:
+    weights = config.client_weights or {}
+    if absent := sorted(weights.keys() - set(client_names)):
+        _LOGGER.warning(
+            "synthesis.client_weights names %s, whose proxies are not here; the prompts are shared "
+            "out among %s by their weights.",
+            ", ".join(absent),
+            ", ".join(name for name in client_names if weights.get(name)),
+        )
+    if unnamed := config.unweighted(client_names):
+        _LOGGER.warning(
+            "synthesis.client_weights has no weight for %s: nothing is written by that generator, "
+            "though its full ε was paid. Name it, with weight 0 if that is meant.",
+            ", ".join(unnamed),
+        )
 
 
 def _warn_of_short_limits(generators: Sequence[AdmittedRelease], config: SynthesisConfig) -> None:

@@ -86,8 +86,9 @@ def prepare_world(
 
     Raises:
         TableError: Records or test records cannot be used.
-        ConfigurationError: A client would have too few records for its settings, or a package that
-            the target's tuning needs is not installed.
+        ConfigurationError: A client would have too few records for its settings, a client has no
+            weight beside others that have one, or a package that the target's tuning needs is not
+            installed.
         ModelFolderError: A model cannot be found.
     """
     world_file = run_folder / WORLD_FILE
@@ -99,6 +100,7 @@ def prepare_world(
         return _reopen(config, run_folder, facts)
     layout = _layout(config)
     require_packages(config.server_side.finetuning)
+    config.server_side.synthesis.check_weights(config.client_names)
     training, evaluation = read_rows(config)
     of_domains = {name: read_domain(config, own) for name, own in config.own_domains.items()}
     _check_public_text(config)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from protocol.errors import ConfigurationError
 from server_side.config.checks import (
     require,
     require_choice,
@@ -38,8 +40,10 @@ class SynthesisConfig:
     num_candidates: int = 4
     """Responses to each prompt."""
     client_weights: dict[str, float] | None = None
-    """Share of the prompts that each client's generator writes; None gives all the same. That of a
-    client that did not deliver falls to the others, by their weights."""
+    """Share of the prompts that each client's generator writes; None gives all the same. Every
+    client is named, one that is to write nothing with 0: a name that is missing is refused before
+    anybody trains. The share of a client that did not deliver falls to the others, by their
+    weights."""
     prompt_sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(max_new_tokens=80)
     )
@@ -116,4 +120,33 @@ class SynthesisConfig:
                 "synthesis.client_weights",
                 "weights >= 0 by client name, not all zero",
                 weights,
+            )
+
+    def unweighted(self, client_names: Collection[str]) -> list[str]:
+        """Return the clients that the weights pass over; none where all write the same share.
+
+        Args:
+            client_names: Clients that take part.
+
+        Returns:
+            Their names, sorted.
+        """
+        weights = self.client_weights
+        return [] if weights is None else sorted({*client_names} - weights.keys())
+
+    def check_weights(self, client_names: Collection[str]) -> None:
+        """Refuse weights that pass over a client, before it trains for nothing.
+
+        Args:
+            client_names: Clients that are about to train.
+
+        Raises:
+            ConfigurationError: There are weights, and some of these clients have none.
+        """
+        if missing := self.unweighted(client_names):
+            raise ConfigurationError(
+                "Expected synthesis.client_weights to name every client, got a weight for "
+                f"{', '.join(self.client_weights or ())} and none for {', '.join(missing)}, whose "
+                "generator would write nothing after its full ε is paid. Name it, with weight 0 if "
+                "that is meant."
             )

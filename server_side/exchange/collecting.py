@@ -131,7 +131,8 @@ def collect(
 
     Raises:
         ExchangeError: Fewer than `min_clients` clients gave both proxies.
-        ConfigurationError: Starting weights are kept that the settings no longer send.
+        ConfigurationError: Starting weights are kept that the settings no longer send, or the
+            settings give weights and none to a client that is about to train.
         RunLostError: The channel broke; there is no outcome yet.
         LmError: The base model cannot be used.
     """
@@ -225,6 +226,7 @@ class _Exchange:
         for client_id, outcome in self._outcomes.items():
             if self._has(outcome.name, proxy):
                 self._answered(client_id, action, ADMITTED)
+        self._config.synthesis.check_weights([self._outcomes[i].name for i in asked])
         _LOGGER.info("Asking %d clients for the %s proxy.", len(asked), action)
         request = TrainingRequest(
             protocol_version=PROTOCOL_VERSION,
@@ -272,10 +274,10 @@ class _Exchange:
             if all(self._has(item.client_name, proxy) for proxy in ProxyKind)
         }
         if len(complete) < self._min_clients:
-            reasons = "; ".join(_describe(outcome) for outcome in self._outcomes.values())
+            told = [f"{o.name or 'an unnamed node'} ({o.told})" for o in self._outcomes.values()]
             raise ExchangeError(
                 f"Expected both proxies of at least {self._min_clients} clients "
-                f"(server_side.min_clients), found {len(complete)}: {reasons}. "
+                f"(server_side.min_clients), found {len(complete)}: {'; '.join(told)}. "
                 "Each client's own log says why it refused, exchange.log what failed on the way."
             )
         return tuple(self._admitted)
@@ -394,7 +396,3 @@ def load_collected(
         config, run_id=run_id, client_keys=client_keys, run_folder=run_folder
     )
     return load_admitted(run_folder / RELEASES, policy=policy, expected_shapes=shapes)
-
-
-def _describe(outcome: ClientOutcome) -> str:
-    return f"{outcome.name or 'an unnamed node'} ({outcome.told})"

@@ -111,7 +111,8 @@ def collect_from_clients(folder: ServerFolder) -> None:
         folder: The server's folder.
 
     Raises:
-        ConfigurationError: Certificate, address or allow-list let nobody in, or the folder is busy.
+        ConfigurationError: Certificate, address or allow-list let nobody in, the settings give
+            weights and none to an allowed client, or the folder is busy.
         TableError: The public text of a warm start, or the test records beside it, cannot be read.
         StageError: All of that text stands in the test set.
         ExchangeError: Too few clients gave both proxies, or the processes cannot be kept alive.
@@ -134,6 +135,7 @@ def collect_from_clients(folder: ServerFolder) -> None:
             f"Expected at least {wanted} allowed clients, found {len(known)}. Let them in with "
             "`rewardds-server allow-client`, or lower num_clients and min_clients."
         )
+    config.synthesis.check_weights(known)
     _LOGGER.info("Certificate for %s until %s.", network.host, f"{ends:%Y-%m-%d}")
     busy = ConfigurationError(
         f"Expected one exchange at a time in {folder.path}, found another under way. Wait for it, "

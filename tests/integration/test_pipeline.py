@@ -18,6 +18,7 @@ from server_side.config import (
     ScoringConfig,
     ServerConfig,
 )
+from server_side.inputs import gather_inputs
 from server_side.measuring.metrics import read_metrics
 from server_side.pipeline import run_pipeline
 from server_side.ranking import RANKING_STAGE
@@ -226,6 +227,21 @@ def test_weight_of_a_client_that_refused_costs_the_others_nothing(
 
     assert len((tmp_path / "07_queries.jsonl").read_text().splitlines()) == 10
     assert "client_weights names clinic-b" in caplog.text
+
+
+def test_a_client_without_a_weight_that_has_paid_is_named(
+    base: Path, config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as where the weights were given, with a typo, after the releases had come."""
+    weights = {"clinic-a": 1.0, "clinic-x": 2.0}
+    synthesis = dataclasses.replace(config.synthesis, client_weights=weights)
+    weighted = dataclasses.replace(config, synthesis=synthesis)
+
+    gather_inputs(make_releases(base), config=weighted, run_folder=tmp_path)
+
+    assert "no weight for clinic-b: nothing is written by that generator" in caplog.text
+    assert "client_weights names clinic-x" in caplog.text
+    assert "shared out among clinic-a by their weights" in caplog.text
 
 
 def test_clients_of_different_domains_need_one_instruction_for_the_test(

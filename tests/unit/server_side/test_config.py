@@ -171,6 +171,15 @@ def test_bad_value_is_named_as_the_user_typed_it(make: Callable[[], object], nam
     assert str(caught.value).endswith(".")
 
 
+def test_weights_that_pass_over_a_client_are_refused_and_an_explicit_zero_is_not() -> None:
+    config = SynthesisConfig(client_weights={"north": 1.0, "suoth": 2.0, "west": 0.0})
+
+    with pytest.raises(ConfigurationError, match=r"north, suoth, west and none for south, whose"):
+        config.check_weights(["north", "south", "west"])
+    config.check_weights(["north", "west"])
+    SynthesisConfig().check_weights(["north", "south"])
+
+
 def test_a_single_round_without_vllm_needs_no_server() -> None:
     """The refinement stage does not run then, whatever its engine."""
     config = ServerConfig(refinement=RefinementConfig(num_rounds=1, engine="vllm"))

@@ -13,10 +13,10 @@ from lm.errors import ModelFolderError, TableError
 from lm.tables import normalise_prompt
 from protocol.errors import ConfigurationError, RecordsError, StageError
 from server_side import public_texts
-from server_side.config import EvaluationConfig, JudgeConfig, ServerConfig
+from server_side.config import EvaluationConfig, JudgeConfig, ServerConfig, SynthesisConfig
 from server_side.public_texts import read_test_rows
 from simulations.clinic import compose_messages
-from simulations.config import TINY_MODEL, SplitConfig, SplitKind
+from simulations.config import TINY_MODEL, SimulateConfig, SplitConfig, SplitKind
 from simulations.prepare import delta_warnings, prepare_world
 from tests.support.laid_out import rows_of, simulation, with_records, write_rows
 
@@ -369,3 +369,20 @@ def _server_with(path: Path | None, tests_column: str) -> ServerConfig:
             tests_column=tests_column,
         ),
     )
+
+
+def test_weights_that_pass_over_a_client_are_refused_before_any_folder_is_made(
+    tmp_path: Path,
+) -> None:
+    """Its generator would write nothing, and its records pay in full."""
+
+    def weighted(**weights: float) -> SimulateConfig:
+        named = {name.replace("_", "-"): weight for name, weight in weights.items()}
+        synthesis = SynthesisConfig(client_weights=named)
+        return simulation(server_side=replace(simulation().server_side, synthesis=synthesis))
+
+    with pytest.raises(ConfigurationError, match=r"client-1 and none for client-2.* weight 0 if"):
+        prepare_world(weighted(client_1=1.0), tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+    prepare_world(weighted(client_1=1.0, client_2=0.0), tmp_path / "run")

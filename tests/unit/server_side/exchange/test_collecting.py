@@ -14,12 +14,13 @@ import pytest
 from lm.model_folders import base_model_digest
 from protocol import PROTOCOL_VERSION, SOFTWARE_VERSION
 from protocol.artifacts import AdapterWeights
-from protocol.errors import ExchangeError
+from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import PrivacyUnit, ProxyKind
 from protocol.messages import HelloReply, Refusal, Request, TrainingRequest
-from server_side.config import AdmissionConfig, ServerConfig
+from server_side.config import AdmissionConfig, ServerConfig, SynthesisConfig
 from server_side.exchange.admission_terms import admission_terms
 from server_side.exchange.collecting import Content, Waiting, collect
+from server_side.exchange.outcome import read_outcome
 from server_side.exchange.starts import STARTS, sent_digests, strayed_clients
 from tests.support.clients import training_request
 
@@ -92,6 +93,22 @@ def test_nobody_is_asked_before_min_clients_are_there(tiny_llama: Path, tmp_path
 
     with pytest.raises(ExchangeError, match=r"Expected 2 clients within 0 s, found 1"):
         collect(OneClient(), config=config, run_id="run", run_folder=tmp_path, waiting=waiting)
+
+
+def test_a_client_whose_generator_would_write_nothing_by_oversight_is_not_asked_to_train(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Such as one whose name has a typo in the weights: it would pay its full ε."""
+    synthesis = SynthesisConfig(client_weights={"wrad": 2.0})
+    config = replace(ServerConfig(), base_model=str(tiny_llama), synthesis=synthesis)
+    channel = OneClient(base_model_digest=base_model_digest(tiny_llama))
+
+    with pytest.raises(ConfigurationError, match=r"a weight for wrad and none for ward"):
+        collect(channel, config=config, run_id="run", run_folder=tmp_path, waiting=Waiting())
+
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert "none for ward" in str(outcome["error"])
 
 
 def test_a_client_is_not_asked_to_train_otherwise_than_from_the_weights_that_are_kept(

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lm.settings import save_settings
 from protocol.bundle import sources_digest
+from protocol.introductions import Introduction
 from server_side.config import (
     EvaluationConfig,
     FinetuningConfig,
@@ -22,6 +25,7 @@ from server_side.config import (
     SynthesisConfig,
     WarmStartConfig,
 )
+from server_side.exchange.clients import allow_client
 from server_side.exchange.folder import ServerFolder
 from server_side.exchange.gateway import run_gateway
 from server_side.node import main
@@ -46,6 +50,23 @@ def test_collect_wants_min_clients_also_where_it_waits_for_fewer(folder: ServerF
 
     with pytest.raises(SystemExit, match="Expected at least 3 allowed clients, found 0"):
         main(["collect", str(folder.path)])
+
+
+def test_collect_wants_a_weight_for_every_allowed_client_where_some_have_one(
+    folder: ServerFolder,
+) -> None:
+    """Whoever is not named would pay for prompts that its generator never writes."""
+    public = ec.generate_private_key(ec.SECP384R1()).public_key()
+    line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    introduction = Introduction(client_name="ward", node_key=line, signing_key="a" * 64)
+    allow_client(folder.clients_folder, introduction)
+    synthesis = SynthesisConfig(client_weights={"wrad": 1.0})
+    save_settings(replace(folder.load_config(), synthesis=synthesis), folder.settings_file)
+
+    with pytest.raises(SystemExit, match="a weight for wrad and none for ward"):
+        main(["collect", str(folder.path)])
+
+    assert not folder.logs_folder.exists()
 
 
 @pytest.mark.parametrize("listen", ["203.0.113.1", "a..b"])
