@@ -122,8 +122,7 @@ def judge_ranking(
 
     Args:
         rows: Public test records.
-        generators: One generator a client; they share the prompts as they do in synthesis. Where
-            each client's own proxy alone judges, a client whose rewards have no scale gets none.
+        generators: One generator a client; they share the prompts as they do in synthesis.
         reward_proxies: One reward proxy a client.
         scales: Scale of each client's rewards, from the run's own round 1.
         synthesis: How answers are sampled; the run's own settings.
@@ -138,8 +137,7 @@ def judge_ranking(
     try:
         return _judge_ranking(
             rows,
-            # A client's own rewards may have no scale: it had no candidates, or was left out.
-            [g for g in generators if g.client_name in scales or scoring.ensemble != "own"],
+            generators,
             reward_proxies=reward_proxies,
             scales=scales,
             synthesis=synthesis,

@@ -8,7 +8,9 @@ consensus is its agreement with the candidates of round 1.
 
 A proxy that gives a constant, or a reward that is no number, tells nothing apart. It is left out in
 round 1 and thereafter, said aloud and counted; whether the run can do without any reward is for
-what chooses by it to say (`reward_scales`).
+what chooses by it to say (`reward_scales`). Where the own client's proxy judges alone, those that
+are left judge in its place: with 0 for all its candidates that client would lie below the best of
+the others', and drop out of the pool.
 
 A reward model may have learnt length in the place of quality, and what is selected by it then grows
 longer or shorter round by round. So the correlation of reward and length within a prompt is
@@ -23,7 +25,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -99,9 +101,9 @@ def score_candidates(
         on_progress: Told how many judgements are made, of how many.
 
     Returns:
-        The candidates with their scores, in the same order. A candidate that nobody is left to
-        judge has the reward 0, which is everybody's mean. The figures say how reward and length
-        correlate within a prompt, the counts how many proxies were left out.
+        The candidates with their scores, in the same order. Where nobody is left to judge, all have
+        the reward 0. The figures say how reward and length correlate within a prompt, the counts
+        how many proxies were left out.
 
     Raises:
         StageError: A perplexity is not a finite number, or the reward of a proxy that has a scale.
@@ -111,43 +113,50 @@ def score_candidates(
     by_id = {query.query_id: query for query in queries}
     client_names = [by_id[c.query_id].client_name for c in candidates]
     pairs = [(by_id[c.query_id].prompt, c.response) for c in candidates]
-    questions = _questions(client_names, reward_proxies, scales=scales, config=config)
-    num_rewards = sum(len(asked) for _, asked in questions)
-    total = num_rewards + len(pairs)
     rewards: list[dict[str, float]] = [{} for _ in pairs]
-    useless: dict[str, str] = {}
-    done = 0
-    for proxy, asked in questions:
-        values = _rewards(
-            proxy,
-            [pairs[i] for i in asked],
-            config=config,
-            on_progress=shifted(on_progress, offset=done, total=total),
-        )
-        done += len(asked)
-        if values is None:
-            useless[proxy.client_name] = "it gives rewards that are not finite numbers"
-            continue
-        for i, value in zip(asked, values, strict=True):
-            rewards[i][proxy.client_name] = value
+    found: dict[str, RewardScale | str] = {}
+    left_out: dict[str, str] = {}
+    if scales is not None:
+        left_out = {p.client_name: "" for p in reward_proxies if p.client_name not in scales}
+    done, total = 0, len(pairs)
+    # Again where some turn out to tell nothing apart, so that others judge in their place.
+    while questions := _questions(client_names, reward_proxies, rewards, left_out, config=config):
+        total += sum(len(asked) for _, asked in questions)
+        for proxy, asked in questions:
+            values = _rewards(
+                proxy,
+                [pairs[i] for i in asked],
+                config=config,
+                on_progress=shifted(on_progress, offset=done, total=total),
+            )
+            done += len(asked)
+            if values is None and scales is not None:
+                raise _broken("reward", proxy.client_name)
+            if values is None:
+                left_out[proxy.client_name] = "it gives rewards that are not finite numbers"
+                continue
+            for i, value in zip(asked, values, strict=True):
+                rewards[i][proxy.client_name] = value
+        if scales is None:
+            rewards = [{name: own[name] for name in own if name not in left_out} for own in rewards]
+            found = _scales(candidates, rewards, config=config)
+            left_out |= {name: why for name, why in found.items() if isinstance(why, str)}
+    rewards = [{name: own[name] for name in own if name not in left_out} for own in rewards]
     perplexities = _perplexities_by_own_generator(
         client_names,
         pairs,
         generators=generators,
         config=config,
-        on_progress=shifted(on_progress, offset=num_rewards, total=total),
+        on_progress=shifted(on_progress, offset=done, total=total),
     )
     counts = {"num_scored": len(candidates)}
     if scales is None:
-        found = _scales(candidates, rewards, config=config)
         scales = {name: scale for name, scale in found.items() if isinstance(scale, RewardScale)}
-        useless |= {name: why for name, why in found.items() if isinstance(why, str)}
-        rewards = [{name: own[name] for name in own if name in scales} for own in rewards]
-        counts["num_reward_proxies_left_out"] = len(useless)
-        for name, why in useless.items():
-            _LOGGER.warning("The reward proxy of client %s is left out: %s.", name, why)
-    elif useless:
-        raise _broken("reward", *useless)
+        counts["num_reward_proxies_left_out"] = len(left_out)
+        is_replaced = config.ensemble == Ensemble.OWN and scales
+        instead = " Those that are left judge its client's candidates." if is_replaced else ""
+        for name, why in left_out.items():
+            _LOGGER.warning("The reward proxy of client %s is left out: %s.%s", name, why, instead)
     scored = tuple(
         ScoredCandidate(
             candidate=candidate,
@@ -236,17 +245,19 @@ def length_correlation(scored: Sequence[ScoredCandidate]) -> float:
 def _questions(
     client_names: Sequence[str],
     reward_proxies: Sequence[RewardProxy],
+    rewards: Sequence[Mapping[str, float]],
+    left_out: Collection[str],
     *,
-    scales: Mapping[str, RewardScale] | None,
     config: ScoringConfig,
 ) -> list[tuple[RewardProxy, list[int]]]:
-    """Return who judges which candidates, by their places; `client_names` are those of theirs."""
+    """Return who is yet to judge which candidates, by their places; `client_names` are theirs."""
     asks_own = config.ensemble == Ensemble.OWN
     questions = []
     for proxy in reward_proxies:
-        own = [i for i, name in enumerate(client_names) if name == proxy.client_name]
-        asked = own if asks_own else list(range(len(client_names)))
-        if asked and (scales is None or proxy.client_name in scales):
+        whose = {proxy.client_name, *left_out} if asks_own else {*client_names}
+        due = [i for i, name in enumerate(client_names) if name in whose]
+        asked = [i for i in due if proxy.client_name not in rewards[i]]
+        if asked and proxy.client_name not in left_out:
             questions.append((proxy, asked))
     return questions
 
@@ -326,7 +337,7 @@ def _ensemble(
     match Ensemble(config.ensemble):
         case Ensemble.MIN:
             return min(standardised)
-        case Ensemble.MEAN | Ensemble.OWN:  # of the own client there is one alone
+        case Ensemble.MEAN | Ensemble.OWN:  # of the own client one alone, or of those in its place
             return statistics.fmean(standardised)
 
 

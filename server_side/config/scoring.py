@@ -19,7 +19,7 @@ class Ensemble(StrEnum):
     MIN = "min"
     """The least of them: what one proxy alone likes counts for little."""
     OWN = "own"
-    """That of the query's own client; the others are not asked."""
+    """That of the query's own client; the others are asked only where it tells nothing apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class ScoringConfig:
 
     ensemble: str = "mean"
     """How the clients' standardised rewards become one: mean, min or own. A proxy that gives a
-    constant or no finite number is left out; in own, its client's queries then have the reward 0,
-    which is everybody's mean."""
+    constant or no finite number is left out; in own, its client's queries then take the mean of
+    those that are left."""
     length_debias: bool = False
     """Whether what a response's length alone explains is taken out of its reward."""
     max_batch_tokens: int = 2048

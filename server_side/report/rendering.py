@@ -31,7 +31,8 @@ from server_side.whole_files import write_atomically
 _ENSEMBLES: Final = {
     "mean": " and averaged",
     "min": ", and the least of them counts",
-    "own": ", and each prompt’s answers are judged by its own client’s proxy alone",
+    "own": ", and each prompt’s answers are judged by its own client’s proxy alone, or by all that "
+    "are left where that one tells none apart",
 }
 
 

@@ -180,13 +180,6 @@ def test_proxy_that_was_left_out_is_not_asked_again() -> None:
     assert later[0].reward == first[1].reward
 
 
-def test_queries_whose_own_proxy_is_left_out_have_the_mean_reward() -> None:
-    """South's only candidate cannot be told from itself; north's differ."""
-    scored = score(FakeProxies("north"), FakeProxies("south"), ensemble="own")
-
-    assert [item.reward for item in scored] == pytest.approx([-1, 1, 0])
-
-
 def test_reward_that_ceases_to_be_a_number_is_refused() -> None:
     with pytest.raises(StageError, match=r"finite reward.*south"):
         score(
@@ -236,26 +229,6 @@ def test_least_reward_of_the_clients_can_count() -> None:
     rewards = [item.reward for item in score(north, south, ensemble="min")]
 
     assert rewards == pytest.approx([-math.sqrt(1.5), 0, -math.sqrt(1.5)])
-
-
-def test_own_clients_proxy_alone_can_judge() -> None:
-    """North judges q1 (lengths 1 and 3), south q2 (lengths 5 and 9, the shorter the better)."""
-    asked: list[str] = []
-
-    def north_reward(prompt: str, response: str) -> float:
-        asked.append(prompt)
-        return float(len(response))
-
-    north = FakeProxies("north", reward=north_reward)
-    south = FakeProxies("south", reward=lambda prompt, response: -100.0 * len(response))
-
-    scored = score(north, south, candidates=(*CANDIDATES, candidate("q2", "d" * 9)), ensemble="own")
-
-    assert [item.reward for item in scored] == pytest.approx([-1, 1, 1, -1])
-    assert [set(item.rewards_by_client) for item in scored] == [
-        {"north"}, {"north"}, {"south"}, {"south"},
-    ]  # fmt: skip
-    assert set(asked) == {"cough"}
 
 
 def test_consensus_is_measured_against_the_panel() -> None:
