@@ -18,7 +18,7 @@ from protocol.errors import ConfigurationError
 from server_side.config import FinetuningConfig, PublicPromptsUse, ServerConfig, SynthesisConfig
 from server_side.config.finetuning import Method
 from server_side.config.refinement import FeedbackWriter
-from server_side.public_prompts import usable_examples
+from server_side.public_prompts import draw_public, usable_examples
 from server_side.public_texts import read_public_prompts, read_test_rows
 from server_side.tuning.packages import require_packages
 
@@ -31,7 +31,7 @@ def check_job(config: ServerConfig) -> None:
 
     Raises:
         TableError: Test records or public prompts cannot be used.
-        StageError: There are too few public prompts to show.
+        StageError: There are too few public prompts to show, or none to answer is usable.
         ConfigurationError: A package is missing, or a setting does not fit a model.
         ModelFolderError: A model cannot be loaded.
     """
@@ -41,20 +41,23 @@ def check_job(config: ServerConfig) -> None:
 
 
 def check_prompts(config: SynthesisConfig, *, tested: Sequence[TextRow]) -> None:
-    """Read the public prompts, and see that there are enough where they are to be shown.
+    """Read the public prompts, and see that enough of them can be used for what they are for.
 
     Args:
         config: Where they lie, and what they are for.
-        tested: The test records; their prompts are not shown.
+        tested: The test records; their prompts are neither shown nor answered.
 
     Raises:
         TableError: They cannot be read.
-        StageError: There are too few to show.
+        StageError: There are too few to show, or none to answer.
     """
     prompts = read_public_prompts(config)
+    known = frozenset(normalise_prompt(row.prompt) for row in tested)
     if PublicPromptsUse(config.public_prompts_use) is PublicPromptsUse.FEW_SHOT:
-        known = frozenset(normalise_prompt(row.prompt) for row in tested)
         usable_examples(prompts, config, seen=set(), tested=known, counts=Counter())
+    else:
+        # Which ones are drawn is for the job to say; how many there are hangs on no seed.
+        draw_public(prompts, config, seed=0, seen=set(), tested=known, counts=Counter())
 
 
 def check_models(config: ServerConfig) -> None:

@@ -7,6 +7,7 @@ of the generators, so every query says where it comes from.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +17,8 @@ from lm.tables import normalise_prompt
 from protocol.errors import StageError
 from server_side.config import SynthesisConfig
 from server_side.seeds import derive_seed
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def unusable_text(
@@ -65,19 +68,42 @@ def draw_public(
         counts: Where those that were looked at, and those that fall, are counted.
 
     Returns:
-        What was taken, at most `num_queries`.
+        What was taken, at most `num_queries`; where it is less, that is logged.
+
+    Raises:
+        StageError: There are prompts, and none of them is usable.
     """
     drawn: list[str] = []
+    fallen: Counter[str] = Counter()
     order = np.random.default_rng(derive_seed(seed, "public prompts")).permutation(len(prompts))
     for place in order.tolist():
         if len(drawn) == config.num_queries:
             break
         counts["num_public"] += 1
         if reason := unusable_text(prompts[place], config, seen=seen, tested=tested):
-            counts[reason] += 1
+            fallen[reason] += 1
         else:
             seen.add(normalise_prompt(prompts[place]))
             drawn.append(prompts[place])
+    counts.update(fallen)
+    why = ", ".join(f"{name.removeprefix('num_')}: {number}" for name, number in fallen.items())
+    if prompts and not drawn:
+        # What would be left is the method without public prompts, under another name.
+        raise StageError(
+            "Expected public prompts (synthesis.public_prompts_path) that pass "
+            "synthesis.min_prompt_words and max_prompt_words and do not stand in the test set, "
+            f"found none of {len(prompts)} ({why}). Name other prompts, or none."
+        )
+    if prompts and len(drawn) < config.num_queries:
+        _LOGGER.warning(
+            "%d of %d public prompts are usable%s; the generators write the other %d of "
+            "synthesis.num_queries=%d.",
+            len(drawn),
+            len(prompts),
+            f" ({why})" if why else "",
+            config.num_queries - len(drawn),
+            config.num_queries,
+        )
     return drawn
 
 

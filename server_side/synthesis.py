@@ -81,7 +81,7 @@ def synthesize_queries(
     Raises:
         ConfigurationError: `client_weights` gives these clients nothing.
         StageError: Fewer prompts than `min_yield` asks for are usable, or none is, or there are
-            too few public prompts to show.
+            too few public prompts to show or none to answer.
     """
     counts: Counter[str] = Counter(num_sampled=0)
     tested = frozenset(map(normalise_prompt, test_prompts))

@@ -134,6 +134,18 @@ def test_a_target_that_cannot_be_loaded_is_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_prompts_of_which_none_can_be_answered_are_told_before_anybody_is_asked(
+    config: ServerConfig, tmp_path: Path
+) -> None:
+    """Without them the job would be another one than was asked for."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "what about 3?"}\n{"prompt": "Ouch."}\n', encoding="utf-8")
+    answered = replace(config.synthesis, public_prompts_path=str(file), min_prompt_words=2)
+
+    with pytest.raises(StageError, match=r"found none of 2 \((in_test_set|too_short): 1, "):
+        check_job(replace(config, synthesis=answered))
+
+
 def test_too_few_prompts_to_show_are_told_before_anybody_is_asked(
     config: ServerConfig, tmp_path: Path
 ) -> None:

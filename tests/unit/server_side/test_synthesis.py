@@ -136,6 +136,40 @@ def test_public_prompts_come_first_by_the_same_rules_and_generators_write_the_re
     assert (result.counts["num_public"], result.counts["num_kept"]) == (5, 6)
 
 
+def test_public_prompts_that_all_fall_are_refused() -> None:
+    """Else the generators would write all, and the arm be another one under this one's name."""
+    with pytest.raises(StageError, match=r"found none of 2 \(in_test_set: 2\)"):
+        synthesize_queries(
+            [FakeProxies()],
+            config=SynthesisConfig(num_queries=6),
+            seed=0,
+            on_progress=no_progress,
+            test_prompts=["how is my knee?", "may I walk today?"],
+            public_prompts=["How is my knee?", "May I walk today?"],
+        )
+
+
+def test_fewer_public_prompts_than_are_asked_for_are_said_and_enough_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def draw(num_queries: int) -> str:
+        caplog.clear()
+        synthesize_queries(
+            [FakeProxies()],
+            config=SynthesisConfig(num_queries=num_queries),
+            seed=0,
+            on_progress=no_progress,
+            public_prompts=["How is my knee?", "May I walk today?", "Ouch."],
+        )
+        return caplog.text
+
+    assert (
+        "2 of 3 public prompts are usable (too_short: 1); the generators write the other 4 of "
+        "synthesis.num_queries=6."
+    ) in draw(6)
+    assert not draw(2)
+
+
 def test_where_public_prompts_are_enough_no_generator_is_asked() -> None:
     public = [f"what about pill {number}?" for number in range(50)]
     proxies = FakeProxies()

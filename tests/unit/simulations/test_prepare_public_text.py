@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm.errors import TableError
-from protocol.errors import ConfigurationError, RecordsError
+from protocol.errors import ConfigurationError, RecordsError, StageError
 from simulations.config import SimulateConfig
 from simulations.prepare import prepare_world
 from tests.support.laid_out import simulation, with_records, write_rows
@@ -95,6 +95,21 @@ def test_the_clients_find_public_prompts_from_wherever_they_run(
 
     found = {client.load_config().preferences.public_prompts_path for client in world.clients}
     assert found == {str(tmp_path.resolve() / "public.jsonl")}
+
+
+def test_an_arm_whose_public_prompts_are_all_tested_is_refused_before_anybody_pays(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"What of pill number {n}?", "response": "Ask."} for n in range(4)]
+    tests = write_rows(tmp_path / "test.jsonl", rows)
+    start = with_public_prompts(simulation(arm="public_prompts"), tests)
+    evaluation = replace(start.server_side.evaluation, path=tests)
+    start = replace(start, server_side=replace(start.server_side, evaluation=evaluation))
+
+    with pytest.raises(StageError, match=r"found none of 4 \(in_test_set: 4\)"):
+        prepare_world(start, tmp_path / "run")
+
+    assert not (tmp_path / "run" / "clients").exists()
 
 
 @pytest.mark.parametrize(
