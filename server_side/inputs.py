@@ -18,7 +18,11 @@ from protocol.errors import ConfigurationError, ExchangeError
 from protocol.ledger import ProxyKind
 from server_side.config import EvaluationConfig, ServerConfig, SynthesisConfig, WhenCut
 from server_side.proxies import ClientProxies
-from server_side.public_texts import read_public_prompts, read_test_rows
+from server_side.public_texts import (
+    read_public_prompts,
+    read_test_rows,
+    warn_of_references_beyond_rouge,
+)
 from server_side.synthesis import client_quotas
 from server_side.tuning.packages import require_packages
 
@@ -97,6 +101,7 @@ def gather_inputs(
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
     all_rows = read_test_rows(config.evaluation)
+    warn_of_references_beyond_rouge(all_rows)
     rows, ranked = all_rows[: config.evaluation.max_rows], all_rows[: config.ranking.max_rows]
     work_folder = run_folder / "work"
     clients = tuple(

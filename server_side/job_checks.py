@@ -19,7 +19,11 @@ from server_side.config import FinetuningConfig, PublicPromptsUse, ServerConfig,
 from server_side.config.finetuning import Method
 from server_side.config.refinement import FeedbackWriter
 from server_side.public_prompts import draw_public, usable_examples
-from server_side.public_texts import read_public_prompts, read_test_rows
+from server_side.public_texts import (
+    read_public_prompts,
+    read_test_rows,
+    warn_of_references_beyond_rouge,
+)
 from server_side.tuning.packages import require_packages
 
 
@@ -35,22 +39,23 @@ def check_job(config: ServerConfig) -> None:
         ConfigurationError: A package is missing, or a setting does not fit a model.
         ModelFolderError: A model cannot be loaded.
     """
-    check_prompts(config.synthesis, tested=read_test_rows(config.evaluation))
+    check_texts(config.synthesis, tested=read_test_rows(config.evaluation))
     require_packages(config.finetuning)
     check_models(config)
 
 
-def check_prompts(config: SynthesisConfig, *, tested: Sequence[TextRow]) -> None:
-    """Read the public prompts, and see that enough of them can be used for what they are for.
+def check_texts(config: SynthesisConfig, *, tested: Sequence[TextRow]) -> None:
+    """See whether the test can be judged, and enough public prompts used for what they are for.
 
     Args:
-        config: Where they lie, and what they are for.
+        config: Where the prompts lie, and what they are for.
         tested: The test records; their prompts are neither shown nor answered.
 
     Raises:
-        TableError: They cannot be read.
+        TableError: The prompts cannot be read.
         StageError: There are too few to show, or none to answer.
     """
+    warn_of_references_beyond_rouge(tested)
     prompts = read_public_prompts(config)
     known = frozenset(normalise_prompt(row.prompt) for row in tested)
     if PublicPromptsUse(config.public_prompts_use) is PublicPromptsUse.FEW_SHOT:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from lm.errors import TableError
 from lm.public_prompts import read_prompts
@@ -26,6 +28,8 @@ from server_side.sandbox.code_tests import check_tests
 from server_side.sandbox.running import find_confinement
 
 _LOGGER = logging.getLogger(__name__)
+_SEEN_BY_ROUGE: Final = re.compile("[a-z0-9]")
+"""What the words of `rouge_score` are made of; its tokenizer takes all else for space."""
 
 
 def read_test_rows(config: EvaluationConfig) -> tuple[TextRow, ...]:
@@ -71,6 +75,35 @@ def require_test_rows(rows: Sequence[TextRow], where: str) -> None:
         raise TableError(
             f"Expected at least {MIN_TEST_ROWS} test records, of which an interval can be taken, "
             f"found {len(rows)} {where}. Supply more; a hundred tell something."
+        )
+
+
+def num_beyond_rouge(rows: Sequence[TextRow]) -> int:
+    """Return of how many references ROUGE sees no word, where these are most of the test.
+
+    Args:
+        rows: The test records.
+
+    Returns:
+        How many hold neither a Latin letter nor a digit; 0 where they are not more than half.
+    """
+    number = sum(_SEEN_BY_ROUGE.search(row.response.lower()) is None for row in rows)
+    return number if 2 * number > len(rows) else 0
+
+
+def warn_of_references_beyond_rouge(rows: Sequence[TextRow]) -> None:
+    """Say that ROUGE tells nothing about most of a test, where that is so.
+
+    Args:
+        rows: The test records.
+    """
+    if number := num_beyond_rouge(rows):
+        _LOGGER.warning(
+            "%d of %d test references hold no word of Latin letters or digits, and ROUGE sees no "
+            "other, so that it is near 0 whatever the target answers. Read BLEU and perplexity "
+            "instead, and perplexity alone where no spaces part the words.",
+            number,
+            len(rows),
         )
 
 

@@ -26,7 +26,7 @@ from lm.table_formats import is_same_source
 from lm.tables import TextRow, drop_overlapping
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.job_checks import check_models, check_prompts
+from server_side.job_checks import check_models, check_texts
 from server_side.json_values import differences, to_json
 from server_side.public_texts import read_public_prompts, read_start_rows, require_test_rows
 from server_side.tuning.packages import require_packages
@@ -130,7 +130,7 @@ def prepare_world(
     require_test_rows(kept, "whose prompts stand in no training")
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, name, rows) for name, rows in parts.items()]
-    check_prompts(config.server_side.synthesis, tested=kept)
+    check_texts(config.server_side.synthesis, tested=kept)
     check_models(config.server_side)
     # Clients of one instruction differ in nothing that a model could be too small for.
     for own in {own.records.instruction: own for own in configs}.values():

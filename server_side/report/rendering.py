@@ -13,6 +13,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, se
 from markupsafe import Markup
 
 from protocol import SOFTWARE_VERSION
+from server_side.public_texts import num_beyond_rouge
 from server_side.report.drawings import draw_plots
 from server_side.report.examples import answer_examples, query_examples
 from server_side.report.formats import FILTERS
@@ -65,6 +66,7 @@ def render_report(inputs: ReportInputs) -> str:
             results=results,
             confidence_level=inputs.confidence_level,
             num_rows=len(inputs.test_rows),
+            num_beyond_rouge=num_beyond_rouge(inputs.test_rows),
             untuned=inputs.untuned,
             tuned=inputs.tuned,
             clients=client_ledgers(inputs),

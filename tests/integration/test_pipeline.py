@@ -244,6 +244,20 @@ def test_a_client_without_a_weight_that_has_paid_is_named(
     assert "shared out among clinic-a by their weights" in caplog.text
 
 
+def test_a_test_beyond_rouge_is_told_also_where_the_job_is_started_by_itself(
+    base: Path, config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`finetune` after `collect`: nobody had looked at the test before."""
+    file = tmp_path / "foreign.jsonl"
+    file.write_text('{"prompt": "Можно?", "response": "Нет."}\n' * 2, encoding="utf-8")
+    evaluation = dataclasses.replace(config.evaluation, path=str(file))
+    foreign = dataclasses.replace(config, evaluation=evaluation)
+
+    gather_inputs(make_releases(base), config=foreign, run_folder=tmp_path)
+
+    assert "2 of 2 test references hold no word" in caplog.text
+
+
 def test_clients_of_different_domains_need_one_instruction_for_the_test(
     base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:

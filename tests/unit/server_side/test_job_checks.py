@@ -146,6 +146,22 @@ def test_prompts_of_which_none_can_be_answered_are_told_before_anybody_is_asked(
         check_job(replace(config, synthesis=answered))
 
 
+def test_a_test_beyond_rouge_is_told_before_anybody_is_asked(
+    config: ServerConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every figure of ROUGE will be 0, whatever is paid for."""
+    file = tmp_path / "foreign.jsonl"
+    row = {"prompt": "Это опасно?", "response": "Нет, отдыхайте."}
+    file.write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
+    evaluation = replace(config.evaluation, path=str(file))
+
+    check_job(config)
+    assert not caplog.text
+    check_job(replace(config, evaluation=evaluation))
+
+    assert "2 of 2 test references hold no word" in caplog.text
+
+
 def test_too_few_prompts_to_show_are_told_before_anybody_is_asked(
     config: ServerConfig, tmp_path: Path
 ) -> None:

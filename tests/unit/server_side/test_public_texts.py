@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from rouge_score.tokenizers import DefaultTokenizer
 
 from lm.errors import TableError
+from lm.tables import TextRow
 from protocol.errors import ConfigurationError, StageError
 from server_side.config import EvaluationConfig, ServerConfig, WarmStartConfig
-from server_side.public_texts import read_public_text, read_test_rows
+from server_side.public_texts import (
+    num_beyond_rouge,
+    read_public_text,
+    read_test_rows,
+    warn_of_references_beyond_rouge,
+)
 
 
 def write_rows(file: Path, prompts: Sequence[str]) -> str:
@@ -57,6 +64,36 @@ def test_a_test_of_one_record_is_refused_for_no_interval_can_be_taken(tmp_path: 
 
     with pytest.raises(TableError, match=r"at least 2 test records.* found 1 in "):
         read_test_rows(EvaluationConfig(path=tests))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Пейте воду и отдыхайте.",
+        "多喝水，好好休息。",
+        "اشرب الماء",
+        "Take 2.",
+        "服用3次",
+        "ÉÀ ü",
+        "ö p",
+    ],
+)
+def test_what_rouge_sees_nothing_of_is_what_its_own_tokenizer_makes_no_word_of(text: str) -> None:
+    rows = [TextRow(prompt="a", response=text)]
+
+    assert num_beyond_rouge(rows) == (not DefaultTokenizer(False).tokenize(text))
+
+
+@pytest.mark.parametrize(("num_foreign", "is_said"), [(2, False), (3, True)])
+def test_a_test_of_which_rouge_sees_mostly_nothing_is_said_aloud(
+    num_foreign: int, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["Пейте воду."] * num_foreign + ["Drink water."] * (4 - num_foreign)
+
+    warn_of_references_beyond_rouge([TextRow(prompt="a", response=text) for text in texts])
+
+    assert ("3 of 4 test references" in caplog.text) == is_said
+    assert ("Read BLEU and perplexity" in caplog.text) == is_said
 
 
 def test_public_text_that_is_the_test_set_is_refused(tmp_path: Path) -> None:

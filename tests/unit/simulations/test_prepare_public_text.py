@@ -97,6 +97,22 @@ def test_the_clients_find_public_prompts_from_wherever_they_run(
     assert found == {str(tmp_path.resolve() / "public.jsonl")}
 
 
+def test_a_test_beyond_rouge_is_told_before_anybody_pays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"Можно {n}?", "response": "Нет, отдыхайте."} for n in range(4)]
+    tests = write_rows(tmp_path / "test.jsonl", rows)
+    start = simulation()
+    evaluation = replace(start.server_side.evaluation, path=tests)
+
+    prepare_world(
+        replace(start, server_side=replace(start.server_side, evaluation=evaluation)),
+        tmp_path / "run",
+    )
+
+    assert caplog.text.count("4 of 4 test references hold no word") == 1
+
+
 def test_an_arm_whose_public_prompts_are_all_tested_is_refused_before_anybody_pays(
     tmp_path: Path,
 ) -> None:

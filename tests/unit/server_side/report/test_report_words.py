@@ -82,3 +82,15 @@ def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> 
 
     assert "taken from public text" in told
     assert "sampled from the generators" not in told
+
+
+@pytest.mark.parametrize(("response", "is_told"), [("Отдыхайте.", True), ("Rest, 2 days.", False)])
+def test_a_test_beyond_rouge_is_told_beside_the_results(
+    inputs: ReportInputs, response: str, is_told: bool
+) -> None:
+    """Else 0.000 before and after looks like a target that answers nothing right."""
+    rows = tuple(dataclasses.replace(row, response=response) for row in inputs.test_rows)
+
+    told = render_report(dataclasses.replace(inputs, test_rows=rows))
+
+    assert ("references hold no word of Latin letters or digits" in told) == is_told
