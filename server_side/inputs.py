@@ -101,8 +101,8 @@ def gather_inputs(
     base_digest = base_model_digest(base_folder)
     _require_base_model([release for pair in pairs for release in pair], base_digest)
     all_rows = read_test_rows(config.evaluation)
-    warn_of_references_beyond_rouge(all_rows)
     rows, ranked = all_rows[: config.evaluation.max_rows], all_rows[: config.ranking.max_rows]
+    warn_of_references_beyond_rouge(rows)
     work_folder = run_folder / "work"
     clients = tuple(
         ClientProxies(

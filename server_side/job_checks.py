@@ -15,7 +15,7 @@ from lm.model_folders import resolve_base_model
 from lm.tables import TextRow, normalise_prompt
 from protocol.artifacts import LoraShape
 from protocol.errors import ConfigurationError
-from server_side.config import FinetuningConfig, PublicPromptsUse, ServerConfig, SynthesisConfig
+from server_side.config import FinetuningConfig, PublicPromptsUse, ServerConfig
 from server_side.config.finetuning import Method
 from server_side.config.refinement import FeedbackWriter
 from server_side.public_prompts import draw_public, usable_examples
@@ -39,30 +39,33 @@ def check_job(config: ServerConfig) -> None:
         ConfigurationError: A package is missing, or a setting does not fit a model.
         ModelFolderError: A model cannot be loaded.
     """
-    check_texts(config.synthesis, tested=read_test_rows(config.evaluation))
+    check_texts(config, test_rows=read_test_rows(config.evaluation))
     require_packages(config.finetuning)
     check_models(config)
 
 
-def check_texts(config: SynthesisConfig, *, tested: Sequence[TextRow]) -> None:
+def check_texts(config: ServerConfig, *, test_rows: Sequence[TextRow]) -> None:
     """See whether the test can be judged, and enough public prompts used for what they are for.
 
     Args:
-        config: Where the prompts lie, and what they are for.
-        tested: The test records; their prompts are neither shown nor answered.
+        config: The server's settings.
+        test_rows: All test records; prompts of those that are judged are neither shown nor
+            answered.
 
     Raises:
         TableError: The prompts cannot be read.
         StageError: There are too few to show, or none to answer.
     """
-    warn_of_references_beyond_rouge(tested)
-    prompts = read_public_prompts(config)
-    known = frozenset(normalise_prompt(row.prompt) for row in tested)
-    if PublicPromptsUse(config.public_prompts_use) is PublicPromptsUse.FEW_SHOT:
-        usable_examples(prompts, config, seen=set(), tested=known, counts=Counter())
+    judged, ranked = (test_rows[: own.max_rows] for own in (config.evaluation, config.ranking))
+    warn_of_references_beyond_rouge(judged)
+    synthesis = config.synthesis
+    prompts = read_public_prompts(synthesis)
+    tested = frozenset(normalise_prompt(row.prompt) for row in max(judged, ranked, key=len))
+    if PublicPromptsUse(synthesis.public_prompts_use) is PublicPromptsUse.FEW_SHOT:
+        usable_examples(prompts, synthesis, seen=set(), tested=tested, counts=Counter())
     else:
         # Which ones are drawn is for the job to say; how many there are hangs on no seed.
-        draw_public(prompts, config, seed=0, seen=set(), tested=known, counts=Counter())
+        draw_public(prompts, synthesis, seed=0, seen=set(), tested=tested, counts=Counter())
 
 
 def check_models(config: ServerConfig) -> None:

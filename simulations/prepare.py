@@ -130,7 +130,7 @@ def prepare_world(
     require_test_rows(kept, "whose prompts stand in no training")
     # Every client's settings are checked before the first folder is made.
     configs = [_client_config(config, name, rows) for name, rows in parts.items()]
-    check_texts(config.server_side.synthesis, tested=kept)
+    check_texts(config.server_side, test_rows=kept)
     check_models(config.server_side)
     # Clients of one instruction differ in nothing that a model could be too small for.
     for own in {own.records.instruction: own for own in configs}.values():

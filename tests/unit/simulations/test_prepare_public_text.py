@@ -127,6 +127,12 @@ def test_an_arm_whose_public_prompts_are_all_tested_is_refused_before_anybody_pa
 
     assert not (tmp_path / "run" / "clients").exists()
 
+    # What stands in the test file alone, and is not judged, is as public and gives nothing away.
+    judged = replace(start.server_side.evaluation, max_rows=2)
+    prepare_world(
+        replace(start, server_side=replace(start.server_side, evaluation=judged)), tmp_path / "run"
+    )
+
 
 @pytest.mark.parametrize(
     ("arm", "setting"),
