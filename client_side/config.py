@@ -310,7 +310,8 @@ class PreferencesConfig:
             "a whole number >= 2",
             self.num_public_prompts,
         )
-        _require_above_zero("preferences.temperature", self.temperature)
+        limits, value = "a number in [10^-6, 10^6]", self.temperature
+        _require(1e-6 <= value <= 1e6, "preferences.temperature", limits, value)
         _require(0 < self.top_p <= 1, "preferences.top_p", "0 < top_p <= 1", self.top_p)
         engines = ["auto", "openvino", "transformers"]
         choices: dict[str, list[str]] = {"when_cut": [*WhenCut], "engine": engines}

@@ -75,7 +75,7 @@ class SamplingParams:
     num_candidates: int = 1
     """Completions for each prefix."""
     temperature: float = 1.0
-    """Divides the logits; above zero."""
+    """Divides the logits; in [10^-6, 10^6]."""
     top_p: float = 0.7
     """Probability that the smallest set of likeliest tokens must reach, in (0, 1]."""
     repetition_penalty: float = 1.0
@@ -92,13 +92,15 @@ class SamplingParams:
         for name in ("max_new_tokens", "num_candidates"):
             if getattr(self, name) < 1:
                 raise _out_of_range(name, "at least 1", getattr(self, name))
-        if not 0 < self.temperature < float("inf"):
+        # Logits that are divided by next to nothing are infinite, and have no distribution.
+        if not 1e-6 <= self.temperature <= 1e6:
             hint = "Set greedy=True to take the likeliest token."
-            raise _out_of_range("temperature", "above 0", self.temperature, hint)
+            raise _out_of_range("temperature", "in [10^-6, 10^6]", self.temperature, hint)
         if not 0 < self.top_p <= 1:
             raise _out_of_range("top_p", "in (0, 1]", self.top_p)
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise _out_of_range("repetition_penalty", "above 0", self.repetition_penalty)
+        if not 1e-6 <= self.repetition_penalty <= 1e6:
+            limits = "in [10^-6, 10^6]"
+            raise _out_of_range("repetition_penalty", limits, self.repetition_penalty)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server_side.config.checks import (
-    require,
-    require_counts,
-    require_positive,
-)
+from server_side.config.checks import require, require_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +30,8 @@ class SamplingConfig:
             ConfigurationError: It names the setting as the user typed it, and shows the value.
         """
         require_counts(group, self, "max_new_tokens")
-        require_positive(group, self, "temperature", "repetition_penalty")
+        for name in ("temperature", "repetition_penalty"):
+            value = getattr(self, name)
+            # Logits that are divided by next to nothing are infinite, and nothing can be drawn.
+            require(1e-6 <= value <= 1e6, f"{group}.{name}", "a number in [10^-6, 10^6]", value)
         require(0 < self.top_p <= 1, f"{group}.top_p", "0 < top_p <= 1", self.top_p)

@@ -67,6 +67,7 @@ from protocol.errors import ConfigurationError
             "not all zero",
         ),
         (PreferencesConfig, {"temperature": math.inf}, "preferences.temperature"),
+        (PreferencesConfig, {"temperature": 1e-40}, "preferences.temperature"),
         (PreferencesConfig, {"top_p": 0.0}, "preferences.top_p"),
         (PreferencesConfig, {"when_cut": "burn"}, "one of keep, trim"),
         (PreferencesConfig, {"engine": "fast"}, "one of auto, openvino, transformers"),

@@ -33,11 +33,15 @@ from tests.support.tiny_models import build_tiny_model
         ("max_new_tokens", 0),
         ("num_candidates", 0),
         ("temperature", 0.0),
+        ("temperature", 1e-40),
+        ("temperature", 1e7),
         ("temperature", float("inf")),
         ("temperature", float("nan")),
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-40),
+        ("repetition_penalty", float("nan")),
     ],
 )
 def test_sampling_params_refuse_a_value_out_of_range(field: str, value: float) -> None:

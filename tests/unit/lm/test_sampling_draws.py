@@ -37,6 +37,26 @@ def test_drawn_tokens_follow_the_nucleus(
     assert goodness_of_fit(tokens.tolist(), expected) > LEVEL
 
 
+@pytest.mark.parametrize("top_p", [0.7, 1.0])
+@pytest.mark.parametrize(("temperature", "penalty"), [(1e-6, 1e-6), (1e-6, 1e6), (1e6, 1e-6)])
+def test_a_token_can_be_drawn_at_the_ends_of_what_is_taken(
+    temperature: float, penalty: float, top_p: float
+) -> None:
+    """Logits divided by next to nothing are infinite: no token followed from them."""
+    params = SamplingParams(
+        max_new_tokens=1, temperature=temperature, top_p=top_p, repetition_penalty=penalty
+    )
+    logits = 1000 * torch.randn(4, 600, generator=_rng(1))
+    is_seen = torch.arange(600).expand(4, -1) < 300
+    penalised = penalise_repetition(logits=logits, is_seen=is_seen, penalty=penalty)
+
+    tokens = draw_tokens(penalised, torch.full((4,), 0.5, dtype=torch.float64), params)
+
+    assert tokens.max() < 600
+    if temperature < 1:
+        assert tokens.tolist() == penalised.argmax(dim=-1).tolist()
+
+
 @given(
     seed=st.integers(0, 2**31),
     top_p=st.floats(0.01, 1.0),

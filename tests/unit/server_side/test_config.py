@@ -72,6 +72,9 @@ def test_value_out_of_range_fails_when_the_config_is_made() -> None:
         (lambda: SynthesisConfig(max_attempts_factor=float("nan")), "max_attempts_factor"),
         (lambda: SynthesisConfig(max_attempts_factor=1e308), "max_attempts_factor"),
         (lambda: EvaluationConfig(temperature=0.0), "Expected evaluation.temperature to"),
+        (lambda: EvaluationConfig(temperature=1e-40), "Expected evaluation.temperature to"),
+        (lambda: EvaluationConfig(temperature=1e7), "Expected evaluation.temperature to"),
+        (lambda: EvaluationConfig(repetition_penalty=1e-40), "evaluation.repetition_penalty"),
         (
             lambda: SynthesisConfig(prompt_sampling=SamplingConfig(temperature=0.0)),
             "Expected synthesis.prompt_sampling.temperature to",
