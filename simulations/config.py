@@ -96,9 +96,10 @@ class SplitConfig:
     """Column that names a record's topic, for `by_topic`; the shipped records bring theirs."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.concentration) and self.concentration > 0):
+        # Far above it a Dirichlet draw is nothing but zeros; parts are equal long before.
+        if not 0 < self.concentration <= 1e6:
             raise ConfigurationError(
-                f"Expected split.concentration to be a finite number > 0, got "
+                "Expected split.concentration to be a number in (0, 10^6], got "
                 f"{self.concentration}. Change split.concentration."
             )
         if self.shares is not None and self.kind is not SplitKind.BY_SIZE:

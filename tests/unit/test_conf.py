@@ -193,6 +193,7 @@ def test_the_smoke_experiment_runs_in_process() -> None:
         (["num_clients=0"], "num_clients"),
         (["server_side.warm_start.path=public.jsonl"], "client_side.warm_start.accept"),
         (["split.concentration=0"], "split.concentration"),
+        (["split.concentration=1e308"], "split.concentration"),
         (["split.shares=[1,2]"], "split.kind=by_size"),
         (["split.kind=by_size", "split.shares=[1,2,3]"], "num_clients=2"),
         (["split.kind=by_size", "split.shares=[1,0]"], "split.shares"),

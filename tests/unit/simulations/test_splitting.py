@@ -92,6 +92,25 @@ def test_every_client_gets_its_minimum(kind: SplitKind, seed: int) -> None:
     assert min(map(len, parts)) == 95
 
 
+@pytest.mark.parametrize("kind", [SplitKind.BY_TOPIC, SplitKind.BY_SIZE])
+@pytest.mark.parametrize("concentration", [1e-320, 1e6])
+def test_every_concentration_that_is_taken_gives_a_split(
+    kind: SplitKind, concentration: float
+) -> None:
+    parts = split(SplitConfig(kind=kind, concentration=concentration))
+
+    assert sum(map(len, parts)) == len(ROWS)
+    assert (min(map(len, parts)) > 95) is (concentration == 1e6)
+
+
+@pytest.mark.parametrize("concentration", [0.0, 2e6, 1e308, float("inf"), float("nan")])
+def test_a_concentration_from_which_no_shares_can_be_drawn_is_refused(
+    concentration: float,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"split\.concentration .* \(0, 10\^6\]"):
+        by_topic(concentration)
+
+
 def test_shares_give_the_sizes() -> None:
     parts = split(SplitConfig(kind=SplitKind.BY_SIZE, shares=[1.0, 1.0, 2.0, 4.0]))
 
