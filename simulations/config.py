@@ -14,6 +14,7 @@ from protocol.artifacts import MAX_INSTRUCTION_CHARS
 from protocol.checks import check_text
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
+from server_side.config.finetuning import Objective
 
 TINY_MODEL = "tiny"
 """What `base_model` and `target_model` say for a two-layer model that is built on the spot."""
@@ -257,6 +258,7 @@ class SimulateConfig:
         self._check_client_names()
         self._check_domains()
         self._check_split()
+        self._check_tuned_on()
         self._check_admissible()
         if self.client_side.base_model != self.server_side.base_model:
             raise ConfigurationError(
@@ -337,6 +339,25 @@ class SimulateConfig:
             raise ConfigurationError(
                 f"Expected split.topic_column to be {expected} because split.kind=by_topic, got "
                 f"{split.topic_column}. Change split.topic_column."
+            )
+
+    def _check_tuned_on(self) -> None:
+        # The arm with DP-SGD takes nothing from finetuning, so its objective says nothing there.
+        objective = self.server_side.finetuning.objective
+        if self.tuned_on is TunedOn.PRIVATE_RECORDS and objective != Objective.SFT:
+            raise ConfigurationError(
+                f"Expected server_side.finetuning.objective=sft, because tuned_on="
+                f"{self.tuned_on.value} takes records, which give no pairs, got {objective}. Set "
+                "objective=sft with a learning_rate for it, and compare with runs of another "
+                "objective by `rewardds-compare LABEL=FOLDER`."
+            )
+        is_pooled = self.tuned_on is TunedOn.PRIVATE_RECORDS_DP
+        own = {domain.instruction for domain in self.own_domains.values()}
+        if is_pooled and own - {self.client_side.records.instruction}:
+            raise ConfigurationError(
+                "Expected one instruction for all clients, because tuned_on="
+                f"{self.tuned_on.value} pools their records, got others in domains. Leave "
+                "arm=private_dp out where domains differ."
             )
 
     def _check_admissible(self) -> None:

@@ -33,7 +33,6 @@ from client_side.records import PrivateRecord
 from lm.adapters import write_peft_folder
 from lm.threads import torch_threads
 from protocol.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, PlannedRun, calibrate
-from protocol.errors import ConfigurationError
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, compare_arms
 from server_side.finetuning import finetune_target
@@ -124,9 +123,8 @@ def run_private_arm(
         )  # fmt: skip
     else:
         fill = partial(
-            # A record has no rejected side, so a preference objective has nothing to learn from it.
-            finetune_target, pool, config=replace(server.finetuning, objective="sft"),
-            target_folder=job.target_folder, previous=None, round_index=1,
+            finetune_target, pool, config=server.finetuning, target_folder=job.target_folder,
+            previous=None, round_index=1,
         )  # fmt: skip
     open_store = partial(
         RunStore, world.server_folder, settings=settings, seed=server.seed, progress=progress
@@ -269,12 +267,6 @@ def _tune_with_dp(
     seed: int,
     on_progress: OnProgress,
 ) -> None:
-    instructions = {config.records.instruction for config in clients}
-    if len(instructions) > 1:
-        raise ConfigurationError(
-            "Expected one records.instruction for all clients, because their records are pooled, "
-            f"found {len(instructions)}. Leave arm=private_dp out where domains differ."
-        )
     first = clients[0]
     # Judged are responses, so the budget goes to them alone; the generators learn prompts as well.
     settings = replace(

@@ -178,3 +178,27 @@ def epsilons(client: ClientConfig) -> tuple[float, dict[ProxyKind, float]]:
 def test_a_bound_on_private_records_is_checked() -> None:
     with pytest.raises(ConfigurationError, match="num_private_records"):
         settings("num_private_records=0")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "orpo"])
+def test_the_ceiling_is_tuned_by_sft_and_refuses_another_objective(objective: str) -> None:
+    """By sft at a preference objective's rate it would be a ceiling far too low."""
+    told = rf"objective=sft, because tuned_on=private_records .* no pairs, got {objective}\."
+
+    with pytest.raises(ConfigurationError, match=told):
+        settings("arm=private_no_dp", f"server_side.finetuning.objective={objective}")
+
+
+def test_the_arm_with_dp_sgd_goes_with_any_objective_since_it_is_tuned_as_generators_are() -> None:
+    config = settings("arm=private_dp", "server_side.finetuning.objective=dpo")
+
+    assert config.tuned_on is TunedOn.PRIVATE_RECORDS_DP
+
+
+def test_records_of_unlike_domains_are_not_pooled() -> None:
+    domain = "domains={client-2: {path: bonds.jsonl, instruction: Answer the investor.}}"
+    words = (domain, "server_side.evaluation.instruction=Answer.")
+
+    assert settings("arm=private_no_dp", *words).own_domains
+    with pytest.raises(ConfigurationError, match=r"one instruction for all .* arm=private_dp out"):
+        settings("arm=private_dp", *words)
