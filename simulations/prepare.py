@@ -29,8 +29,8 @@ from server_side.config import ServerConfig
 from server_side.job_checks import check_models, check_texts
 from server_side.json_values import differences, to_json
 from server_side.public_texts import read_public_prompts, read_start_rows, require_test_rows
-from server_side.tuning.packages import require_packages
 from server_side.whole_files import read_json, write_atomically
+from simulations.beforehand import require_beforehand
 from simulations.config import TINY_MODEL, SimulateConfig
 from simulations.record_sources import read_domain, read_rows
 from simulations.splitting import split_among_clients
@@ -99,8 +99,7 @@ def prepare_world(
         _require_same_layout(run_folder, before=before, now=_layout(config))
         return _reopen(config, run_folder, facts)
     layout = _layout(config)
-    require_packages(config.server_side.finetuning)
-    config.server_side.synthesis.check_weights(config.client_names)
+    require_beforehand(config)
     training, evaluation = read_rows(config)
     of_domains = {name: read_domain(config, own) for name, own in config.own_domains.items()}
     _check_public_text(config)
@@ -304,17 +303,6 @@ def round_to_two_digits(number: int) -> int:
 def _check_public_text(config: SimulateConfig) -> None:
     """Find out early what is wrong with the text that either party calls public."""
     synthesis, warm_start = config.server_side.synthesis, config.server_side.warm_start
-    # Without its text such an arm would be the method under another name.
-    needed = {
-        "public_prompts": ("synthesis.public_prompts_path", synthesis.public_prompts_path),
-        "public_warm_start": ("warm_start.path", warm_start.path),
-    }
-    setting, path = needed.get(config.arm, ("", ""))
-    if path is None:
-        raise ConfigurationError(
-            f"Expected server_side.{setting} to name public text, because arm={config.arm}, got "
-            "nothing. Name a file, or choose another arm."
-        )
     called_public = {
         "server_side.synthesis.public_prompts_path": synthesis.public_prompts_path,
         "server_side.warm_start.path": warm_start.path,

@@ -20,14 +20,15 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from client_side.config import ClientConfig
 from lm.disk import clear_disk_errors
 from lm.leaving import dying_with_parent
-from lm.settings import load_settings, schema_of, to_settings
+from lm.settings import load_settings, schema_of
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
+from simulations.beforehand import require_beforehand, require_no_selection, settings_of
 from simulations.command_line import (
     CONF,
     alone_in,
@@ -139,11 +140,7 @@ def _do_point(values: DictConfig) -> None:
 
     def do() -> None:
         with _settled(values) as (config, run_folder):
-            if config.selection.candidates:
-                raise ConfigurationError(
-                    "Expected no selection.candidates in a sweep, got some: a sweep shows every "
-                    "point. Select without -m."
-                )
+            require_no_selection(config)
             simulate(config, run_folder)
 
     try:
@@ -333,10 +330,7 @@ def _short(folder: Path) -> Path:
 def _settled(values: DictConfig) -> Iterator[tuple[SimulateConfig, Path]]:
     """Give what to run and where; a run that fails before it has begun leaves nothing there."""
     hydra_config = HydraConfig.get()
-    # A launcher hands settings to another process, where the types they were checked by are others.
-    plain = OmegaConf.create(OmegaConf.to_container(values, resolve=True, enum_to_str=True))
-    assert isinstance(plain, DictConfig)
-    config = to_settings(SimulateConfig, plain)
+    config = settings_of(values)
     is_point = hydra_config.mode is RunMode.MULTIRUN
     overrides = list(hydra_config.overrides.task)
     named = None if config.run_folder is None else Path(config.run_folder)
@@ -344,6 +338,7 @@ def _settled(values: DictConfig) -> Iterator[tuple[SimulateConfig, Path]]:
         config, named = _resumed(Path(config.resume), overrides)
     elif is_point:
         named = Path(hydra_config.runtime.output_dir)
+    require_beforehand(config)
     with begun_folder(
         config,
         named=named,

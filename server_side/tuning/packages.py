@@ -6,10 +6,19 @@ Asked for before anything else runs, so it imports none of what it asks for.
 from __future__ import annotations
 
 import importlib.util
+from typing import Final
 
 from protocol.errors import ConfigurationError
 from server_side.config import FinetuningConfig
 from server_side.config.finetuning import Method, Tracker
+
+_EXTRAS: Final = {
+    "bitsandbytes": "qlora",
+    "tensorboard": "server",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+}
+"""By package, the extra of this project that brings it."""
 
 
 def require_packages(config: FinetuningConfig) -> None:
@@ -29,5 +38,6 @@ def require_packages(config: FinetuningConfig) -> None:
         if not importlib.util.find_spec(package):
             raise ConfigurationError(
                 f"Expected the package {package} because finetuning.{setting}, found it missing. "
-                f"Install {package}, or set finetuning.{other}."
+                f"Install the extra that brings it: pip install -e '.[{_EXTRAS[package]}]'. Or set "
+                f"finetuning.{other}."
             )

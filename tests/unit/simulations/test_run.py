@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
         (["resume=runs/latest", "seed=2"], "seed=2"),
         (["experiment=smoke", "client_side.records.path=absent.jsonl"], "absent.jsonl"),
         (["experiment=smoke", "server_side.evaluation.path=absent.csv"], "absent.csv"),
+        (["arm=private_no_dp", "server_side.finetuning.objective=dpo"], "objective=sft"),
         (["experiment=smoke", "client_side.base_model=absent"], "absent"),
         (["experiment=smoke", "num_records=10000000"], "records"),
         (["num_clients=1000000000"], "num_clients"),
@@ -71,6 +73,34 @@ def test_a_mistake_is_one_line_without_traceback_and_leaves_no_run(
     assert named in error
     assert len(error.splitlines()) == 1
     assert not list((here / "runs").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("server_side.finetuning.method=qlora", "pip install -e '.[qlora]'"),
+        ("arm=public_prompts", "server_side.synthesis.public_prompts_path to name public text"),
+    ],
+)
+def test_what_is_missing_is_said_before_a_run_folder_is_named(
+    word: str,
+    said: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
+    )
+
+    with pytest.raises(SystemExit):
+        call("experiment=smoke", word, monkeypatch=monkeypatch)
+
+    output = capsys.readouterr()
+    assert said in output.err
+    assert output.out == ""
+    assert list(here.iterdir()) == []
 
 
 def test_a_traceback_is_there_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:

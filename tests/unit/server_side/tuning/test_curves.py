@@ -31,9 +31,11 @@ def test_a_tracker_that_is_not_installed_is_an_early_error(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
-    with pytest.raises(ConfigurationError, match=f"package {tracker} because.*report_to"):
+    with pytest.raises(ConfigurationError, match=f"package {tracker} because.*report_to") as caught:
         _tracked(target, tmp_path, tracker)
     assert not (tmp_path / "training.json").exists()
+    extra = "server" if tracker == "tensorboard" else tracker
+    assert f"pip install -e '.[{extra}]'" in str(caught.value)
 
 
 def test_tensorboard_files_hold_the_losses_and_outlive_the_checkpoints(

@@ -146,7 +146,7 @@ def test_qlora_without_its_package_is_an_early_error(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
-    with pytest.raises(ConfigurationError, match="bitsandbytes"):
+    with pytest.raises(ConfigurationError, match=r"bitsandbytes .* pip install -e '\.\[qlora\]'"):
         _tune(target, tmp_path, config=FinetuningConfig(**CONFIG | {"method": "qlora"}))
 
 
