@@ -268,29 +268,6 @@ def test_a_ready_made_sweep_is_a_sweep_without_a_flag(
     assert [config.num_clients for config in begun] == [1]
 
 
-def test_a_sweep_with_an_unknown_setting_begins_nothing(
-    begun: list[SimulateConfig],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit):
-        call("-m", "experiment=smoke", "sed=1,2", monkeypatch=monkeypatch)
-
-    assert begun == []
-    assert "got sed" in capsys.readouterr().err
-    assert not Path("runs").exists()
-
-
-def test_a_sweep_with_a_wrong_value_among_others_begins_nothing(
-    begun: list[SimulateConfig], here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(SystemExit):
-        call("-m", "experiment=smoke", "num_clients=1,many", "seed=1,2", monkeypatch=monkeypatch)
-
-    assert begun == []
-    assert list(here.iterdir()) == []
-
-
 @pytest.mark.parametrize("seeds", ["1,2,3", "3,4"])
 def test_another_sweep_in_the_same_folder_is_refused_and_leaves_the_first_one(
     seeds: str,
