@@ -10,6 +10,8 @@ Shapes: `B` sequences in a batch, `T` tokens of the longest of them.
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,20 +27,14 @@ _SENTINELS = ("\u241eINSTRUCTION\u241e", "\u241ePROMPT\u241e", "\u241eRESPONSE\u
 
 # For templates that tell the model the day: a macro in the place of the function that looks at the
 # clock. With that, a generator would be asked otherwise tomorrow than its client trained it.
+# It ends with its line, so that a template begins on one of its own, as without it.
 _FIXED_DAY = (
-    "{%- macro strftime_now(pattern) -%}{{ pattern"
+    "{%- macro strftime_now(format) -%}{{ format"
     + "".join(
-        f" | replace('{directive}', '{text}')"
-        for directive, text in {
-            "%d": "01",
-            "%m": "01",
-            "%b": "Jan",
-            "%B": "January",
-            "%y": "25",
-            "%Y": "2025",
-        }.items()
+        f" | replace('{directive}', '{datetime.date(2025, 1, 1).strftime(directive)}')"
+        for directive in re.findall(r"%-?\w", "%-d%d%e%j%a%A%-m%m%b%B%y%Y%-H%H%-I%I%p%M%S")
     )
-    + " }}{%- endmacro +%}"  # + keeps white space with which a template may begin
+    + " }}{%- endmacro %}\n"
 )
 
 

@@ -36,13 +36,20 @@ def shown_model_name(name: str) -> str:
         name: As for `resolve_base_model`.
 
     Returns:
-        The last part of a folder's path; any other name as it is.
+        The last part of a folder's path, or the name under which the model was fetched; any other
+        name as it is.
 
     >>> shown_model_name("/srv/models/Qwen2.5-7B-Instruct/"), shown_model_name("Qwen/Qwen2.5-7B")
     ('Qwen2.5-7B-Instruct', 'Qwen/Qwen2.5-7B')
+    >>> shown_model_name("/home/me/hub/models--Qwen--Qwen2.5-7B/snapshots/7ae557604adf67be")
+    'Qwen/Qwen2.5-7B'
     """
-    is_path = name.startswith((".", "/", "~")) or expanded(name).is_dir()
-    return expanded(name).resolve().name if is_path else name
+    if not (name.startswith((".", "/", "~")) or expanded(name).is_dir()):
+        return name
+    folder = expanded(name).resolve()
+    if folder.parent.name == "snapshots":  # the hub's cache has a folder for each commit
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return EMBEDDED_MODEL if folder.name == _MATERIALISATION else folder.name
 
 
 def resolve_base_model(name: str, *, cache_folder: Path | None = None) -> Path:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from lm.sampling import Completion, SamplingParams
+from protocol.errors import StageError
 from protocol.prompts import Chat, feedback_chat, rewrite_chat
 from server_side.config import (
     FeedbackWriter,
@@ -203,7 +204,16 @@ def refine_samples(
     Returns:
         Ended rewrites that differ from `chosen` and from one another, in the order of samples.
         There may be none: then the round changes nothing, which is logged.
+
+    Raises:
+        StageError: The feedback is on other samples.
     """
+    if [sample.query_id for sample in samples] != [item.query_id for item in feedback]:
+        # An earlier version chose others among equals; their feedback says nothing about these.
+        raise StageError(
+            "Expected feedback on the samples that this round rewrites, found it on others, which "
+            "another version of this software wrote. Go on with that version, or begin a new run."
+        )
     completions = _continue_chats(
         target,
         [

@@ -270,8 +270,8 @@ class RunStore:
         self._progress.end(stage, seconds=seconds, was_whole=was_whole)
 
     def _discard_parts(self, *, but: Path | None) -> None:
-        # Begun from what earlier stages said before one of them had to be done again: a tuning
-        # would not go on from there, and say so after hours.
+        # Begun from what earlier stages said before one of them had to be done again. Where that
+        # came out otherwise, a tuning would refuse to go on from there.
         for part in self.folder.glob("*.part"):
             if part.is_dir() and part != but:
                 shutil.rmtree(part)

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lm.settings import to_settings
 from protocol.errors import ConfigurationError
+from server_side.config.finetuning import Objective
 from server_side.tuning.packages import require_packages
-from simulations.config import SimulateConfig
+from simulations.config import SimulateConfig, TunedOn
 
 
 def settings_of(values: DictConfig) -> SimulateConfig:
@@ -34,17 +35,30 @@ def settings_of(values: DictConfig) -> SimulateConfig:
 
 
 def require_beforehand(config: SimulateConfig) -> None:
-    """Refuse a run that lacks a package, a client's weight, or text that its arm lives on.
+    """Refuse a run that lacks a package, a client's weight, or what its arm lives on.
+
+    What stands here and not in the settings themselves is asked of a run that begins: one that was
+    begun, or is over, under an earlier version is still gone on with, compared and reported.
 
     Args:
         config: The simulation.
 
     Raises:
         ConfigurationError: A package that the target's tuning needs is not installed, weights of
-            the clients pass over one, or an arm on public text has none.
+            the clients pass over one, an arm on public text has none, or one on private records
+            is asked to learn preferences.
     """
     require_packages(config.server_side.finetuning)
     config.server_side.synthesis.check_weights(config.client_names)
+    objective = config.server_side.finetuning.objective
+    # The arm with DP-SGD takes nothing from finetuning, so its objective says nothing there.
+    if config.tuned_on is TunedOn.PRIVATE_RECORDS and objective != Objective.SFT:
+        raise ConfigurationError(
+            f"Expected server_side.finetuning.objective=sft, because tuned_on="
+            f"{config.tuned_on.value} takes records, which give no pairs, got {objective}. Set "
+            "objective=sft with a learning_rate for it, and compare with runs of another "
+            "objective by `rewardds-compare LABEL=FOLDER`."
+        )
     # Without its text such an arm would be the method under another name.
     needed = {
         "public_prompts": (

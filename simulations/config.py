@@ -14,7 +14,6 @@ from protocol.artifacts import MAX_INSTRUCTION_CHARS
 from protocol.checks import check_text
 from protocol.errors import ConfigurationError
 from server_side.config import ServerConfig
-from server_side.config.finetuning import Objective
 
 TINY_MODEL = "tiny"
 """What `base_model` and `target_model` say for a two-layer model that is built on the spot."""
@@ -342,15 +341,6 @@ class SimulateConfig:
             )
 
     def _check_tuned_on(self) -> None:
-        # The arm with DP-SGD takes nothing from finetuning, so its objective says nothing there.
-        objective = self.server_side.finetuning.objective
-        if self.tuned_on is TunedOn.PRIVATE_RECORDS and objective != Objective.SFT:
-            raise ConfigurationError(
-                f"Expected server_side.finetuning.objective=sft, because tuned_on="
-                f"{self.tuned_on.value} takes records, which give no pairs, got {objective}. Set "
-                "objective=sft with a learning_rate for it, and compare with runs of another "
-                "objective by `rewardds-compare LABEL=FOLDER`."
-            )
         is_pooled = self.tuned_on is TunedOn.PRIVATE_RECORDS_DP
         own = {domain.instruction for domain in self.own_domains.values()}
         if is_pooled and own - {self.client_side.records.instruction}:

@@ -338,7 +338,8 @@ def _settled(values: DictConfig) -> Iterator[tuple[SimulateConfig, Path]]:
         config, named = _resumed(Path(config.resume), overrides)
     elif is_point:
         named = Path(hydra_config.runtime.output_dir)
-    require_beforehand(config)
+    if named is None or not _is_begun(config, named):
+        require_beforehand(config)
     with begun_folder(
         config,
         named=named,

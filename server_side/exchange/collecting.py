@@ -226,7 +226,8 @@ class _Exchange:
         for client_id, outcome in self._outcomes.items():
             if self._has(outcome.name, proxy):
                 self._answered(client_id, action, ADMITTED)
-        self._config.synthesis.check_weights([self._outcomes[i].name for i in asked])
+        if proxy is ProxyKind.GENERATOR:  # who has paid for one may as well have its reward proxy
+            self._config.synthesis.check_weights([self._outcomes[i].name for i in asked])
         _LOGGER.info("Asking %d clients for the %s proxy.", len(asked), action)
         request = TrainingRequest(
             protocol_version=PROTOCOL_VERSION,

@@ -27,6 +27,8 @@ from simulations.sweeps.points import (
 )
 
 _COUNTING_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_MANY = 12
+"""Points of which the check may take longer than somebody waits in silence."""
 
 
 class SweepCallback(Callback):
@@ -90,6 +92,8 @@ def _check_points(config: DictConfig, points: list[list[str]], *, is_new: bool) 
     What a sweep was begun with may have been taken then, so one that goes on is only composed: a
     point that is refused says so itself, and takes nothing else down.
     """
+    if is_new and len(points) > _MANY:
+        print(f"Checking {len(points)} points before the first begins.", flush=True)
     seen: set[str] = set()
     checked: set[tuple[str, ...]] = set()
     for number, overrides in enumerate(points):

@@ -183,14 +183,28 @@ def test_a_template_that_ends_a_response_in_plain_text_is_refused(tiny_llama: Pa
 def test_a_template_that_tells_the_day_tells_the_same_one_on_every_day(tiny_llama: Path) -> None:
     """Else a run that goes on tomorrow asks its generators otherwise than they were trained."""
     tokenizer = load_tokenizer(tiny_llama)
-    day = "\n\n {{ '<|im_start|>' + strftime_now('%d %B %Y') + '<|im_end|>' }}"
+    day = "{{ '<|im_start|>' + strftime_now(format='%A %-d %B %Y, %H:%M') + '<|im_end|>' }}"
     tokenizer.chat_template = day + str(tokenizer.chat_template)
 
     chat = encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why")
     rendered = render_prefix(tokenizer, [{"role": "user", "content": "why"}])
 
-    assert "01 January 2025" in tokenizer.decode(chat.prefix_ids)
-    assert tokenizer.decode(rendered).startswith("\n\n <|im_start|>01 January 2025<|im_end|>")
+    told = "<|im_start|>Wednesday 1 January 2025, 00:00<|im_end|>"
+    assert tokenizer.decode(chat.prefix_ids).startswith(told)
+    assert tokenizer.decode(rendered).startswith(told)
+
+
+@pytest.mark.parametrize("beginning", ["", "\n", "  ", "\n\n  ", "  {% if true %}x{% endif %}"])
+def test_a_template_that_tells_no_day_is_rendered_as_it_is(
+    tiny_llama: Path, beginning: str
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.chat_template = beginning + str(tokenizer.chat_template)
+    messages = [{"role": "user", "content": "why"}]
+
+    own = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    assert tokenizer.decode(render_prefix(tokenizer, messages)) == own
 
 
 def test_pad_right_puts_padding_after_every_real_token() -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from protocol.errors import StageError
 from server_side.config import FilteringConfig, RefinementConfig
 from server_side.filtering import select_samples
 from server_side.refinement import refine_samples, samples_to_refine, write_feedback
+from server_side.samples import Feedback
 from tests.support.curated import curated
 from tests.support.fake_proxies import FakeProxies, no_progress
 
@@ -130,3 +132,18 @@ def test_where_nothing_is_judged_each_round_draws_whom_it_rewrites_from_all_clie
         assert {sample.client_name for sample in drawn} == {"a", "b"}
         assert [sample for sample in best if sample in drawn] == list(drawn)
     assert len({*first} & {*second}) < 12
+
+
+def test_feedback_on_others_than_are_rewritten_is_never_taken_for_theirs() -> None:
+    """An earlier version chose others among equals, and may have been cut off after feedback."""
+    config = RefinementConfig()
+    target = FakeProxies("target")
+    feedback = [Feedback(query_id=sample.query_id, text="Shorter.") for sample in FIVE]
+
+    with pytest.raises(StageError, match="found it on others"):
+        refine_samples(
+            FIVE, feedback[::-1], target=target, config=config, round_index=2, seed=0,
+            on_progress=no_progress,
+        )  # fmt: skip
+
+    assert target.sampler_of.params == []

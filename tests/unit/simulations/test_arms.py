@@ -17,6 +17,7 @@ from protocol.accounting import PlannedRun, calibrate, composed_epsilon
 from protocol.errors import ConfigurationError
 from protocol.ledger import ProxyKind
 from server_side.config import FilteringConfig, ServerConfig
+from simulations.beforehand import require_beforehand
 from simulations.config import SimulateConfig, TunedOn
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -185,13 +186,16 @@ def test_the_ceiling_is_tuned_by_sft_and_refuses_another_objective(objective: st
     """By sft at a preference objective's rate it would be a ceiling far too low."""
     told = rf"objective=sft, because tuned_on=private_records .* no pairs, got {objective}\."
 
+    begun = settings("arm=private_no_dp", f"server_side.finetuning.objective={objective}")
+
     with pytest.raises(ConfigurationError, match=told):
-        settings("arm=private_no_dp", f"server_side.finetuning.objective={objective}")
+        require_beforehand(begun)
 
 
 def test_the_arm_with_dp_sgd_goes_with_any_objective_since_it_is_tuned_as_generators_are() -> None:
     config = settings("arm=private_dp", "server_side.finetuning.objective=dpo")
 
+    require_beforehand(config)
     assert config.tuned_on is TunedOn.PRIVATE_RECORDS_DP
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from simulations import command_line, run
 from simulations.config import SimulateConfig
+from simulations.prepare import WORLD_FILE
 from simulations.run import main
 
 
@@ -162,6 +163,27 @@ def test_resume_takes_the_settings_of_the_run(
 
     assert started[1][0] == started[0][0]
     assert started[1][1].resolve() == started[0][1].resolve()
+
+
+def test_a_run_that_was_begun_goes_on_with_settings_that_begin_none_any_more(
+    started: list[tuple[SimulateConfig, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients have paid, and the settings of a run folder never change."""
+    call("experiment=smoke", "run_folder=mine", monkeypatch=monkeypatch)
+    settings = Path("mine/simulate.yaml")
+    text = settings.read_text(encoding="utf-8")
+    old = text.replace("client_weights: null", "client_weights: {client-1: 1.0}")
+    settings.write_text(old, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        call("resume=mine", monkeypatch=monkeypatch)
+
+    Path("mine", WORLD_FILE).write_text("{}", encoding="utf-8")
+    call("resume=mine", monkeypatch=monkeypatch)
+
+    assert [config.server_side.synthesis.client_weights for config, _ in started] == [
+        None,
+        {"client-1": 1.0},
+    ]
 
 
 def test_the_same_folder_with_the_same_settings_goes_on(
