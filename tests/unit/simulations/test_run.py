@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from simulations import command_line, run
+from simulations import run
 from simulations.config import SimulateConfig
 from simulations.prepare import WORLD_FILE
-from simulations.run import main
+from tests.support.calling import call
 
 
 @pytest.fixture(autouse=True)
@@ -19,15 +19,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REWARDDS_TRACEBACK", raising=False)
     return tmp_path
-
-
-def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Both are set for the whole process, which is a command line's own.
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(command_line, "_failures", [])
-    monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
-    monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
-    main()
 
 
 @pytest.mark.parametrize(

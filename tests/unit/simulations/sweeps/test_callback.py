@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from simulations import command_line, run
+from simulations import run
 from simulations.config import SimulateConfig
-from simulations.run import main
 from simulations.sweeps import callback
 from simulations.sweeps.points import begin_sweep
+from tests.support.calling import call
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,6 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[SimulateConfig]:
     configs: list[SimulateConfig] = []
     monkeypatch.setattr(run, "simulate", lambda config, folder: configs.append(config))
     return configs
-
-
-def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(command_line, "_failures", [])
-    monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
-    monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
-    main()
 
 
 @pytest.mark.parametrize(

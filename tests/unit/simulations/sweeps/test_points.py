@@ -15,7 +15,7 @@ import pytest
 from protocol.errors import ConfigurationError, StageError
 from simulations import command_line, run
 from simulations.config import SimulateConfig
-from simulations.run import main, sweep_resumed
+from simulations.run import sweep_resumed
 from simulations.sweeps.points import (
     PointStatus,
     SweepFailedError,
@@ -27,6 +27,7 @@ from simulations.sweeps.points import (
     run_point,
     seconds_left,
 )
+from tests.support.calling import call
 
 
 def do(folder: Path, work: Callable[[], None]) -> str | None:
@@ -148,14 +149,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REWARDDS_TRACEBACK", raising=False)
     return tmp_path
-
-
-def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(command_line, "_failures", [])
-    monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
-    monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
-    main()
 
 
 SWEEP = ("-m", "experiment=smoke", "client_side/budget=eps_1,infinite", "seed=1,2")
