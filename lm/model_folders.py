@@ -41,7 +41,7 @@ def shown_model_name(name: str) -> str:
 
     >>> shown_model_name("/srv/models/Qwen2.5-7B-Instruct/"), shown_model_name("Qwen/Qwen2.5-7B")
     ('Qwen2.5-7B-Instruct', 'Qwen/Qwen2.5-7B')
-    >>> shown_model_name("/home/me/hub/models--Qwen--Qwen2.5-7B/snapshots/7ae557604adf67be")
+    >>> shown_model_name("/srv/hub/models--Qwen--Qwen2.5-7B/snapshots/7ae557604adf67be")
     'Qwen/Qwen2.5-7B'
     """
     if not (name.startswith((".", "/", "~")) or expanded(name).is_dir()):

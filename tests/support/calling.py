@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from simulations import command_line
@@ -16,3 +18,11 @@ def call(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["rewardds-simulate", *arguments])
     monkeypatch.setattr("server_side.children.raise_on_signals", lambda: None)
     main()
+
+
+def hide_package(name: str, *, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have one package looked for in vain, whether it is installed here or not."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda asked: None if asked == name else find_spec(asked)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from simulations import run
 from simulations.config import SimulateConfig
 from simulations.prepare import WORLD_FILE
-from tests.support.calling import call
+from tests.support.calling import call, hide_package
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +80,7 @@ def test_what_is_missing_is_said_before_a_run_folder_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
-    )
+    hide_package("bitsandbytes", monkeypatch=monkeypatch)
 
     with pytest.raises(SystemExit):
         call("experiment=smoke", word, monkeypatch=monkeypatch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from simulations import run
 from simulations.config import SimulateConfig
 from simulations.sweeps import callback
 from simulations.sweeps.points import begin_sweep
-from tests.support.calling import call
+from tests.support.calling import call, hide_package
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +96,7 @@ def test_a_sweep_that_needs_a_missing_package_begins_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
-    )
+    hide_package("bitsandbytes", monkeypatch=monkeypatch)
 
     words = ("-m", "experiment=smoke", "server_side.finetuning.method=lora,qlora")
 
