@@ -129,8 +129,10 @@ def load_settings(
         raise SettingsError(f"Expected `key: value` lines in {file}, got a list. Mend the file.")
     try:
         settings = to_settings(kind, values)
-    except SettingsError as error:
-        raise SettingsError(f"In {file}: {error}") from None
+    except Exception as error:
+        # What a dataclass checks itself it refuses by errors of a package above this one.
+        error.args = (f"In {file}: {error}",)
+        raise
     if has_all_keys:
         _refuse_missing(settings, values, file=file, prefix="")
     for group in whole:

@@ -17,10 +17,18 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
+class RangeError(Exception):
+    """As a package above this one would raise it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     size: int = 3
     colour: Colour = Colour.RED
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise RangeError(f"Expected inner.size of at least 1, got {self.size}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,14 @@ def test_a_file_that_is_no_settings_file_is_named(tmp_path: Path, content: bytes
     file.write_bytes(content)
 
     with pytest.raises(SettingsError, match=r"settings\.yaml"):
+        load_settings(Outer, file)
+
+
+def test_the_file_is_named_whose_value_a_dataclass_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("inner: {size: 0}\n", encoding="utf-8")
+
+    with pytest.raises(RangeError, match=f"^In {file}: Expected inner.size of at least 1, got 0"):
         load_settings(Outer, file)
 
 
