@@ -6,10 +6,13 @@ states their digest in its certificate, which admission compares with what was s
 text brings is no merit of the method: compare a warm start with a warm start.
 
 The generator learns prompt and response tokens; the reward proxy that a public response is better
-than one that the base model wrote to the same prompt. Rows that repeat a prompt of the test set
-fall: a proxy that had learnt its answers would hand them on to the target. Weights are kept in the
-run folder (`server_side/exchange/starts.py`), so an exchange that starts anew sends what it sent
-before.
+than one that the base model wrote to the same prompt. Only B is tuned, whether or not the client
+trains A: what DP-SGD's noise in B does to the model goes through A, and an A that is fitted to text
+carries it to where it does most harm (`docs/decisions/0017-public-warm-start.md`).
+
+Rows that repeat a prompt of the test set fall: a proxy that had learnt its answers would hand them
+on to the target. Weights are kept in the run folder (`server_side/exchange/starts.py`), so an
+exchange that starts anew sends what it sent before.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lm.adapters import adapter_tensors, attach_lora
+from lm.adapters import adapter_tensors, attach_lora, freeze_a
 from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat, response_end_id
 from lm.likelihood import span_nll
@@ -91,6 +94,7 @@ def train_start(
         if proxy is ProxyKind.GENERATOR:
             base = load_causal_lm(base_folder, dtype=dtype, device=device)
             generator = attach_lora(base, lora, seed=_ADAPTER_SEED)
+            freeze_a(generator)
             _fit(
                 generator, chats, lambda batch: _text_loss(generator, batch), config=config, rng=rng
             )
@@ -100,6 +104,7 @@ def train_start(
             reward = build_reward_model(
                 base_folder, lora, seed=_ADAPTER_SEED, dtype=dtype, device=device
             )
+            freeze_a(reward.adapted)
 
             def pair_loss(batch: Sequence[PackedRow]) -> torch.Tensor:
                 rewards = rewards_of(reward, batch)  # (B, 2)

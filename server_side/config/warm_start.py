@@ -27,7 +27,7 @@ class WarmStartConfig:
     """Optimiser steps for each proxy."""
     batch_size: int = 8
     """Rows of a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     """Step size of Adam."""
     max_prompt_tokens: int = 96
     """A longer prompt is cut."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from client_side.generator import ADAPTER_SEED
 from lm.adapter_shapes import expected_adapter_shapes
-from lm.adapters import load_adapter
-from lm.encoding import encode_chat
+from lm.adapters import adapter_tensors, attach_lora, load_adapter
+from lm.devices import best_device, fastest_dtype
+from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import load_reward_model, score_chats
+from lm.sampling import SamplingEngine, SamplingParams, open_sampler
 from lm.tables import TextRow
 from protocol.artifacts import AdapterWeights, LoraShape
 from protocol.errors import ConfigurationError
@@ -68,24 +73,36 @@ def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStar
     assert perplexity(60) < 0.9 * perplexity(1)
 
 
-def test_the_reward_learns_to_prefer_the_public_text(
+def test_the_reward_learns_to_prefer_the_public_text_to_the_base_models_answers(
     tiny_llama: Path, config: WarmStartConfig
 ) -> None:
+    strong = replace(config, learning_rate=3e-2, steps=60)
     weights = train_start(
-        ProxyKind.REWARD, LORA, rows=ROWS, base_folder=tiny_llama, config=config, seed=0
+        ProxyKind.REWARD, LORA, rows=ROWS, base_folder=tiny_llama, config=strong, seed=0
     )
     model = load_reward_model(tiny_llama, weights.tensors, LORA)
     tokenizer = load_tokenizer(tiny_llama)
-    rng = np.random.default_rng(1)
-    others = [tokenizer.decode(rng.integers(260, 500, size=12)) for _ in range(8)]
-    chats = [
-        encode_chat(tokenizer, instruction=config.instruction, prompt="ask 99", response=text)
-        for text in (RESPONSE, *others)
-    ]
+    prompts = [f"ask {n}" for n in range(90, 98)]  # none of which is trained on
 
-    public, *rest = score_chats(model, chats)
+    def chats(responses: Sequence[str]) -> list[EncodedChat]:
+        return [
+            encode_chat(tokenizer, instruction=config.instruction, prompt=prompt, response=response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
 
-    assert public > np.mean(rest)
+    public = chats([RESPONSE] * len(prompts))
+    with closing(open_sampler(tiny_llama, engine=SamplingEngine("transformers"))) as sampler:
+        answers = sampler.sample(
+            [chat.response_prefix for chat in public],
+            SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),
+            seed=5,
+        )
+    own = chats([tokenizer.decode(row[0].token_ids) for row in answers])
+
+    gaps = np.subtract(score_chats(model, public), score_chats(model, own))
+
+    assert gaps.mean() > 0
+    assert sum(gaps > 0) >= 6
 
 
 @pytest.mark.parametrize("proxy", ProxyKind)
@@ -101,6 +118,19 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
     shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=proxy is ProxyKind.REWARD)
     assert {name: tensor.shape for name, tensor in first.tensors.items()} == shapes
     assert first == again
+
+
+@pytest.mark.parametrize("proxy", ProxyKind)
+def test_a_stays_as_a_client_would_have_drawn_it(
+    tiny_llama: Path, config: WarmStartConfig, proxy: ProxyKind
+) -> None:
+    weights = train_start(proxy, LORA, rows=ROWS, base_folder=tiny_llama, config=config, seed=0)
+    device = best_device()
+    base = load_causal_lm(tiny_llama, dtype=fastest_dtype(device), device=device)
+    fresh = adapter_tensors(attach_lora(base, LORA, seed=ADAPTER_SEED))
+
+    for name, drawn in fresh.items():
+        assert np.array_equal(weights.tensors[name], drawn) == (".lora_A." in name), name
 
 
 @pytest.mark.parametrize(
