@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lm.threads import torch_threads
 from server_side.config import ServerConfig
 from server_side.evaluation import ArmScores
+from server_side.examination import evaluation_seed, judge_arm, set_test
 from server_side.filtering import choose_pairs, select_samples
 from server_side.finetuning import finetune_target
 from server_side.inputs import gather_inputs
@@ -27,14 +28,7 @@ from server_side.measuring.generator_fit import (
     warn_of_idle_generators,
     with_sound_generator,
 )
-from server_side.outputs import (
-    Annotate,
-    evaluation_seed,
-    judge_arm,
-    set_test,
-    target_writer,
-    write_outputs,
-)
+from server_side.outputs import Annotate, write_outputs
 from server_side.progress import Progress
 from server_side.ranking import RANKING_STAGE, RankedPrompt, judge_ranking
 from server_side.refinement import (
@@ -50,6 +44,7 @@ from server_side.scoring import reward_scales, score_candidates
 from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries
+from server_side.target_sampling import target_writer
 from server_side.tuning.tuned_target import TUNED
 
 if TYPE_CHECKING:  # Flower takes a second to import, and no stage needs it

@@ -35,12 +35,12 @@ from lm.threads import torch_threads
 from protocol.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, PlannedRun, calibrate
 from protocol.ledger import DpSgdEvent, PrivacyLedger, PrivacyUnit, ProxyKind
 from server_side.evaluation import ArmScores, compare_arms
+from server_side.examination import evaluation_seed, judge_arm, set_test
 from server_side.finetuning import finetune_target
 from server_side.inputs import inputs_without_releases
 from server_side.measuring.metrics import TuningEffort, build_metrics, write_metrics
 from server_side.measuring.pass_rates import pass_rate_differences
 from server_side.notes import RunNotes
-from server_side.outputs import evaluation_seed, judge_arm, set_test
 from server_side.progress import Progress
 from server_side.run_store import FolderStage, RunStore
 from server_side.samples import CuratedSample, OnProgress

@@ -1,4 +1,4 @@
-"""What is summed up, and what is merged, at the end of the job."""
+"""Whoever samples from the target, to write or to be judged, has it as it was tuned last."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 from lm.adapter_shapes import expected_adapter_shapes
 from lm.adapters import write_peft_folder
 from lm.tables import TextRow
-from server_side import outputs
-from server_side.config import EvaluationConfig, FinetuningConfig, ServerConfig
+from server_side import examination
+from server_side.config import EvaluationConfig, ServerConfig
+from server_side.examination import judge_arm, set_test
 from server_side.inputs import JobInputs
-from server_side.outputs import judge_arm, set_test, target_writer
-from server_side.tuning.folder import write_history
-from server_side.tuning.history import tuning_effort
+from server_side.target_sampling import target_writer
 from server_side.tuning.target_adapter import merge_target
 from tests.support.fake_proxies import no_progress
 from tests.support.releases import LORA
@@ -56,16 +55,6 @@ def merged_under(work: Path) -> list[bytes]:
     return [path.read_bytes() for path in work.glob("*/merged/model.safetensors")]
 
 
-def test_samples_that_an_objective_left_out_were_not_seen(tmp_path: Path) -> None:
-    """8 of 10 samples are left, two batches of them; three steps are a pass and a batch."""
-    write_history(tmp_path, num_steps=3, losses=[1.0, 1.0, 1.0], num_pairs_dropped=2)
-
-    effort = tuning_effort([tmp_path], pool_sizes=[10], config=FinetuningConfig(batch_size=4))
-
-    assert effort.num_samples == 8
-    assert effort.num_samples_seen == 8 + 4
-
-
 def test_a_round_that_was_tuned_again_writes_with_its_new_weights(
     target: Path, tmp_path: Path
 ) -> None:
@@ -89,7 +78,9 @@ def test_an_arm_that_was_tuned_again_is_judged_by_its_new_weights(
     inputs = job(target, tmp_path)
     test = set_test(inputs, (), config=CONFIG)
     monkeypatch.setattr(
-        outputs, "evaluate_target", lambda *_, open_sampler, adapter, **__: open_sampler(adapter)
+        examination,
+        "evaluate_target",
+        lambda *_, open_sampler, adapter, **__: open_sampler(adapter),
     )
 
     for number in (1, 2):
