@@ -38,9 +38,10 @@ from server_side.refinement import (
     samples_to_refine,
     write_feedback,
 )
+from server_side.reward_scaling import reward_scales
 from server_side.run_store import RunStore, StageRecord
 from server_side.samples import Candidate, CuratedSample, Feedback, Query, ScoredCandidate
-from server_side.scoring import reward_scales, score_candidates
+from server_side.scoring import score_candidates
 from server_side.seeds import derive_seed
 from server_side.shared_stages import SharedStages
 from server_side.synthesis import propose_candidates, synthesize_queries

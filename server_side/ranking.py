@@ -45,6 +45,7 @@ from server_side.consensus import rouge_l, split_words
 from server_side.filtering import average_ranks, choice_scores
 from server_side.measuring.intervals import Interval, bootstrap_interval, ratio_of_sums
 from server_side.proxies import GeneratorProxy, RewardProxy
+from server_side.reward_scaling import RewardScale
 from server_side.samples import (
     Candidate,
     CandidateOrigin,
@@ -53,7 +54,7 @@ from server_side.samples import (
     ScoredCandidate,
     StageResult,
 )
-from server_side.scoring import RewardScale, score_candidates
+from server_side.scoring import score_candidates
 from server_side.synthesis import client_quotas, propose_candidates
 
 _LOGGER = logging.getLogger(__name__)

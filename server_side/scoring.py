@@ -1,10 +1,9 @@
 """Stage 9: what the proxies think of each candidate, the parts kept next to the total.
 
-Every client's reward proxy judges every candidate, or its own client's alone. A reward has no scale
-of its own, so each client's rewards are standardised before they are put together, with the mean
-and deviation of the round-1 candidates throughout the run: a reward of round 3 can be compared with
-one of round 1. Perplexity is that of the response under the generator of the query's own client;
-consensus is its agreement with the candidates of round 1.
+Every client's reward proxy judges every candidate, or its own client's alone. Each client's rewards
+are standardised before they are put together (`server_side/reward_scaling.py`), so that a reward of
+round 3 can be compared with one of round 1. Perplexity is that of the response under the generator
+of the query's own client; consensus is its agreement with the candidates of round 1.
 
 A proxy that gives a constant, or a reward that is no number, tells nothing apart. It is left out in
 round 1 and thereafter, said aloud and counted; whether the run can do without any reward is for
@@ -27,53 +26,26 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Final
 
 from lm.errors import ScoringError
 from protocol.errors import StageError
-from server_side.config import Ensemble, FilteringConfig, ScoringConfig
+from server_side.config import Ensemble, ScoringConfig
 from server_side.consensus import consensus_scores
 from server_side.progress import shifted
 from server_side.proxies import GeneratorProxy, PromptAndResponse, RewardProxy
+from server_side.reward_scaling import (
+    LENGTH_CORRELATION,
+    RewardScale,
+    find_scales,
+    length_correlation,
+)
 from server_side.samples import Candidate, OnProgress, Query, ScoredCandidate, StageResult
 
 _LOGGER = logging.getLogger(__name__)
-LENGTH_CORRELATION: Final = "reward_length_correlation"
-"""Under what name that correlation stands among a stage's figures."""
-_MIN_RELATIVE_DEVIATION = 1e-6
-"""A deviation below this share of the mean size is rounding: the proxy gives a constant."""
 _STRONG_CORRELATION = 0.5
 """Above it, length explains more than a quarter of what tells responses to a prompt apart."""
 _MIN_FREE_DEVIATIONS = 30
 """With fewer, that strong a correlation is found by chance more than once in two hundred times."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RewardScale:
-    """How one client's rewards lie; what `standardise` takes out and divides by."""
-
-    mean: float
-    """Mean of the rewards."""
-    deviation: float
-    """Their standard deviation, what length explains taken out; above zero."""
-    length_slope: float = 0.0
-    """What a unit of log length adds to a reward within a prompt; 0 leaves length in."""
-    mean_log_length: float = 0.0
-    """Mean log length of the responses."""
-
-    def standardise(self, reward: float, *, response: str) -> float:
-        """Return how many deviations a response's reward lies above the mean.
-
-        Args:
-            reward: Reward of the response, as the client's proxy gave it.
-            response: The response, whose number of words counts where length is taken out.
-
-        Returns:
-            A number without unit; below zero for less reward than the mean.
-        """
-        expected = self.length_slope * (_log_length(response) - self.mean_log_length)
-        return (reward - self.mean - expected) / self.deviation
 
 
 def score_candidates(
@@ -113,12 +85,88 @@ def score_candidates(
     by_id = {query.query_id: query for query in queries}
     client_names = [by_id[c.query_id].client_name for c in candidates]
     pairs = [(by_id[c.query_id].prompt, c.response) for c in candidates]
+    judged = _ask_proxies(
+        candidates,
+        client_names,
+        pairs,
+        reward_proxies=reward_proxies,
+        scales=scales,
+        config=config,
+        on_progress=on_progress,
+    )
+    perplexities = _perplexities_by_own_generator(
+        client_names,
+        pairs,
+        generators=generators,
+        config=config,
+        on_progress=shifted(
+            on_progress, offset=judged.num_asked, total=judged.num_asked + len(pairs)
+        ),
+    )
+    counts = {"num_scored": len(candidates)}
+    if scales is None:
+        counts["num_reward_proxies_left_out"] = len(judged.left_out)
+        _warn_of_left_out(judged, config=config)
+    scored = tuple(
+        ScoredCandidate(
+            candidate=candidate,
+            reward=_ensemble(candidate.response, own, scales=judged.scales, config=config),
+            rewards_by_client=own,
+            perplexity=perplexity,
+            consensus=consensus,
+        )
+        for candidate, own, perplexity, consensus in zip(
+            candidates,
+            judged.rewards,
+            perplexities,
+            consensus_scores(candidates, panel=panel),
+            strict=True,
+        )
+    )
+    correlation = length_correlation(scored)
+    num_free = len(scored) - len({item.candidate.query_id for item in scored})
+    if abs(correlation) > _STRONG_CORRELATION and num_free >= _MIN_FREE_DEVIATIONS:
+        _LOGGER.warning(
+            "Rewards follow the length of a response: correlation %.2f within a prompt. What is "
+            "selected by them may be %s rather than better; scoring.length_debias takes length "
+            "out.",
+            correlation,
+            "longer" if correlation > 0 else "shorter",
+        )
+    return StageResult(values=scored, counts=counts, figures={LENGTH_CORRELATION: correlation})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """What the reward proxies said."""
+
+    rewards: list[dict[str, float]]
+    """For each candidate, by client, the reward as its proxy gave it."""
+    scales: Mapping[str, RewardScale]
+    """Scale of each client's rewards."""
+    left_out: Mapping[str, str]
+    """Clients whose proxies have no say, and why; of a later round without a reason."""
+    num_asked: int
+    """How many rewards were asked for."""
+
+
+def _ask_proxies(
+    candidates: Sequence[Candidate],
+    client_names: Sequence[str],
+    pairs: Sequence[PromptAndResponse],
+    *,
+    reward_proxies: Sequence[RewardProxy],
+    scales: Mapping[str, RewardScale] | None,
+    config: ScoringConfig,
+    on_progress: OnProgress,
+) -> _Judged:
+    """Ask the proxies until every candidate has all its judges that are left."""
     rewards: list[dict[str, float]] = [{} for _ in pairs]
     found: dict[str, RewardScale | str] = {}
     left_out: dict[str, str] = {}
     if scales is not None:
         left_out = {p.client_name: "" for p in reward_proxies if p.client_name not in scales}
-    done, total = 0, len(pairs)
+    done, total = 0, len(pairs)  # the perplexities come after
     # Again where some turn out to tell nothing apart, so that others judge in their place.
     while questions := _questions(client_names, reward_proxies, rewards, left_out, config=config):
         total += sum(len(asked) for _, asked in questions)
@@ -138,108 +186,27 @@ def score_candidates(
             for i, value in zip(asked, values, strict=True):
                 rewards[i][proxy.client_name] = value
         if scales is None:
-            rewards = [{name: own[name] for name in own if name not in left_out} for own in rewards]
-            found = _scales(candidates, rewards, config=config)
+            rewards = _without(rewards, left_out)
+            found = find_scales(candidates, rewards, config=config)
             left_out |= {name: why for name, why in found.items() if isinstance(why, str)}
-    rewards = [{name: own[name] for name in own if name not in left_out} for own in rewards]
-    perplexities = _perplexities_by_own_generator(
-        client_names,
-        pairs,
-        generators=generators,
-        config=config,
-        on_progress=shifted(on_progress, offset=done, total=total),
-    )
-    counts = {"num_scored": len(candidates)}
     if scales is None:
         scales = {name: scale for name, scale in found.items() if isinstance(scale, RewardScale)}
-        counts["num_reward_proxies_left_out"] = len(left_out)
-        is_replaced = config.ensemble == Ensemble.OWN and scales
-        instead = " Those that are left judge its client's candidates." if is_replaced else ""
-        for name, why in left_out.items():
-            _LOGGER.warning("The reward proxy of client %s is left out: %s.%s", name, why, instead)
-    scored = tuple(
-        ScoredCandidate(
-            candidate=candidate,
-            reward=_ensemble(candidate.response, own, scales=scales, config=config),
-            rewards_by_client=own,
-            perplexity=perplexity,
-            consensus=consensus,
-        )
-        for candidate, own, perplexity, consensus in zip(
-            candidates,
-            rewards,
-            perplexities,
-            consensus_scores(candidates, panel=panel),
-            strict=True,
-        )
-    )
-    correlation = length_correlation(scored)
-    num_free = len(scored) - len({item.candidate.query_id for item in scored})
-    if abs(correlation) > _STRONG_CORRELATION and num_free >= _MIN_FREE_DEVIATIONS:
-        _LOGGER.warning(
-            "Rewards follow the length of a response: correlation %.2f within a prompt. What is "
-            "selected by them may be %s rather than better; scoring.length_debias takes length "
-            "out.",
-            correlation,
-            "longer" if correlation > 0 else "shorter",
-        )
-    return StageResult(
-        values=scored,
-        counts=counts,
-        figures={LENGTH_CORRELATION: correlation},
+    return _Judged(
+        rewards=_without(rewards, left_out), scales=scales, left_out=left_out, num_asked=done
     )
 
 
-def reward_scales(
-    scored: Sequence[ScoredCandidate], *, config: ScoringConfig, filtering: FilteringConfig
-) -> Mapping[str, RewardScale]:
-    """Return each client's scale, from the unstandardised rewards of scored candidates.
-
-    Args:
-        scored: The candidates of round 1.
-        config: Whether length is taken out.
-        filtering: Whether any choice looks at the reward.
-
-    Returns:
-        A scale for each client whose proxy was not left out; none may be left where no choice looks
-        at the reward.
-
-    Raises:
-        StageError: The reward is needed, and every proxy was left out.
-    """
-    found = _scales(
-        [item.candidate for item in scored],
-        [item.rewards_by_client for item in scored],
-        config=config,
-    )
-    scales = {name: scale for name, scale in found.items() if isinstance(scale, RewardScale)}
-    if not scales and filtering.needs_reward:
-        raise StageError(
-            f"Expected a reward proxy that tells {len(scored)} candidates apart, found none: every "
-            "one gives a constant, what length alone says, or no finite number. Have them trained "
-            "again with more steps or a higher learning rate, or run an arm that chooses without "
-            "the reward, such as similarity_filter."
-        )
-    return scales
+def _without(
+    rewards: Sequence[Mapping[str, float]], left_out: Collection[str]
+) -> list[dict[str, float]]:
+    return [{name: own[name] for name in own if name not in left_out} for own in rewards]
 
 
-def length_correlation(scored: Sequence[ScoredCandidate]) -> float:
-    """Return how reward and log length correlate among responses to one prompt.
-
-    Args:
-        scored: Scored candidates, those of one query next to one another.
-
-    Returns:
-        Pearson's coefficient of the deviations from the prompt's mean, over all prompts; 0 where
-        nothing differs.
-    """
-    lengths = _within_queries(
-        [item.candidate for item in scored],
-        [_log_length(item.candidate.response) for item in scored],
-    )
-    rewards = _within_queries([item.candidate for item in scored], [item.reward for item in scored])
-    spread = math.sqrt(_dot(lengths, lengths) * _dot(rewards, rewards))
-    return max(-1.0, min(1.0, _dot(lengths, rewards) / spread)) if spread > 0 else 0.0
+def _warn_of_left_out(judged: _Judged, *, config: ScoringConfig) -> None:
+    is_replaced = config.ensemble == Ensemble.OWN and judged.scales
+    instead = " Those that are left judge its client's candidates." if is_replaced else ""
+    for name, why in judged.left_out.items():
+        _LOGGER.warning("The reward proxy of client %s is left out: %s.%s", name, why, instead)
 
 
 def _questions(
@@ -279,49 +246,6 @@ def _rewards(
     return values if all(map(math.isfinite, values)) else None
 
 
-def _scales(
-    candidates: Sequence[Candidate],
-    rewards: Sequence[Mapping[str, float]],
-    *,
-    config: ScoringConfig,
-) -> dict[str, RewardScale | str]:
-    """Return each client's scale, or why its rewards have none."""
-    judged: dict[str, list[tuple[Candidate, float]]] = {}
-    for candidate, own in zip(candidates, rewards, strict=True):
-        for name, reward in own.items():
-            judged.setdefault(name, []).append((candidate, reward))
-    return {name: _scale(own, config=config) for name, own in judged.items()}
-
-
-def _scale(
-    judged: Sequence[tuple[Candidate, float]], *, config: ScoringConfig
-) -> RewardScale | str:
-    rewards = [reward for _, reward in judged]
-    mean = statistics.fmean(rewards)
-    size = statistics.fmean(map(abs, rewards))
-    deviation = statistics.pstdev(rewards, mu=mean)
-    if not deviation > _MIN_RELATIVE_DEVIATION * size:
-        return f"it gives {len(rewards)} candidates a constant reward of {mean:g}"
-    if not config.length_debias:
-        return RewardScale(mean=mean, deviation=deviation)
-    candidates = [candidate for candidate, _ in judged]
-    lengths = [_log_length(candidate.response) for candidate in candidates]
-    own_lengths = _within_queries(candidates, lengths)
-    spread = _dot(own_lengths, own_lengths)
-    slope = _dot(own_lengths, rewards) / spread if spread > 0 else 0.0
-    mean_length = statistics.fmean(lengths)
-    rest = [
-        reward - slope * (length - mean_length)
-        for reward, length in zip(rewards, lengths, strict=True)
-    ]
-    deviation = statistics.pstdev(rest, mu=mean)
-    if not deviation > _MIN_RELATIVE_DEVIATION * size:
-        return "its rewards follow from length alone, which scoring.length_debias takes out"
-    return RewardScale(
-        mean=mean, deviation=deviation, length_slope=slope, mean_log_length=mean_length
-    )
-
-
 def _ensemble(
     response: str,
     rewards: Mapping[str, float],
@@ -339,25 +263,6 @@ def _ensemble(
             return min(standardised)
         case Ensemble.MEAN | Ensemble.OWN:  # of the own client one alone, or of those in its place
             return statistics.fmean(standardised)
-
-
-def _within_queries(candidates: Sequence[Candidate], values: Sequence[float]) -> list[float]:
-    """Return each value's deviation from the mean of its query."""
-    deviations: list[float] = []
-    rows = zip(candidates, values, strict=True)
-    for _, group in groupby(rows, key=lambda row: row[0].query_id):
-        own = [value for _, value in group]
-        mean = statistics.fmean(own)
-        deviations += [value - mean for value in own]
-    return deviations
-
-
-def _dot(first: Sequence[float], second: Sequence[float]) -> float:
-    return math.fsum(x * y for x, y in zip(first, second, strict=True))
-
-
-def _log_length(response: str) -> float:
-    return math.log1p(len(response.split()))
 
 
 def _perplexities_by_own_generator(

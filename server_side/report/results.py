@@ -15,7 +15,7 @@ from server_side.measuring.intervals import Interval, judge
 from server_side.report.formats import metric_change, metric_value
 from server_side.report.inputs import ReportInputs
 from server_side.report.journey import stage_title
-from server_side.scoring import LENGTH_CORRELATION
+from server_side.reward_scaling import LENGTH_CORRELATION
 
 _VERDICTS: Final = {
     "better": "better",

@@ -26,8 +26,8 @@ from server_side.ranking import (
     rank_correlation,
     ranking_quality,
 )
+from server_side.reward_scaling import RewardScale
 from server_side.samples import StageResult
-from server_side.scoring import RewardScale
 from tests.support.fake_proxies import WORDS, FakeProxies, no_progress
 
 RNG = random.Random(0)  # noqa: S311 - no secret

@@ -8,13 +8,9 @@ import pytest
 from lm.errors import ScoringError
 from protocol.errors import StageError
 from server_side.config import FilteringConfig, ScoringConfig
+from server_side.reward_scaling import RewardScale, length_correlation, reward_scales
 from server_side.samples import Candidate, CandidateOrigin, Query, ScoredCandidate, StageResult
-from server_side.scoring import (
-    RewardScale,
-    length_correlation,
-    reward_scales,
-    score_candidates,
-)
+from server_side.scoring import score_candidates
 from tests.support.fake_proxies import FakeProxies, no_progress
 
 QUERIES = (

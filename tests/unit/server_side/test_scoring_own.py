@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from server_side.config import FilteringConfig, ScoringConfig
+from server_side.reward_scaling import RewardScale, reward_scales
 from server_side.samples import Candidate, CandidateOrigin, Query, ScoredCandidate, StageResult
-from server_side.scoring import RewardScale, reward_scales, score_candidates
+from server_side.scoring import score_candidates
 from tests.support.fake_proxies import FakeProxies, no_progress
 
 OWN = ScoringConfig(ensemble="own")
