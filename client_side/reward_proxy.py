@@ -128,7 +128,7 @@ def train_reward_proxy(
             units=prepared,
             unit_loss=PairwiseLoss(),
             unit_size=_unit_size,
-            probe=_probe(load_tokenizer(base_folder), records_config),
+            probe=probe_preferences(load_tokenizer(base_folder), records_config),
         ),
         plan=plan,
         batches=batches,
@@ -172,10 +172,18 @@ def record_row(record: RecordPreferences) -> PackedRow:
     return PackedRow(prefix=record.prefix, tails=record.responses, members=members)
 
 
-def _probe(
+def probe_preferences(
     tokenizer: PreTrainedTokenizerBase, records_config: RecordsConfig
 ) -> list[list[RecordPreferences]]:
-    """Make up two units, each of which prefers its own response to the other's."""
+    """Return two made-up units for a training to be checked on, each with its own chosen response.
+
+    Args:
+        tokenizer: Tokenizer of the base model.
+        records_config: Gives the instruction; its limits of length are not applied.
+
+    Returns:
+        Two units; the response that each rejects is the other's.
+    """
     own, other = probe_chats(tokenizer, records_config)
     pairs = (PreferencePair(chosen=0, rejected=1, weight=1.0),)
     return [
