@@ -8,7 +8,7 @@ the draw, logits of every token. Of the shipped records, which are shorter, a st
 that it lasts as long. Where there is an accelerator it is measured instead, on more records and
 larger batches.
 
-Run: python benchmarks/dp_step.py   (one core, about nine minutes; an accelerator, about three)
+Run: python benchmarks/dp_step.py   (one core, about ten minutes; an accelerator, about three)
 """
 
 from __future__ import annotations
