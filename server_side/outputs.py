@@ -89,8 +89,6 @@ def write_outputs(
         )
     except Exception as error:  # told below; a tuned target waits for no judge
         problem = error
-    final_pool = store.read(f"10_pool_r{config.refinement.num_rounds}", CuratedSample)
-    notes = annotate(final_pool) if annotate else None
     report = _whole_run(
         store,
         inputs,
@@ -100,21 +98,21 @@ def write_outputs(
         generators=generators,
         win_rate=win_rate,
         exchange=exchange,
-        notes=notes,
+        annotate=annotate,
         config=config,
     )
     metrics = _metrics_of(report, store, config=config)
     with clear_disk_errors(output_folder):
         output_folder.mkdir(parents=True, exist_ok=True)
         export_dataset(
-            final_pool,
+            report.pools[config.refinement.num_rounds],
             folder=output_folder / "dataset",
             run_id=inputs.run_id,
             # Nothing was sampled from a client whose generator is broken; its records paid all the
             # same, as metrics and report say.
             certificates=[item for item in inputs.certificates if item.client_name in generators],
             settings=report.settings,
-            notes=notes,
+            notes=report.notes,
         )
         _hand_over_target(inputs, tuned_folder, config=config, output_folder=output_folder)
         write_metrics(output_folder / "metrics.json", metrics)
@@ -137,13 +135,14 @@ def _whole_run(
     generators: Mapping[str, FitQuality],
     win_rate: WinRate | None,
     exchange: StageRecord | None,
-    notes: RunNotes | None,
+    annotate: Annotate | None,
     config: ServerConfig,
 ) -> ReportInputs:
     """Gather what the stages wrote, and what it comes to."""
     rounds = range(1, config.refinement.num_rounds + 1)
     pools = {n: store.read(f"10_pool_r{n}", CuratedSample) for n in rounds}
     final_pool = pools[rounds[-1]]
+    notes = annotate(final_pool) if annotate else None
     kept = {sample.query_id for sample in final_pool}
     best = store.read(f"10_best_r{rounds[-1]}", CuratedSample)
     fallen = [sample for sample in best if sample.query_id not in kept]
