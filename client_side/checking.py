@@ -144,12 +144,6 @@ def _found(name: str, check: Callable[[], Finding | tuple[Verdict, str]]) -> Fin
 def _check_settings(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, str]:
     refuse_unsafe(config)
     check_findable(folder)
-    limit = 1 / config.records.declared_size
-    if config.budget.target_delta >= limit:
-        return Verdict.WARNING, (
-            f"Expected budget.target_delta < 1 / declared_size = {limit:.2g}, got "
-            f"{config.budget.target_delta:.2g}. Lower it."
-        )
     return Verdict.OK, f"Client {config.name}."
 
 
@@ -218,10 +212,11 @@ def _check_budget(folder: ClientFolder, config: ClientConfig) -> tuple[Verdict, 
         return Verdict.OK, f"Nothing spent. A run costs up to ε = {target:g} of {cap:g}."
     worst = max(data_sets, key=lambda item: item.epsilon)
     text = f"ε = {worst.epsilon:.3g} of {cap:g} spent, {worst.left:.3g} left."
-    if worst.repeat_epsilon > cap:
+    after = max(item.next_epsilon for item in data_sets)
+    if after > cap:
         return Verdict.WARNING, (
-            f"{text} A new run on the same records would be refused; one that was answered is "
-            "answered again for free."
+            f"{text} A new run on the same records would make {after:.4g} and be refused; one that "
+            "was answered is answered again for free."
         )
     return Verdict.OK, text
 

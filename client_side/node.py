@@ -297,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (
         ("init", "make a folder with settings and keys"),
         ("join", "take over a server's invitation"),
-        ("check", "would this node work? Nothing is sent"),
+        ("check", "would this node work? Sends nothing of its own"),
         ("start", "keep the node running until it is told to stop"),
         ("status", "how the node is, and what was spent"),
         ("rotate-key", "make a new node key"),

@@ -51,7 +51,7 @@ def pay_for(
     proxy, budget, asked = request.proxy, config.budget, request.target_epsilon
     cap = budget.lifetime_epsilon_cap
     if proxy is ProxyKind.GENERATOR:
-        events = plan_events(request, config=config)
+        events = plan_events(config, request=request)
     else:
         earlier = ledger.find_reservation(request.run_id, unit_keys=unit_keys)
         if earlier is None or not released_generator(ledger, earlier):

@@ -39,7 +39,7 @@ def refuse_unsafe(config: ClientConfig) -> None:
         config: The client's settings.
 
     Raises:
-        ConfigurationError: Noise would be reproducible, or absent.
+        ConfigurationError: Noise would be reproducible, or absent, or δ promises too little.
     """
     # Privacy: noise that can be reproduced protects nobody; a real node never draws it.
     if config.budget.noise_seed is not None:
@@ -52,6 +52,13 @@ def refuse_unsafe(config: ClientConfig) -> None:
         raise ConfigurationError(
             "Expected budget.unsafe_non_private=false on a real node, got true. Remove it from "
             "the settings; baselines belong into a simulation."
+        )
+    # Privacy: whoever publishes one unit of them all whole, drawn by chance, keeps such a δ.
+    size, delta = config.records.declared_size, config.budget.target_delta
+    if delta * size >= 1:
+        raise ConfigurationError(
+            f"Expected budget.target_delta < 1 / records.declared_size = {1 / size:.2g} on a real "
+            f"node, got {delta:g}. Lower it."
         )
 
 
@@ -129,12 +136,15 @@ def check_request(
     return base_folder, digest
 
 
-def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSgdEvent, ...]:
+def plan_events(
+    config: ClientConfig, *, request: TrainingRequest | None = None
+) -> tuple[DpSgdEvent, ...]:
     """Find the noise with which both proxies together cost what was asked for.
 
     Args:
-        request: What the server asks for; the steps that it names are those of its own proxy.
         config: The client's settings.
+        request: What the server asks for; the steps that it names are those of its own proxy. None
+            asks for no less than the settings say.
 
     Returns:
         One event for each proxy.
@@ -144,7 +154,7 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
     """
     budget, size = config.budget, config.records.declared_size
     steps = {kind: training_settings(config, kind).steps for kind in ProxyKind}
-    if request.steps is not None:
+    if request is not None and request.steps is not None:
         steps[request.proxy] = request.steps
     ratios = {ProxyKind.GENERATOR: 1.0, ProxyKind.REWARD: budget.reward_noise_ratio}
     runs = [
@@ -168,12 +178,11 @@ def plan_events(request: TrainingRequest, *, config: ClientConfig) -> tuple[DpSg
             )
             for run in runs
         )
-    asked = request.target_epsilon
+    asked = None if request is None else request.target_epsilon
     target = budget.target_epsilon if asked is None else asked
+    delta = budget.target_delta if request is None else asked_delta(request, config=config)
     # Privacy: both proxies together, because their costs compose.
-    return calibrate(
-        runs, target_epsilon=target, target_delta=asked_delta(request, config=config)
-    ).events
+    return calibrate(runs, target_epsilon=target, target_delta=delta).events
 
 
 def training_settings(config: ClientConfig, proxy: ProxyKind) -> DpTrainingConfig:

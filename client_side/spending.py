@@ -18,10 +18,11 @@ from pathlib import Path
 
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
+from client_side.request_checks import plan_events
 from client_side.reservations import Reservation, all_events, check_units
 from client_side.stored_releases import stored_requests
 from protocol.accounting import composed_epsilon
-from protocol.ledger import ProxyKind
+from protocol.ledger import DpSgdEvent, ProxyKind
 
 
 class Progress(StrEnum):
@@ -65,8 +66,8 @@ class DataSetSpending:
     """Composed cost of everything that may concern one of its units."""
     left: float
     """Cap less `epsilon`, at least 0. Costs compose: less than their sum is what counts."""
-    repeat_epsilon: float
-    """What `epsilon` would be if the newest reservation were made once more."""
+    next_epsilon: float
+    """What `epsilon` would be after one more run at the present settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,7 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
         SettingsError: The folder has no settings, or they cannot be read.
         BudgetError: The ledger was changed from outside, its key or its log is gone, or it counts
             in two units, which do not add up.
+        ConfigurationError: No noise meets the present target.
 
     Privacy:
         For the operator's eyes. Output holds settings, prices and which data sets overlap, and no
@@ -110,6 +112,7 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
     reservations, overlaps = _read(folder.ledger_folder)
     if reservations:
         check_units(reservations, unit=reservations[-1].unit)
+    planned = plan_events(config) if reservations else ()
     numbers: dict[str, int] = {}
     spendings: list[Spending] = []
     for position, item in enumerate(reservations):
@@ -134,7 +137,7 @@ def read_spending(folder: ClientFolder) -> LifetimeSpending:
         unsafe_non_private=config.budget.unsafe_non_private,
         spendings=tuple(spendings),
         data_sets=tuple(
-            _data_set(number, key, reservations, overlaps, delta=delta, cap=cap)
+            _data_set(number, key, reservations, overlaps, planned, delta=delta, cap=cap)
             for key, number in numbers.items()
         ),
     )
@@ -177,6 +180,7 @@ def _data_set(
     data_key: str,
     reservations: Sequence[Reservation],
     overlaps: Mapping[str, Sequence[int]],
+    planned: Sequence[DpSgdEvent],
     *,
     delta: float,
     cap: float,
@@ -189,7 +193,7 @@ def _data_set(
         num_events=len(events),
         epsilon=epsilon,
         left=max(0.0, cap - epsilon),
-        repeat_epsilon=composed_epsilon((*events, *own[-1].events), delta=delta),
+        next_epsilon=composed_epsilon((*events, *planned), delta=delta),
     )
 
 

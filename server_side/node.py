@@ -54,16 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case "renew":
                 make_server_certificate(folder.tls_folder, host=folder.load_network().host)
                 print("Made a new server certificate. Restart `rewardds-server collect` to use it.")
+            case "check":
+                _check_job(folder.load_config())
+                print(
+                    "Models, packages, test records and public prompts are here, as the settings "
+                    "want them. The long work could begin."
+                )
             case "collect":
                 _begin(folder)
                 _collect(folder)
             case "finetune":
-                _begin(folder)
+                _begin(folder, check=_check_job)
                 _finetune(folder)
             case "run":
-                from server_side.job_checks import check_job
-
-                _begin(folder, check=check_job)
+                _begin(folder, check=_check_job)
                 _collect(folder)
                 _finetune(folder)
             case "status":
@@ -98,7 +102,8 @@ def _init(options: argparse.Namespace) -> None:
         make_server_certificate(folder.tls_folder, host=options.host)
     print(
         f"Made {folder.path}. Next:\n"
-        f"  1. Name models and test records in {folder.settings_file}.\n"
+        f"  1. Name models and test records in {folder.settings_file},\n"
+        f"     and see whether they fit: rewardds-server check {folder.path}\n"
         f"  2. rewardds-server invite {folder.path}\n"
         "     and give invitation.json to each client's operator.\n"
         f"  3. rewardds-server allow-client {folder.path} INTRODUCTION\n"
@@ -138,6 +143,12 @@ def _begin(
     note_start(folder.path, ["rewardds-server", *sys.argv[1:]], digests={})
     for text in later_sources(folder.path):
         _LOGGER.warning("%s", text)
+
+
+def _check_job(config: ServerConfig) -> None:
+    from server_side.job_checks import check_job  # reads tables, which `--help` should not wait for
+
+    check_job(config)
 
 
 def _collect(folder: ServerFolder) -> None:
@@ -194,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         ("allow-client", "let a client in"),
         ("revoke-client", "shut a client out"),
         ("renew", "make a new server certificate, by the same authority"),
+        ("check", "could the long work be done on this machine? asks no client"),
         ("collect", "the exchange with clients"),
         ("finetune", "the long work, over admitted releases"),
         ("run", "collect, then finetune"),

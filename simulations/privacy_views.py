@@ -119,13 +119,14 @@ def show_spending(spending: LifetimeSpending) -> None:
         )
     console.print(table)
     for data_set in spending.data_sets:
-        verdict = "fits" if data_set.repeat_epsilon <= cap else "would be refused"
+        verdict = "fits" if data_set.next_epsilon <= cap else "would be refused"
         console.print(
             f"Data set {data_set.data_set}: ε = {_shown(data_set.epsilon)} over "
             f"{data_set.num_events} trainings; left: {_shown(data_set.left)}"
         )
         console.print(
-            f"  the newest once more makes {_shown(data_set.repeat_epsilon)} in all: {verdict}"
+            f"  one more at the present settings makes {_shown(data_set.next_epsilon)} in all: "
+            f"{verdict}"
         )
 
 
@@ -165,7 +166,7 @@ def spending_values(spending: LifetimeSpending) -> dict[str, object]:
                 "num_events": item.num_events,
                 "epsilon": _finite(item.epsilon),
                 "left": item.left,
-                "repeat_epsilon": _finite(item.repeat_epsilon),
+                "next_epsilon": _finite(item.next_epsilon),
             }
             for item in spending.data_sets
         ],

@@ -42,7 +42,7 @@ class AuditConfig:
     seed: int = 1
     """Seed of records, canaries and coins; never of the noise."""
     run_folder: str | None = None
-    """Where the audit is kept; None makes `runs/audit-<time>`. One that is there is continued."""
+    """Where the audit is kept; None makes `runs/audit_<time>`. One that is there is continued."""
     client_side: ClientConfig = field(default_factory=ClientConfig)
     """The client that is audited."""
     server_side: ServerConfig = field(default_factory=ServerConfig)

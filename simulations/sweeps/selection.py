@@ -36,11 +36,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from client_side.request_checks import plan_events
 from lm.settings import save_settings, to_settings
-from protocol import PROTOCOL_VERSION
 from protocol.accounting import composed_epsilon
 from protocol.errors import ConfigurationError
-from protocol.ledger import DpSgdEvent, ProxyKind
-from protocol.messages import TrainingRequest
+from protocol.ledger import DpSgdEvent
 from server_side.evaluation import LOWER_IS_BETTER, Metric
 from server_side.measuring.metrics import read_metrics
 from server_side.notes import SelectionPrice
@@ -281,20 +279,11 @@ def _planned_events(
     candidates: Sequence[SimulateConfig], folder: Path
 ) -> list[tuple[DpSgdEvent, ...]]:
     """Return what a run of each candidate will cost each client, before anything is trained."""
-    request = TrainingRequest(
-        protocol_version=PROTOCOL_VERSION,
-        run_id="selection",
-        proxy=ProxyKind.GENERATOR,
-        base_model_digest="0" * 64,
-        target_epsilon=None,
-        target_delta=None,
-        steps=None,
-    )
     events = []
     for candidate in candidates:
         shutil.rmtree(folder, ignore_errors=True)
         world = prepare_world(candidate, folder, is_selected_from=True)
-        events += [plan_events(request, config=client.load_config()) for client in world.clients]
+        events += [plan_events(client.load_config()) for client in world.clients]
     shutil.rmtree(folder)
     return events
 

@@ -5,9 +5,9 @@ catches it as well, without attacking anything.
 
 | Variant | Caught by the audit | and by |
 | --- | --- | --- |
-| no clipping | yes | clipped sums against a naive loop, `test_dp_sgd.py` |
+| no clipping | yes | clipped sums against a naive loop, `test_dp_sgd_clipping.py` |
 | no noise | yes | the noise's deviation, `test_dp_sgd.py` |
-| a person's records clipped one by one | yes | clipped sums of units, `test_dp_sgd.py` |
+| a person's records clipped one by one | yes | clipped sums of units, `test_dp_sgd_clipping.py` |
 | ghost clipping with a (B, 1) loss | yes | clipped sums against a naive loop |
 | noise from a seed that the attacker knows | yes | the certificate's mark, refused on admission |
 | batches of a shuffled order | no, see below | the plan's draws in each step, `test_proxies.py` |

@@ -21,11 +21,12 @@ from protocol.errors import RefusalCode
 from protocol.ledger import ProxyKind
 from protocol.messages import HelloReply, HelloRequest, Refusal, ReleaseReply
 from protocol.wire import decode, decode_bytes, encode, encode_bytes
-from tests.support.clients import client_config, make_client, training_request
+from tests.support.clients import NUM_RECORDS, client_config, make_client, training_request
 from tests.support.tasks import send
 
 HELLO = encode(HelloRequest(protocol_version=PROTOCOL_VERSION))
 UNSAFE: list[dict[str, Any]] = [{"noise_seed": 1}, {"unsafe_non_private": True}]
+EMPTY_CLAIM: dict[str, Any] = {"target_delta": 1 / NUM_RECORDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def node(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> N
     return Node(folder=folder, base_model=tiny_llama, reads=reads)
 
 
-@pytest.mark.parametrize("budget", UNSAFE)
+@pytest.mark.parametrize("budget", [*UNSAFE, EMPTY_CLAIM])
 def test_settings_that_turned_unsafe_are_refused_before_a_record_is_read(
     node: Node, budget: dict[str, Any]
 ) -> None:
@@ -83,7 +84,7 @@ def test_settings_that_turned_unsafe_are_refused_before_a_record_is_read(
     assert node.ledger() == b""
 
 
-@pytest.mark.parametrize("budget", UNSAFE)
+@pytest.mark.parametrize("budget", [*UNSAFE, EMPTY_CLAIM])
 def test_settings_that_turned_unsafe_between_the_two_proxies_are_refused(
     node: Node, budget: dict[str, Any]
 ) -> None:

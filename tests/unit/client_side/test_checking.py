@@ -131,6 +131,22 @@ def simulate_here(folder: ClientFolder) -> None:
     reserve(BudgetLedger(folder.ledger_folder), reproducible_noise=True)
 
 
+@pytest.mark.parametrize(("target_epsilon", "verdict"), [(7.9, Verdict.WARNING), (0.5, Verdict.OK)])
+def test_whether_the_cap_leaves_room_is_told_for_the_present_settings(
+    folder: ClientFolder, target_epsilon: float, verdict: Verdict
+) -> None:
+    """Lowering the target is how a further run is made to fit."""
+    reserve(BudgetLedger(folder.ledger_folder))
+    config = folder.load_config()
+    budget = replace(config.budget, target_epsilon=target_epsilon)
+    save_settings(replace(config, budget=budget), folder.settings_file)
+
+    finding = found(folder)["budget"]
+
+    assert finding.verdict is verdict
+    assert ("be refused" in finding.text) == (verdict is Verdict.WARNING)
+
+
 @pytest.mark.parametrize(
     ("spoil", "name", "said"),
     [

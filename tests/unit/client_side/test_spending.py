@@ -15,17 +15,18 @@ from client_side.budget import BudgetLedger, BudgetPolicy, Reservation
 from client_side.folder import ClientFolder
 from client_side.spending import Progress, read_spending
 from lm.errors import LmError
-from protocol.accounting import composed_epsilon
+from lm.settings import save_settings
+from protocol.accounting import PlannedRun, calibrate, composed_epsilon
 from protocol.errors import BudgetError
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from tests.support.budgets import start
-from tests.support.clients import client_config, make_client
+from tests.support.clients import NUM_RECORDS, client_config, make_client
 
 DELTA = 1e-5
 EVENTS = tuple(
     DpSgdEvent(proxy=proxy, noise_multiplier=1.0, sample_rate=0.05, steps=10) for proxy in ProxyKind
 )
-ONCE, TWICE, THRICE = (composed_epsilon(EVENTS * times, delta=DELTA) for times in (1, 2, 3))
+ONCE, TWICE = (composed_epsilon(EVENTS * times, delta=DELTA) for times in (1, 2))
 CAP = 8.0
 
 
@@ -81,14 +82,29 @@ def test_runs_on_the_same_records_are_composed_in_their_order(folder: ClientFold
     assert second.left == pytest.approx(CAP - TWICE)
 
 
-def test_what_once_more_would_make_is_told(folder: ClientFolder) -> None:
+@pytest.mark.parametrize("target_epsilon", [8.0, 2.0])
+def test_what_one_more_run_at_the_present_settings_would_make_is_told(
+    folder: ClientFolder, target_epsilon: float
+) -> None:
     reserve(folder, "run-1")
     reserve(folder, "run-2")
+    config = folder.load_config()
+    config = replace(config, budget=replace(config.budget, target_epsilon=target_epsilon))
+    save_settings(config, folder.settings_file)
 
     (data_set,) = read_spending(folder).data_sets
 
+    planned = calibrate(
+        [
+            PlannedRun(proxy=proxy, sample_rate=6 / NUM_RECORDS, steps=2, noise_ratio=1.0)
+            for proxy in ProxyKind
+        ],
+        target_epsilon=target_epsilon,
+        target_delta=DELTA,
+    ).events
     assert data_set.num_events == 4
-    assert (data_set.epsilon, data_set.repeat_epsilon) == (TWICE, THRICE)
+    assert data_set.epsilon == TWICE
+    assert data_set.next_epsilon == composed_epsilon((*EVENTS, *EVENTS, *planned), delta=DELTA)
     assert data_set.left == pytest.approx(CAP - TWICE)
 
 

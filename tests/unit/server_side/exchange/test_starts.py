@@ -30,12 +30,21 @@ from server_side.exchange.folder import ServerFolder
 from server_side.exchange.gateway import run_gateway
 from server_side.node import main
 from server_side.provenance import read_provenance
+from tests.support.server_jobs import make_config, write_test_rows
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ServerFolder:
     main(["init", str(tmp_path / "server"), "--host", "server.test"])
     return ServerFolder(path=tmp_path / "server")
+
+
+@pytest.fixture
+def able(folder: ServerFolder, tmp_path: Path, tiny_model: Path) -> ServerFolder:
+    """A folder whose long work could begin, were there any releases."""
+    config = make_config(tiny_model, write_test_rows(tmp_path / "test.jsonl"))
+    save_settings(config, folder.settings_file)
+    return folder
 
 
 def test_collect_wants_enough_allowed_clients(folder: ServerFolder) -> None:
@@ -88,6 +97,7 @@ def test_the_gateway_says_which_address_is_taken_and_what_to_do(folder: ServerFo
             run_gateway(folder, network)
 
 
+@pytest.mark.parametrize("command", ["check", "finetune", "run"])
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -106,13 +116,14 @@ def test_the_gateway_says_which_address_is_taken_and_what_to_do(folder: ServerFo
         ),
     ],
 )
-def test_run_asks_no_client_for_anything_before_its_own_inputs_are_there(
+def test_no_client_is_asked_and_nothing_computed_before_the_inputs_are_there(
     folder: ServerFolder,
     tmp_path: Path,
     tiny_llama: Path,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, Any],
     message: str,
+    command: str,
 ) -> None:
     """A client that has trained has spent budget, whatever the server then finds."""
     row = json.dumps({"prompt": "Is it safe?", "response": "Yes."}) + "\n"
@@ -127,7 +138,7 @@ def test_run_asks_no_client_for_anything_before_its_own_inputs_are_there(
     save_settings(replace(whole, **settings), folder.settings_file)
 
     with pytest.raises(SystemExit, match=message):
-        main(["run", str(folder.path)])
+        main([command, str(folder.path)])
 
     assert not read_provenance(folder.path)  # so that the start may be made again as the first
 
@@ -145,26 +156,33 @@ def test_collect_asks_no_client_before_the_text_of_a_warm_start_is_there(
         main(["collect", str(folder.path)])
 
 
-def test_finetune_wants_releases(folder: ServerFolder, tiny_llama: Path) -> None:
-    config = replace(ServerConfig(), base_model=str(tiny_llama), target_model=str(tiny_llama))
-    save_settings(config, folder.settings_file)
+def test_check_says_that_the_work_could_begin_and_leaves_no_trace(
+    able: ServerFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(able.path.rglob("*"))
 
+    main(["check", str(able.path)])
+
+    assert "could begin" in capsys.readouterr().out
+    assert sorted(able.path.rglob("*")) == before
+
+
+def test_finetune_wants_releases(able: ServerFolder) -> None:
     with pytest.raises(SystemExit, match="Expected admitted releases"):
-        main(["finetune", str(folder.path)])
+        main(["finetune", str(able.path)])
 
 
 def test_the_folder_tells_by_which_command_and_versions_each_start_computed(
-    folder: ServerFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    able: ServerFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_settings(replace(folder.load_config(), base_model=str(tiny_llama)), folder.settings_file)
-    words = ["finetune", str(folder.path)]
+    words = ["finetune", str(able.path)]
     monkeypatch.setattr("sys.argv", ["rewardds-server", *words])
 
     for _ in range(2):
         with pytest.raises(SystemExit, match="admitted releases"):
             main(words)
 
-    first = read_provenance(folder.path)
+    first = read_provenance(able.path)
     (second,) = first["resumed"]
     assert first["command"] == second["command"] == ["rewardds-server", *words]
     assert first["sources_digest"] == sources_digest()
