@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -46,8 +47,15 @@ from protocol.errors import StageError
 from protocol.ledger import ProxyKind
 from protocol.messages import Request, TrainingRequest, WarmTrainingRequest
 from server_side.config import ServerConfig, WarmStartConfig
-from server_side.exchange.starts import StartShapes, cached_start, misfit
+from server_side.exchange.starts import (
+    StartShapes,
+    cached_start,
+    forget_start_progress,
+    misfit,
+    note_start_progress,
+)
 from server_side.public_texts import PublicText, read_public_text
+from server_side.samples import OnProgress
 from server_side.seeds import derive_seed
 
 _LOGGER = logging.getLogger(__name__)
@@ -57,6 +65,8 @@ _SIGN_OF_LIFE_SECONDS: Final = 5.0
 """Flower fails a ServerApp that it has not heard of for a minute."""
 
 T = TypeVar("T")
+OnPhase = Callable[[str, int, int], None]
+"""Told the phase of a work, and what is done of how much."""
 
 
 def train_start(
@@ -68,6 +78,7 @@ def train_start(
     config: WarmStartConfig,
     seed: int,
     num_threads: int | None = None,
+    on_progress: OnPhase = lambda _phase, _done, _total: None,
 ) -> AdapterWeights:
     """Tune starting weights on public text.
 
@@ -79,6 +90,7 @@ def train_start(
         config: Lengths and the optimiser.
         seed: Seed of rows, batches and sampled responses.
         num_threads: CPU threads to use; None leaves it to the libraries.
+        on_progress: Told the phase, `sampling` or `training`, and what is done of how much.
 
     Returns:
         Adapter, and for the reward proxy its head.
@@ -90,17 +102,25 @@ def train_start(
     _LOGGER.info("Tuning starting weights for the %s proxy on %d rows.", proxy.value, len(chats))
     rng = np.random.default_rng(seed)
     dtype, device = fastest_dtype(best_device()), best_device()
+    sampled, tuned = partial(on_progress, "sampling"), partial(on_progress, "training")
     with torch_threads(num_threads):
         if proxy is ProxyKind.GENERATOR:
             base = load_causal_lm(base_folder, dtype=dtype, device=device)
             generator = attach_lora(base, lora, seed=_ADAPTER_SEED)
             freeze_a(generator)
             _fit(
-                generator, chats, lambda batch: _text_loss(generator, batch), config=config, rng=rng
+                generator,
+                chats,
+                lambda batch: _text_loss(generator, batch),
+                config=config,
+                rng=rng,
+                on_progress=tuned,
             )
             tensors = adapter_tensors(generator)
         else:
-            pairs = _pairs(base_folder, chats, config, seed=seed, num_threads=num_threads)
+            pairs = _pairs(
+                base_folder, chats, config, seed=seed, num_threads=num_threads, on_progress=sampled
+            )
             reward = build_reward_model(
                 base_folder, lora, seed=_ADAPTER_SEED, dtype=dtype, device=device
             )
@@ -110,7 +130,7 @@ def train_start(
                 rewards = rewards_of(reward, batch)  # (B, 2)
                 return functional.softplus(rewards[:, 1] - rewards[:, 0]).mean()
 
-            _fit(reward, pairs, pair_loss, config=config, rng=rng)
+            _fit(reward, pairs, pair_loss, config=config, rng=rng, on_progress=tuned)
             tensors = reward_tensors(reward)
     weights = AdapterWeights(tensors=tensors)
     if not weights.is_finite():
@@ -155,18 +175,22 @@ def with_starts(
 
     def train(proxy: ProxyKind, lora: LoraShape) -> AdapterWeights:
         if lora not in trained:
-            trained[lora] = _in_thread(
-                lambda: train_start(
-                    proxy,
-                    lora,
-                    rows=text.rows,
-                    base_folder=base_folder,
-                    config=config.warm_start,
-                    seed=derive_seed(config.seed, f"warm_start_{proxy.value}"),
-                    num_threads=config.num_threads,
-                ),
-                on_waiting,
-            )
+            try:
+                trained[lora] = _in_thread(
+                    lambda: train_start(
+                        proxy,
+                        lora,
+                        rows=text.rows,
+                        base_folder=base_folder,
+                        config=config.warm_start,
+                        seed=derive_seed(config.seed, f"warm_start_{proxy.value}"),
+                        num_threads=config.num_threads,
+                        on_progress=partial(note_start_progress, run_folder, proxy),
+                    ),
+                    on_waiting,
+                )
+            finally:
+                forget_start_progress(run_folder)
         return trained[lora]
 
     requests: dict[int, Request] = {}
@@ -253,6 +277,7 @@ def _pairs(
     *,
     seed: int,
     num_threads: int | None,
+    on_progress: OnProgress,
 ) -> list[PackedRow]:
     engine = SamplingEngine(config.engine)
     with closing(open_sampler(base_folder, engine=engine, num_threads=num_threads)) as sampler:
@@ -260,6 +285,7 @@ def _pairs(
             [chat.response_prefix for chat in chats],
             SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),
             seed=derive_seed(seed, "rejected"),
+            on_progress=on_progress,
         )
     ended = (response_end_id(load_tokenizer(base_folder)),)
     # Both are ended, also where they were cut: the reward is not to learn which were.
@@ -283,13 +309,15 @@ def _fit(
     *,
     config: WarmStartConfig,
     rng: np.random.Generator,
+    on_progress: OnProgress,
 ) -> None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
     model.train()
-    for _ in range(config.steps):
+    for step in range(1, config.steps + 1):
         batch = rng.choice(len(items), size=min(config.batch_size, len(items)), replace=False)
         optimizer.zero_grad(set_to_none=True)
         loss_of([items[i] for i in batch]).backward()
         optimizer.step()
+        on_progress(step, config.steps)
     model.eval()

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from server_side.exchange.starts import start_progress
 from server_side.measuring.intervals import Interval, judge
 from simulations.config import TunedOn
 from simulations.prepare import World
@@ -65,6 +66,7 @@ class SimulationConsole:
         self._live: Live | None = None
         self._lines: dict[str, str] = {}
         self._written: dict[str, tuple[float, str]] = {}
+        self._paces: dict[str, _Pace] = {}
         self._stage = ""
         self._stage_started = 0.0
 
@@ -89,16 +91,28 @@ class SimulationConsole:
         # Paths and numbers are plain text: rich would colour and wrap them.
         self._console.print(Text(self._prefix + text), soft_wrap=True)
 
-    def look_at_clients(self, world: World) -> None:
-        """Show how far each client is.
+    def look_at_exchange(self, world: World) -> None:
+        """Show how far each client is, and the server where it tunes starting weights.
 
         Args:
             world: The parties.
         """
         for client in world.clients:
-            status = _read_status(client.status_file)
-            if status is not None:
-                self._update(client.path.name, f"{client.path.name}: {describe_client(status)}")
+            self._look(client.path.name, "", _read_status(client.status_file))
+        self._look("server", "starting weights, ", start_progress(world.server_folder))
+
+    def _look(self, name: str, what: str, status: Mapping[str, Any] | None) -> None:
+        if status is None:
+            self._lines.pop(name, None)
+            return
+        left = ""
+        if status.get("total"):
+            phase = f"{status['proxy']} {status['phase']}"
+            pace = self._paces.get(name)
+            if pace is None or not pace.goes_on(phase, status["done"]):
+                pace = self._paces[name] = _Pace(phase, status["done"])
+            left = pace.time_left(status["done"], status["total"])
+        self._update(name, f"{name}: {what}{describe_client(status)}{left}")
 
     def start(self, stage: str) -> None:
         """Take note that a stage of the server's job begins."""
@@ -184,6 +198,26 @@ class SimulationConsole:
     def _show(self) -> None:
         if self._live is not None:
             self._live.update(Text("\n".join(f"  … {line}" for line in self._lines.values())))
+
+
+class _Pace:
+    """How fast a phase goes that another process works on, from what is seen of it."""
+
+    def __init__(self, phase: str, done: int) -> None:
+        self._phase = phase
+        self._first, self._first_seen = done, time.monotonic()
+        self._last, self._text = done, ""
+
+    def goes_on(self, phase: str, done: int) -> bool:
+        return phase == self._phase and done >= self._last
+
+    def time_left(self, done: int, total: int) -> str:
+        # Only where something was done: between two steps nothing is learnt but that it takes long.
+        if done > self._last:
+            seconds = time.monotonic() - self._first_seen
+            self._last = done
+            self._text = _time_left(done - self._first, total - self._first, seconds)
+        return self._text
 
 
 _VERDICTS: Final = {"better": "yes", "worse": "no", "unclear": "not clear"}

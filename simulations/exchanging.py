@@ -49,7 +49,7 @@ def make_or_take_exchange(
 
     def make(run_id: str) -> None:
         console.say("Exchange: every client trains its two proxies under differential privacy.")
-        look = partial(console.look_at_clients, world)
+        look = partial(console.look_at_exchange, world)
         _make_exchange(
             config, world, run_folder=run_folder, run_id=run_id, on_poll=look, say=console.say
         )

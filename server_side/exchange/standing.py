@@ -14,6 +14,7 @@ from server_side.exchange.certificates import TlsFiles, check_certificate
 from server_side.exchange.clients import load_clients
 from server_side.exchange.folder import ServerFolder
 from server_side.exchange.outcome import read_outcome
+from server_side.exchange.starts import start_progress
 from server_side.whole_files import read_json
 
 
@@ -44,6 +45,7 @@ def standing(folder: ServerFolder) -> dict[str, object]:
         "certificate": certificate,
         "run_id": run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None,
         "is_collecting": is_held(folder.collecting_file),
+        "starting_weights": start_progress(folder.path),
         "allowed_clients": sorted(load_clients(folder.clients_folder)),
         "outcome": _outcome(folder),
         "releases": sorted(file.name for file in releases.glob("*.release")),
@@ -66,6 +68,11 @@ def describe(found: Mapping[str, Any]) -> str:
     outcome = found["outcome"]
     if found["is_collecting"]:
         exchange = "under way"
+        if (start := found["starting_weights"]) is not None:
+            exchange += (
+                f"; starting weights of the {start['proxy']} proxy, {start['phase']} "
+                f"{start['done']}/{start['total']}"
+            )
     elif outcome is None:
         exchange = "not run yet, or cut off; `rewardds-server collect` goes on with it"
     elif outcome["error"] is None:

@@ -33,6 +33,8 @@ STARTS: Final = "starts"
 WARM_START_STAGE: Final = "00_warm_start"
 """Under what name the counts of public text stand beside those of the job's stages."""
 _SUFFIX: Final = ".safetensors"
+_PROGRESS: Final = "progress"
+"""Name of the file that tells how far the tuning of starting weights is; none where none is."""
 
 StartShapes = Mapping[ProxyKind, LoraShape | None]
 """Shapes of the starting weights that a client takes, from its hello."""
@@ -187,6 +189,48 @@ def strayed_clients(
                 asked or "a fresh adapter",
             )
     return frozenset(strayed)
+
+
+def note_start_progress(
+    run_folder: Path, proxy: ProxyKind, phase: str, done: int, total: int
+) -> None:
+    """Tell whoever watches the run how far the tuning of starting weights is.
+
+    Args:
+        run_folder: The server's run folder.
+        proxy: Which proxy they are for.
+        phase: `sampling` or `training`, as clients call it.
+        done: Responses or steps that are done.
+        total: Responses or steps in all.
+    """
+    file = run_folder / STARTS / _PROGRESS
+    file.parent.mkdir(parents=True, exist_ok=True)
+    status = {"proxy": proxy.value, "phase": phase, "done": done, "total": total}
+    write_atomically(file, json.dumps(status) + "\n")
+
+
+def forget_start_progress(run_folder: Path) -> None:
+    """Take the note away, whatever became of the tuning.
+
+    Args:
+        run_folder: The server's run folder.
+    """
+    (run_folder / STARTS / _PROGRESS).unlink(missing_ok=True)
+
+
+def start_progress(run_folder: Path) -> dict[str, Any] | None:  # JSON values
+    """Return how far the tuning of starting weights is.
+
+    Args:
+        run_folder: The server's run folder.
+
+    Returns:
+        Proxy, phase, and what is done of how much, by name; None where nothing is tuned.
+    """
+    try:
+        return _read_note(run_folder / STARTS / _PROGRESS)
+    except FileNotFoundError:  # also one that was taken away a moment ago
+        return None
 
 
 def start_counts(run_folder: Path) -> dict[str, dict[str, int]]:

@@ -123,7 +123,7 @@ def _exchange(console: SimulationConsole, simulation: SimulateConfig, folder: Pa
     outcome = read_outcome(world.server_folder)
     if outcome is None or outcome["error"] is not None:
         console.say("The client trains its two proxies under differential privacy.")
-        run_exchange(world, run_id=run_id, on_poll=lambda: console.look_at_clients(world))
+        run_exchange(world, run_id=run_id, on_poll=lambda: console.look_at_exchange(world))
     releases = load_collected(world.server, run_id=run_id, run_folder=world.server_folder)
     sent = {
         item.proxy: sent_start(

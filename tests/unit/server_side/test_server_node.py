@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lm.errors import DiskError
-from lm.locks import held
 from lm.settings import save_settings
 from protocol.errors import ConfigurationError, ExchangeError
 from protocol.introductions import Introduction, write_introduction
@@ -42,7 +41,6 @@ from server_side.exchange.network import NetworkConfig, is_host
 from server_side.exchange.outcome import ClientOutcome, write_outcome
 from server_side.exchange.registering import sync_nodes
 from server_side.exchange.serving import collect_from_clients
-from server_side.exchange.standing import standing
 from server_side.exchange.submitting import Link, wait_for_outcome
 from server_side.node import main
 
@@ -341,13 +339,6 @@ def test_an_exchange_that_is_over_names_who_is_missing_and_how_to_ask_them(
     assert "ward (" not in caplog.text
 
 
-def test_status_says_whether_an_exchange_is_under_way(folder: ServerFolder) -> None:
-    with held(folder.collecting_file, busy=AssertionError()):
-        under_way = standing(folder)["is_collecting"]
-
-    assert (under_way, standing(folder)["is_collecting"]) == (True, False)
-
-
 def test_last_words_of_an_earlier_try_are_not_the_outcome_of_this_one(
     folder: ServerFolder,
 ) -> None:
@@ -369,15 +360,6 @@ def test_last_words_of_an_earlier_try_are_not_the_outcome_of_this_one(
 
 def test_a_simulation_has_no_register(tmp_path: Path) -> None:
     assert read_register(ServerFolder(path=tmp_path)) is None
-
-
-def test_status_of_a_new_folder(folder: ServerFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["status", str(folder.path)])
-
-    printed = capsys.readouterr().out
-    assert "server.test:9443" in printed
-    assert "none allowed yet" in printed
-    assert "not run yet" in printed
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from protocol.ledger import ProxyKind
 from protocol.messages import TrainingRequest, WarmTrainingRequest
 from server_side import warm_starting
 from server_side.config import ServerConfig, WarmStartConfig
-from server_side.exchange.starts import cached_start, start_counts
+from server_side.exchange.starts import cached_start, start_counts, start_progress
 from server_side.public_texts import PublicText
 from server_side.warm_starting import train_start, with_starts
 from tests.support.clients import training_request
@@ -118,6 +118,40 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
     shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=proxy is ProxyKind.REWARD)
     assert {name: tensor.shape for name, tensor in first.tensors.items()} == shapes
     assert first == again
+
+
+@pytest.mark.parametrize("proxy", ProxyKind)
+def test_how_far_the_tuning_is_is_told_and_no_note_of_it_stays(
+    tiny_llama: Path,
+    tmp_path: Path,
+    config: WarmStartConfig,
+    proxy: ProxyKind,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[dict[str, Any] | None] = []
+    note = warm_starting.note_start_progress
+
+    def note_and_read(folder: Path, *words: Any) -> None:
+        note(folder, *words)
+        told.append(start_progress(folder))
+
+    monkeypatch.setattr(warm_starting, "note_start_progress", note_and_read)
+    text = PublicText(rows=tuple(ROWS), counts={})
+    monkeypatch.setattr(warm_starting, "read_public_text", lambda _: text)
+
+    with_starts(
+        training_request(tiny_llama, proxy),
+        {1: ("north", dict.fromkeys(ProxyKind, LORA))},
+        config=replace(ServerConfig(), warm_start=replace(config, steps=2)),
+        base_folder=tiny_llama,
+        run_folder=tmp_path,
+        on_waiting=lambda: None,
+    )
+
+    last = {item["phase"]: (item["done"], item["total"]) for item in told if item}
+    sampled = {"sampling": (len(ROWS), len(ROWS))} if proxy is ProxyKind.REWARD else {}
+    assert last == sampled | {"training": (2, 2)}
+    assert start_progress(tmp_path) is None
 
 
 @pytest.mark.parametrize("proxy", ProxyKind)

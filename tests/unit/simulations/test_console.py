@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from client_side.folder import ClientFolder
+from protocol.ledger import ProxyKind
 from server_side.config import ServerConfig
+from server_side.exchange.starts import forget_start_progress, note_start_progress
 from simulations.console import SimulationConsole, describe_client, describe_stage, refusals
 from simulations.prepare import World
 
@@ -79,7 +81,7 @@ def test_output_without_a_terminal_has_no_control_characters(tmp_path: Path) -> 
     here.clients[0].write_status({"proxy": "reward", "phase": "training", "done": 1, "total": 4})
 
     with console:
-        console.look_at_clients(here)
+        console.look_at_exchange(here)
         console.start("08_candidates_r2")
         console.advance(1, 2)
 
@@ -141,12 +143,65 @@ def test_how_rewards_follow_length_is_told(tmp_path: Path) -> None:
     assert "within a prompt: +0.31 (round 1, rewards and perplexities)." in output.getvalue()
 
 
+def test_the_time_left_of_a_client_follows_from_the_steps_that_were_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those before were another process's; between two steps nothing new is known."""
+    monkeypatch.setattr("simulations.console._LINE_SECONDS", 0.0)
+    clock = [1000.0]
+    monkeypatch.setattr("simulations.console.time.monotonic", lambda: clock[0])
+    console, output = plain()
+    here = world(tmp_path)
+
+    for seconds, done in ((0, 7), (5, 7), (25, 8), (10, 8), (20, 9)):
+        clock[0] += seconds
+        here.clients[0].write_status(
+            {"proxy": "generator", "phase": "training", "done": done, "total": 12}
+        )
+        console.look_at_exchange(here)
+
+    assert output.getvalue().splitlines() == [
+        "  client-1: generator proxy, training 7/12",
+        "  client-1: generator proxy, training 8/12, 2 min 0 s left",
+        "  client-1: generator proxy, training 9/12, 1 min 30 s left",
+    ]
+
+
+def test_a_client_that_begins_another_phase_is_timed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.console._LINE_SECONDS", 0.0)
+    console, output = plain()
+    here = world(tmp_path)
+
+    for phase, done in (("sampling", 0), ("sampling", 5), ("training", 5), ("training", 1)):
+        here.clients[0].write_status({"proxy": "reward", "phase": phase, "done": done, "total": 9})
+        console.look_at_exchange(here)
+
+    told = ["left" in line for line in output.getvalue().splitlines()]
+    assert told == [False, True, False, False]
+
+
+def test_the_tuning_of_starting_weights_is_shown_while_it_lasts(tmp_path: Path) -> None:
+    console, output = plain()
+    here = world(tmp_path)
+    note_start_progress(here.server_folder, ProxyKind.REWARD, "sampling", 3, 122)
+
+    console.look_at_exchange(here)
+    forget_start_progress(here.server_folder)
+    console.look_at_exchange(here)
+
+    assert output.getvalue() == (
+        "  server: starting weights, reward proxy, sampling negatives 3/122\n"
+    )
+
+
 def test_a_half_written_status_is_passed_over(tmp_path: Path) -> None:
     console, output = plain()
     here = world(tmp_path)
     here.clients[0].status_file.write_text('{"phase": "tr', encoding="utf-8")
 
-    console.look_at_clients(here)
+    console.look_at_exchange(here)
 
     assert output.getvalue() == ""
 
