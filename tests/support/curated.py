@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from server_side.samples import Candidate, CandidateOrigin, CuratedSample, ScoredCandidate
+from collections.abc import Sequence
+
+from server_side.samples import (
+    Candidate,
+    CandidateOrigin,
+    CuratedSample,
+    Query,
+    ScoredCandidate,
+)
 
 
 def curated(query_id: str, reward: float) -> CuratedSample:
@@ -37,3 +45,8 @@ def rewrite(query_id: str, number: int, reward: float, perplexity: float = 2.0) 
         rewards_by_client={"clinic": reward},
         perplexity=perplexity,
     )
+
+
+def queries_of(samples: Sequence[CuratedSample]) -> list[Query]:
+    """Return the queries that samples answer."""
+    return [Query(query_id=s.query_id, prompt=s.prompt, client_name=s.client_name) for s in samples]

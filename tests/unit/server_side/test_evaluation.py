@@ -260,6 +260,8 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
     assert all(sampler.is_closed for sampler in samplers.values())
     untuned, tuned = (arm.metrics[Metric.PERPLEXITY] for arm in arms)
     assert tuned.high < untuned.low
+    # What was sampled are the rows' own references: each answer is held against its own row's.
+    assert [arm.metrics[Metric.ROUGEL].mean for arm in arms] == [1.0, 1.0]
     assert arms[0].unfinished_fraction == pytest.approx(1 / 3)
     assert progress[-1] == (6, 6)
 

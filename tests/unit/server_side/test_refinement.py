@@ -7,25 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.sampling import SamplingParams
-from server_side.config import FilteringConfig, RefinementConfig, SamplingConfig, ThresholdRule
+from server_side.config import FilteringConfig, RefinementConfig, ThresholdRule
 from server_side.filtering import pool_threshold, select_samples
 from server_side.refinement import (
     choose_again,
     grow_pool,
-    refine_samples,
-    write_feedback,
 )
 from server_side.samples import (
-    Candidate,
-    CandidateOrigin,
     CuratedSample,
-    Feedback,
-    Query,
     StageResult,
 )
-from tests.support.curated import curated, rewrite
-from tests.support.fake_proxies import CUT, FakeProxies, no_progress
+from tests.support.curated import curated, queries_of, rewrite
 
 rewards = st.floats(-3, 3, allow_nan=False)
 
@@ -44,129 +36,6 @@ def grow(
 
 def lowest(pool: Sequence[CuratedSample]) -> float:
     return pool_threshold(pool, rule=ThresholdRule.LOWEST, config=FilteringConfig())
-
-
-def queries_of(samples: list[CuratedSample]) -> list[Query]:
-    return [Query(query_id=s.query_id, prompt=s.prompt, client_name=s.client_name) for s in samples]
-
-
-def refine(
-    samples: list[CuratedSample], target: FakeProxies, **settings: int | str
-) -> tuple[tuple[Candidate, ...], dict[str, int]]:
-    result = refine_samples(
-        samples,
-        [Feedback(query_id=s.query_id, text=f"advice for {s.query_id}") for s in samples],
-        target=target,
-        config=RefinementConfig(**settings),  # type: ignore[arg-type]
-        round_index=2,
-        seed=0,
-        on_progress=no_progress,
-    )
-    return result.values, dict(result.counts)
-
-
-FIVE = [curated(f"q{number}", reward) for number, reward in enumerate((0.0, 4.0, 3.0, 1.0, 2.0))]
-
-
-def test_generator_of_the_own_client_writes_feedback() -> None:
-    clinic, target = FakeProxies("clinic"), FakeProxies("target")
-
-    feedback = write_feedback(
-        [curated("q1", 1.0)],
-        generators=[FakeProxies("other"), clinic],
-        target=target,
-        config=RefinementConfig(),
-        seed=0,
-        on_progress=no_progress,
-    ).values
-
-    assert "good" in clinic.asked[0]
-    assert "bad" in clinic.asked[0]
-    assert target.asked == []
-    assert feedback[0].query_id == "q1"
-
-
-def test_target_or_nobody_can_write_feedback() -> None:
-    clinic, target = FakeProxies("clinic"), FakeProxies("target")
-    results = [
-        write_feedback(
-            [curated("q1", 1.0)],
-            generators=[clinic],
-            target=target,
-            config=RefinementConfig(feedback_writer=writer),
-            seed=0,
-            on_progress=no_progress,
-        )
-        for writer in ("target", "none")
-    ]
-
-    assert clinic.asked == []
-    assert len(target.asked) == 1
-    assert results[1].counts["num_plain_advice"] == 1
-    assert results[1].values[0].text
-
-
-def test_feedback_that_says_nothing_is_replaced() -> None:
-    clinic = FakeProxies("clinic", write=lambda text, rng: "  ")
-
-    result = write_feedback(
-        [curated("q1", 1.0)],
-        generators=[clinic],
-        target=clinic,
-        config=RefinementConfig(),
-        seed=0,
-        on_progress=no_progress,
-    )
-
-    assert result.values[0].text.strip()
-    assert result.counts["num_plain_advice"] == 1
-
-
-def test_target_rewrites_the_chosen_response_in_the_light_of_feedback() -> None:
-    target = FakeProxies("target")
-
-    candidates, counts = refine([curated("q1", 1.0)], target, num_candidates=3)
-
-    assert "good" in target.asked[0]
-    assert "advice for q1" in target.asked[0]
-    assert [c.candidate_id for c in candidates] == ["q1-r2-c1", "q1-r2-c2", "q1-r2-c3"]
-    assert {c.origin for c in candidates} == {CandidateOrigin.REWRITE}
-    assert {c.lineage for c in candidates} == {("q1-r1-c1",)}
-    assert counts["num_kept"] == 3
-
-
-def test_rewrite_that_repeats_the_chosen_response_falls() -> None:
-    texts = iter(["Good", "not the same", None])
-    target = FakeProxies("target", write=lambda text, rng: next(texts))
-
-    candidates, counts = refine(
-        [curated("q1", 1.0)], target, num_candidates=3, min_response_words=1
-    )
-
-    assert [c.response for c in candidates] == ["not the same"]
-    assert (counts["num_repeated"], counts["num_unfinished"]) == (1, 1)
-
-
-def test_a_cut_rewrite_may_end_with_its_last_whole_sentence() -> None:
-    texts = iter([f"Rest a lot. And{CUT}", None])
-    target = FakeProxies("target", write=lambda text, rng: next(texts))
-
-    candidates, counts = refine([curated("q1", 1.0)], target, num_candidates=2, when_cut="trim")
-
-    assert [c.response for c in candidates] == ["Rest a lot."]
-    assert (counts["num_trimmed"], counts["num_unfinished"]) == (1, 1)
-
-
-def test_round_without_a_usable_rewrite_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    best = [curated("q1", 1.0)]
-
-    candidates, counts = refine(best, FakeProxies("target", write=lambda text, rng: None))
-    again = choose_again(best, [], queries=queries_of(best), config=FilteringConfig()).values
-
-    assert candidates == ()
-    assert counts["num_samples_without_rewrite"] == 1
-    assert "max_new_tokens" in caplog.text
-    assert again == tuple(best)
 
 
 def test_better_rewrite_replaces_the_chosen_response() -> None:
@@ -346,23 +215,6 @@ def test_who_joins_is_compared_with_what_members_say_after_the_round() -> None:
     assert grown.counts["num_near_duplicates"] == 1
 
 
-def test_rewrite_of_a_rewrite_carries_its_whole_lineage() -> None:
-    best = [curated("q1", 1.0)]
-    first = rewrite("q1", 1, 2.0, 1.0)
-    first = replace(first, candidate=replace(first.candidate, lineage=("q1-r1-c1",)))
-    (sample,) = choose_again(
-        best, [first], queries=queries_of(best), config=FilteringConfig()
-    ).values
-
-    candidates, _ = refine([sample], FakeProxies("target"), num_candidates=1)
-
-    assert (sample.chosen_origin, sample.chosen_lineage) == (
-        CandidateOrigin.REWRITE,
-        ("q1-r1-c1",),
-    )
-    assert candidates[0].lineage == ("q1-r1-c1", "q1-r2-c1")
-
-
 def test_unjudged_refinement_takes_the_first_rewrite() -> None:
     best = [curated("q1", 5.0)]
     rewrites = [rewrite("q1", 1, -1.0), rewrite("q1", 2, 9.0)]
@@ -372,29 +224,3 @@ def test_unjudged_refinement_takes_the_first_rewrite() -> None:
     )
 
     assert (again.values[0].chosen, again.values[0].rejected) == ("rewrite 1", "good")
-
-
-def test_feedback_and_rewrites_are_drawn_each_as_its_own_settings_say() -> None:
-    clinic, target = FakeProxies("clinic"), FakeProxies("target")
-    config = RefinementConfig(
-        num_candidates=3,
-        feedback_sampling=SamplingConfig(
-            max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3
-        ),
-        rewrite_sampling=SamplingConfig(
-            max_new_tokens=12, temperature=0.4, top_p=0.5, repetition_penalty=1.6
-        ),
-    )
-    common = {"target": target, "config": config, "seed": 0, "on_progress": no_progress}
-
-    feedback = write_feedback(FIVE, generators=[clinic], **common).values  # type: ignore[arg-type]
-    refine_samples(FIVE, feedback, round_index=2, **common)  # type: ignore[arg-type]
-
-    assert clinic.sampler_of.params == [
-        SamplingParams(max_new_tokens=11, temperature=0.1, top_p=0.2, repetition_penalty=1.3)
-    ]
-    assert target.sampler_of.params == [
-        SamplingParams(
-            max_new_tokens=12, num_candidates=3, temperature=0.4, top_p=0.5, repetition_penalty=1.6
-        )
-    ]

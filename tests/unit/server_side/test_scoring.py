@@ -92,18 +92,24 @@ def test_rewards_are_standardised_per_client_and_averaged() -> None:
     ].deviation == pytest.approx(scales["north"].deviation)
 
 
-def test_later_round_uses_the_scale_of_the_first() -> None:
-    north, south = FakeProxies("north"), FakeProxies("south")
-    first = score(north, south)
+@pytest.mark.parametrize(("ensemble", "reward"), [("mean", 3.75), ("min", 2.5), ("own", 2.5)])
+def test_later_round_uses_the_scale_of_the_first(ensemble: str, reward: float) -> None:
+    """(8 − 3) ÷ 2 at one client, (16 − 6) ÷ 2 at the other; alone it has no scale of its own."""
+    north = FakeProxies("north")
+    south = FakeProxies("south", reward=lambda prompt, response: 2.0 * len(response))
 
-    later = score(
+    (later,) = score(
         north,
         south,
-        candidates=(candidate("q1", "bbb"),),
-        scales=dict(reward_scales(first, config=ScoringConfig(), filtering=FilteringConfig())),
+        candidates=(candidate("q1", "h" * 8),),
+        scales={
+            "north": RewardScale(mean=3.0, deviation=2.0),
+            "south": RewardScale(mean=6.0, deviation=2.0),
+        },
+        ensemble=ensemble,
     )
 
-    assert later[0].reward == first[1].reward
+    assert later.reward == pytest.approx(reward)
 
 
 def test_perplexity_is_that_under_the_own_clients_generator() -> None:
@@ -168,12 +174,12 @@ def test_proxy_that_was_left_out_is_not_asked_again() -> None:
     later = score(
         north,
         FakeProxies("south", reward=lambda prompt, response: float(len(response))),
-        candidates=(candidate("q1", "bbb"),),
+        candidates=(candidate("q1", "ccccc"),),
         scales=dict(reward_scales(first, config=ScoringConfig(), filtering=FilteringConfig())),
     )
 
-    assert later[0].rewards_by_client == {"north": 3.0}
-    assert later[0].reward == first[1].reward
+    assert later[0].rewards_by_client == {"north": 5.0}
+    assert later[0].reward == first[2].reward == pytest.approx(math.sqrt(1.5))
 
 
 def test_reward_that_ceases_to_be_a_number_is_refused() -> None:

@@ -269,6 +269,17 @@ def test_a_local_judge_says_the_letter_that_its_model_finds_likeliest(tiny_llama
     assert choice is list(Choice)[totals.index(max(totals))]
 
 
+def test_a_local_judge_answers_each_question_by_its_own_three_replies(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = [1.0, 2.0, 3.0, 3.0, 1.0, 2.0, 2.0, 3.0, 1.0]  # of A, B and C, for three questions
+    monkeypatch.setattr(judges, "response_nll_sums", lambda *_, **__: sums)
+
+    choices = LocalJudge(tiny_llama, name="tiny", max_words=20).choose([QUESTIONS[0]] * 3)
+
+    assert choices == [Choice.FIRST, Choice.SECOND, Choice.TIE]
+
+
 def test_a_local_judge_reads_both_answers_where_they_are_too_long_for_it(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
