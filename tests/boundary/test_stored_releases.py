@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from flwr.app import MetricRecord, RecordDict
@@ -61,8 +62,11 @@ def test_a_changed_byte_in_a_stored_release_is_noticed(tmp_path: Path) -> None:
             load_admitted(tmp_path, policy=POLICY, expected_shapes=expected_shapes)
 
 
-def test_a_stored_release_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+def test_a_stored_release_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store_admitted(enter(make_reply()), tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=AssertionError("it was read")))
     policy = replace(POLICY, max_release_bytes=100)
 
     with pytest.raises(AdmissionError) as caught:

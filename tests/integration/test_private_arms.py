@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,11 +142,20 @@ def test_a_bound_on_records_draws_them_by_the_seed() -> None:
 
 
 def test_one_training_pays_the_whole_budget_over_all_clients_units() -> None:
+    """A step expects 16 + 24 records of 1000 + 3000, which is one in a hundred."""
     client = settings().client_side
-    ledger = pooled_ledger([client, client], is_private=True)
+    small, large = (
+        replace(
+            client,
+            generator=replace(client.generator, expected_batch_size=batch_size),
+            records=replace(client.records, declared_size=size),
+        )
+        for batch_size, size in ((16, 1000), (24, 3000))
+    )
+    ledger = pooled_ledger([small, large], is_private=True)
 
     (event,) = ledger.events
-    assert event.sample_rate == client.generator.expected_batch_size / client.records.declared_size
+    assert event.sample_rate == pytest.approx(0.01)
     assert event.steps == client.generator.steps
     assert composed_epsilon([event], delta=ledger.delta) == ledger.epsilon <= 8
     assert pooled_ledger([client], is_private=False).epsilon == math.inf

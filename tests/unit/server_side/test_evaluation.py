@@ -25,6 +25,7 @@ from server_side.evaluation import (
 from server_side.finetuning import finetune_target
 from server_side.json_values import from_json, to_json
 from server_side.measuring.intervals import (
+    FloatArray,
     bootstrap_interval,
     paired_difference,
     perplexity_of_sums,
@@ -65,10 +66,15 @@ class ScriptedSampler:
         self.is_closed = True
 
 
-def _arm(answers: Sequence[str], *, nll_sum: float = 20.0, num_samples: int = 1) -> ArmScores:
+def _arm(
+    answers: Sequence[str],
+    *,
+    nll_sums: Sequence[float] = (20.0, 20.0, 20.0),
+    num_samples: int = 1,
+) -> ArmScores:
     rows = [
         score_answers([answer] * num_samples, reference=reference, nll_sum=nll_sum, num_tokens=10)
-        for answer, reference in zip(answers, REFERENCES, strict=True)
+        for answer, reference, nll_sum in zip(answers, REFERENCES, nll_sums, strict=True)
     ]
     completions = [
         [Completion(token_ids=(1,), text=answer, is_finished=True)] * num_samples
@@ -137,15 +143,22 @@ def test_perplexity_weighs_tokens_and_not_rows() -> None:
 
 
 def test_difference_is_tuned_minus_untuned_and_paired() -> None:
-    """Each row improves by the same amount, so that pairing leaves the interval no width."""
-    untuned, tuned = _arm(REFERENCES, nll_sum=20.0), _arm(REFERENCES, nll_sum=10.0)
+    """Rows differ by far more than the 0.1 nats a token by which each of them improves.
+
+    Whichever rows a resample draws, its perplexity falls by the factor 1 - exp(-0.1), which is
+    0.095, so that the difference is about a tenth as wide as the perplexity itself.
+    """
+    untuned = _arm(REFERENCES, nll_sums=(10.0, 20.0, 30.0))
+    tuned = _arm(REFERENCES, nll_sums=(9.0, 19.0, 29.0))
 
     difference = compare_arms(untuned=untuned, tuned=tuned, config=CONFIG, seed=0)[
         Metric.PERPLEXITY
     ]
 
-    assert difference.mean == pytest.approx(np.exp(1) - np.exp(2))
-    assert difference.low == pytest.approx(difference.high)
+    alone = untuned.metrics[Metric.PERPLEXITY]
+    assert difference.mean == pytest.approx(np.exp(1.9) - np.exp(2))
+    assert difference.high < 0
+    assert 0 < difference.high - difference.low < (alone.high - alone.low) / 5
 
 
 def test_scores_survive_the_run_folder() -> None:
@@ -202,13 +215,22 @@ def test_pairing_makes_the_interval_of_a_difference_narrower() -> None:
 
 
 def test_many_rows_and_resamples_stay_in_memory() -> None:
+    """How many resamples are held at once shows in what the formula is given at a time."""
     table = np.ones((20_000, 2))
+    at_once: list[int] = []
+
+    def noted_ratio(sums: FloatArray) -> FloatArray:
+        if sums.ndim == 2:  # not the sums over all rows as they are
+            at_once.append(len(sums))
+        return ratio_of_sums(sums)
 
     interval = bootstrap_interval(
-        table, ratio_of_sums, num_resamples=500, confidence_level=0.95, seed=0
+        table, noted_ratio, num_resamples=500, confidence_level=0.95, seed=0
     )
 
     assert interval.low == interval.high == 1.0
+    assert sum(at_once) == 500
+    assert max(at_once) * table.shape[0] * np.float64().nbytes <= 32_000_000
 
 
 def test_evaluation_without_rows_is_refused(tmp_path: Path) -> None:

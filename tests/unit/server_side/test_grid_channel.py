@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -148,12 +149,27 @@ def test_a_client_that_never_answers_is_left_out_at_the_deadline() -> None:
     assert ask(grid, seconds=0.2) == {2: "two"}
 
 
-def test_what_the_other_side_says_of_an_error_is_not_logged(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (1, "pinned another bundle"),
+        (2, "failed before it could answer"),
+        (3, "did not arrive whole"),
+        (4, "was lost"),
+        (5, "is away"),
+        (7, "does not trust this app bundle"),
+        (8, "died"),
+        (99, "an error without a name"),
+    ],
+)
+def test_an_error_is_told_by_its_code_and_not_in_the_other_sides_words(
+    caplog: pytest.LogCaptureFixture, code: int, told: str
 ) -> None:
-    ask(FakeGrid(script={1: [1]}))
+    caplog.set_level(logging.DEBUG)
 
-    assert "pinned another bundle" in caplog.text
+    ask(FakeGrid(script={1: [code, "one"]}))
+
+    assert told in caplog.text
     assert "secret" not in caplog.text
 
 

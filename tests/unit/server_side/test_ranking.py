@@ -204,13 +204,23 @@ def test_generators_share_the_prompts_as_they_do_in_synthesis() -> None:
 
 @pytest.mark.parametrize("ensemble", ["own", "mean"])
 def test_client_whose_rewards_have_no_scale_answers_and_others_judge(ensemble: str) -> None:
-    """Its generator gave no candidates in round 1, or its proxy told none apart."""
+    """Its generator gave no candidates in round 1, or its proxy told none apart.
+
+    North's reward is ROUGE-L, and its scale halves it; south's own would be a length.
+    """
     result = judge(
-        FakeProxies("north"), FakeProxies("south"), without_scale="south", ensemble=ensemble
+        FakeProxies("south"),
+        FakeProxies("north", reward=knows_the_reference),
+        without_scale="south",
+        ensemble=ensemble,
     )
 
     names = [prompt.client_name for prompt in result.values]
     assert (names.count("north"), names.count("south")) == (30, 10)
+    assert any(any(p.rouge_l) for p in result.values if p.client_name == "south")
+    for prompt in result.values:
+        assert prompt.scores["reward"] == pytest.approx([worth / 2 for worth in prompt.rouge_l])
+        assert prompt.reference_reward == pytest.approx(0.5)
 
 
 def test_same_seed_gives_the_same_ranking() -> None:

@@ -130,12 +130,12 @@ def test_pool_loses_nobody_and_its_threshold_never_falls(
 
 
 def pool_and_best() -> tuple[list[CuratedSample], list[CuratedSample]]:
-    """A pool of q1, q2 and q3 at 2, 1 and 4; renewed to 3, 1.5 and 4; q4 at 1 and q5 at 9."""
+    """A pool of q1, q2 and q3 at 2, 1 and 4; renewed to 3, 1.5 and 4; q4 at 1, q5 at 9, q6 at ½."""
     pool = [
         replace(curated(f"q{i}", reward), joined_round=1)
         for i, reward in ((1, 2.0), (2, 1.0), (3, 4.0))
     ]
-    after = ((1, 3.0), (2, 1.5), (3, 4.0), (4, 1.0), (5, 9.0))
+    after = ((1, 3.0), (2, 1.5), (3, 4.0), (4, 1.0), (5, 9.0), (6, 0.5))
     best = [
         replace(curated(f"q{i}", reward), chosen_candidate_id=f"q{i}-r2-c1") for i, reward in after
     ]
@@ -147,7 +147,7 @@ def pool_and_best() -> tuple[list[CuratedSample], list[CuratedSample]]:
     [
         ({}, [3.0, 1.5, 4.0, 1.0, 9.0]),
         ({"threshold": "median"}, [3.0, 1.0, 4.0, 9.0]),
-        ({"threshold": "none"}, [3.0, 1.5, 4.0, 1.0, 9.0]),
+        ({"threshold": "none"}, [3.0, 1.5, 4.0, 1.0, 9.0, 0.5]),
         ({"pool_growth": "join"}, [2.0, 1.0, 4.0, 1.0, 9.0]),
         ({"pool_growth": "renew"}, [3.0, 1.5, 4.0]),
     ],

@@ -201,8 +201,15 @@ def test_nobody_takes_anothers_name_or_key(folder: ServerFolder) -> None:
 
 @pytest.mark.parametrize("name", ["../server_node", "a/b", ""])
 def test_a_name_cannot_leave_the_list(folder: ServerFolder, name: str) -> None:
-    with pytest.raises(ConfigurationError):
+    """Each of these names a file that is there, and that would be moved away."""
+    meant = folder.clients_folder / f"{name}.json"
+    meant.parent.mkdir(parents=True, exist_ok=True)
+    meant.touch()
+
+    with pytest.raises(ConfigurationError, match="client_name"):
         revoke_client(folder.clients_folder, name)
+
+    assert meant.is_file()
 
 
 def test_a_key_signs_for_its_own_client_alone(folder: ServerFolder) -> None:

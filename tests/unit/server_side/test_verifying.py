@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -129,8 +130,9 @@ def test_a_cut_file_is_malformed(tmp_path: Path) -> None:
     assert codes(file) == [AdmissionCode.MALFORMED]
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = store(tmp_path, make_reply())
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=AssertionError("it was read")))
 
     assert codes(file, policy=replace(POLICY, max_release_bytes=100)) == [AdmissionCode.OVERSIZE]
 

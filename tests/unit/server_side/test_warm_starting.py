@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -110,14 +111,15 @@ def test_weights_have_the_clients_shape_and_follow_from_the_seed(
     tiny_llama: Path, config: WarmStartConfig, proxy: ProxyKind
 ) -> None:
     few = replace(config, steps=2)
-    first, again = (
-        train_start(proxy, LORA, rows=ROWS, base_folder=tiny_llama, config=few, seed=3)
-        for _ in range(2)
+    first, again, other = (
+        train_start(proxy, LORA, rows=ROWS, base_folder=tiny_llama, config=few, seed=seed)
+        for seed in (3, 3, 4)
     )
 
     shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=proxy is ProxyKind.REWARD)
     assert {name: tensor.shape for name, tensor in first.tensors.items()} == shapes
     assert first == again
+    assert first != other
 
 
 @pytest.mark.parametrize("proxy", ProxyKind)
@@ -254,10 +256,16 @@ def test_a_shape_for_which_no_weights_can_be_made_ends_nobody_elses_exchange(
     assert said in caplog.text
 
 
+def generator_weights(base_folder: Path, *, value: float) -> AdapterWeights:
+    shapes = expected_adapter_shapes(base_folder, LORA, has_reward_head=False)
+    return AdapterWeights(tensors={n: np.full(s, value, np.float32) for n, s in shapes.items()})
+
+
 def test_weights_that_other_settings_made_are_neither_sent_nor_replaced(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     """Sent, they would not be what the settings say; replaced, a client would pay again unasked."""
+    values = itertools.count()  # another training would give other weights
 
     def start(**origin: object) -> AdapterWeights:
         return cached_start(
@@ -268,16 +276,18 @@ def test_weights_that_other_settings_made_are_neither_sent_nor_replaced(
             run_folder=tmp_path,
             origin={"text": "ab", "warm_start.steps": 4, **origin},
             counts={"num_rows": 20},
-            train=lambda *_: zeros,
+            train=lambda *_: generator_weights(tiny_llama, value=next(values)),
         )
 
-    shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=False)
-    zeros = AdapterWeights(tensors={n: np.zeros(s, np.float32) for n, s in shapes.items()})
-    first = start()
+    def kept() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    first, before = start(), kept()
 
     with pytest.raises(ConfigurationError, match=r"found another warm_start\.steps"):
         start(**{"warm_start.steps": 5})
 
+    assert kept() == before
     assert start() == first
     assert start_counts(tmp_path) == {"00_warm_start": {"num_rows": 20}}
 
@@ -286,8 +296,7 @@ def test_weights_are_tuned_anew_for_another_scale_of_the_same_shapes(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     """Rank and layers give the tensors their shapes; alpha and rsLoRA only what they do."""
-    shapes = expected_adapter_shapes(tiny_llama, LORA, has_reward_head=False)
-    zeros = AdapterWeights(tensors={n: np.zeros(s, np.float32) for n, s in shapes.items()})
+    zeros = generator_weights(tiny_llama, value=0.0)
     tuned_for: list[LoraShape] = []
     stated = [LORA, replace(LORA, alpha=32.0), replace(LORA, use_rslora=True)]
 

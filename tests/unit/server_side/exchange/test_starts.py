@@ -144,15 +144,16 @@ def test_no_client_is_asked_and_nothing_computed_before_the_inputs_are_there(
 
 
 def test_collect_asks_no_client_before_the_text_of_a_warm_start_is_there(
-    folder: ServerFolder,
+    folder: ServerFolder, tmp_path: Path
 ) -> None:
+    test_file = write_test_rows(tmp_path / "test.jsonl")
     config = ServerConfig(
-        warm_start=WarmStartConfig(path="absent.jsonl"),
-        evaluation=EvaluationConfig(path="absent.jsonl"),
+        warm_start=WarmStartConfig(path=str(tmp_path / "public-text.jsonl")),
+        evaluation=EvaluationConfig(path=str(test_file)),
     )
     save_settings(config, folder.settings_file)
 
-    with pytest.raises(SystemExit, match="absent"):
+    with pytest.raises(SystemExit, match=r"public-text\.jsonl"):
         main(["collect", str(folder.path)])
 
 

@@ -15,7 +15,6 @@ from server_side.measuring.intervals import Interval, judge
 from server_side.report import write_report
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
-from server_side.report.journey import funnel
 from server_side.report.plots import loss_curve, reward_histogram, reward_scatter, trade_off
 from server_side.report.rendering import render_report
 from server_side.report.results import headline, metric_results
@@ -260,32 +259,6 @@ def test_headline_tells_bad_news_as_plainly_as_good(inputs: ReportInputs) -> Non
 
     assert {r.key: r.verdict for r in results}[Metric.PERPLEXITY] == "worse"
     assert "perplexity rises" in sentence
-
-
-def test_funnel_accounts_for_everything_that_entered(inputs: ReportInputs) -> None:
-    steps = funnel(inputs.counts)
-
-    assert len(steps) == 5
-    for step in steps:
-        assert step.num_kept + sum(number for _, number in step.losses) == step.num_entered
-
-
-def test_unknown_losses_are_named_as_such() -> None:
-    (step,) = funnel({"08_candidates_r1": {"num_sampled": 10, "num_kept": 6}})
-
-    assert step.losses == (("fell with their prompt", 4),)
-
-
-def test_public_text_that_fell_stands_in_the_funnel(inputs: ReportInputs) -> None:
-    counts = {"num_rows": 9, "num_in_test_set": 2, "num_surplus": 0, "num_kept": 7}
-    page = render_report(
-        dataclasses.replace(inputs, counts={"00_warm_start": counts, **inputs.counts})
-    )
-
-    (step,) = funnel({"00_warm_start": counts})
-
-    assert step.losses == (("stand in the test set", 2),)
-    assert "Public text for the proxies" in page
 
 
 def test_a_client_that_was_not_admitted_is_named_with_what_it_answered(
