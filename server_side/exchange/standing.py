@@ -40,12 +40,14 @@ def standing(folder: ServerFolder) -> dict[str, object]:
         certificate = str(error)
     run_id = folder.path / "run_id"
     releases = folder.path / "releases"
+    is_collecting = is_held(folder.collecting_file)
     return {
         "address": network.address,
         "certificate": certificate,
         "run_id": run_id.read_text(encoding="utf-8").strip() if run_id.is_file() else None,
-        "is_collecting": is_held(folder.collecting_file),
-        "starting_weights": start_progress(folder.path),
+        "is_collecting": is_collecting,
+        # A process that was killed leaves its last note behind.
+        "starting_weights": start_progress(folder.path) if is_collecting else None,
         "allowed_clients": sorted(load_clients(folder.clients_folder)),
         "outcome": _outcome(folder),
         "releases": sorted(file.name for file in releases.glob("*.release")),

@@ -36,6 +36,7 @@ def test_status_says_how_far_the_tuning_of_starting_weights_is(folder: ServerFol
         told = describe(standing(folder))
 
     assert "under way; starting weights of the generator proxy, training 20/50" in told
+    assert standing(folder)["starting_weights"] is None
 
 
 def test_status_says_whether_an_exchange_is_under_way(folder: ServerFolder) -> None:
