@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,33 @@ def test_a_process_killed_between_paying_and_training_does_not_pay_twice(tmp_pat
     assert len(BudgetLedger(tmp_path).reservations()) == 1
 
 
+def test_a_reservation_of_other_records_pays_for_nothing_of_these(tmp_path: Path) -> None:
+    """The same run asks again after a record was exchanged; the new one must be charged too."""
+    ledger = BudgetLedger(tmp_path)
+    first = reserve(ledger, unit_keys=["a", "b"])
+
+    second = reserve(ledger, unit_keys=["a", "c"])
+
+    assert second.reservation_id != first.reservation_id
+    of_the_new = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=["c"], delta=DELTA)
+    of_both = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=["a"], delta=DELTA)
+    assert of_the_new.events == EVENTS
+    assert of_both.events == EVENTS * 2
+
+
+def test_a_reservation_of_other_events_pays_for_none_of_these(tmp_path: Path) -> None:
+    """The operator changed a setting that a request does not name, before anything was begun."""
+    ledger = BudgetLedger(tmp_path)
+    dearer = tuple(replace(event, noise_multiplier=0.8) for event in EVENTS)
+    reserve(ledger)
+
+    second = reserve(ledger, events=dearer)
+
+    statement = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=UNITS, delta=DELTA)
+    assert second.events == dearer
+    assert statement.events == EVENTS + dearer
+
+
 def test_one_event_pays_for_one_training(tmp_path: Path) -> None:
     ledger = BudgetLedger(tmp_path)
     reservation = reserve(ledger)
@@ -221,10 +249,13 @@ def test_a_stored_release_that_was_changed_is_not_sent(tmp_path: Path, damage: s
         ledger.find_release(digest("run-1"))
 
 
-def test_fixed_seed_marks_all_later_statements_of_these_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeded", ["run-1", "run-2"])
+def test_fixed_seed_marks_all_later_statements_of_these_records(
+    tmp_path: Path, seeded: str
+) -> None:
     ledger = BudgetLedger(tmp_path)
-    reserve(ledger, run_id="run-1", reproducible_noise=True)
-    reserve(ledger, run_id="run-2")
+    for run_id in ("run-1", "run-2"):
+        reserve(ledger, run_id=run_id, reproducible_noise=run_id == seeded)
 
     assert ledger.statement(
         unit=PrivacyUnit.RECORD, unit_keys=UNITS, delta=DELTA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,13 +21,13 @@ from hypothesis import strategies as st
 from client_side.budget import BudgetLedger
 from client_side.ledger_file import LedgerFile, write_whole
 from protocol.accounting import composed_epsilon
-from protocol.errors import (
-    BudgetError,
-)
+from protocol.documents import Json, dump_canonical
+from protocol.errors import BudgetError
 from protocol.ledger import DpSgdEvent, PrivacyUnit, ProxyKind
 from tests.support.budgets import (
     CANARY,
     DELTA,
+    UNITS,
     digest,
     reserve,
     start,
@@ -97,8 +100,11 @@ def test_folder_reveals_no_unit_and_is_for_its_owner_alone(tmp_path: Path) -> No
     for path in folder.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
         if path.is_file():
-            assert CANARY.encode() not in path.read_bytes()
-            assert digest(CANARY).encode() not in path.read_bytes()
+            content = path.read_bytes()
+            assert CANARY.encode() not in content
+            # Nor a hash that anybody could compute, in figures or, as hashes are kept, in bytes.
+            assert digest(CANARY).encode() not in content
+            assert bytes.fromhex(digest(CANARY))[:16] not in content
         assert CANARY not in path.name
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -109,13 +115,38 @@ def test_same_records_have_other_names_in_another_folder(tmp_path: Path) -> None
     other = reserve(BudgetLedger(tmp_path / "other"))
 
     assert one.data_key != other.data_key
+    hashes, others = (_unit_hashes(tmp_path / name) for name in ("one", "other"))
+    assert len(hashes) == len(others) == len(UNITS)
+    assert hashes.isdisjoint(others)
 
 
-def test_missing_list_of_units_counts_as_overlap(tmp_path: Path) -> None:
+def _unit_hashes(folder: Path) -> set[bytes]:
+    (path,) = (folder / "units").iterdir()
+    data = path.read_bytes()
+    return {data[start : start + 16] for start in range(0, len(data), 16)}
+
+
+UNREADABLE: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "empty": lambda data: b"",
+    "one entry is gone": lambda data: data[16:],
+    "one byte is another": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "cut off inside an entry": lambda data: data[:-1],
+    "a byte too many": lambda data: data + b"x",
+}
+
+
+@pytest.mark.parametrize("damage", [None, *UNREADABLE])
+def test_a_list_of_units_that_is_not_as_it_was_written_counts_as_overlap(
+    tmp_path: Path, damage: str | None
+) -> None:
+    """Whose hash it lacks would otherwise start at zero again."""
     ledger = BudgetLedger(tmp_path)
-    reserve(ledger, unit_keys=["a"])
+    reserve(ledger, unit_keys=["a", "b"])
     (path,) = (tmp_path / "units").iterdir()
-    path.unlink()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(UNREADABLE[damage](path.read_bytes()))
 
     statement = ledger.statement(unit=PrivacyUnit.RECORD, unit_keys=["z"], delta=DELTA)
 
@@ -154,6 +185,42 @@ def test_a_removed_ledger_line_stops_everything(tmp_path: Path) -> None:
 
     with pytest.raises(BudgetError, match="line 2"):
         ledger.reservations()
+
+
+def test_a_line_of_another_ledger_under_the_same_key_stops_everything(tmp_path: Path) -> None:
+    """A restored copy of the folder goes on under the same key; each line names the one before."""
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for path in (one, other):
+        file = LedgerFile(path, key=b"k" * 32)
+        for number in range(3):
+            file.append({"of": path.name, "count": number})
+    kept, foreign = (path.read_bytes().splitlines(keepends=True) for path in (one, other))
+    one.write_bytes(b"".join([*kept[:2], foreign[2]]))
+
+    with pytest.raises(BudgetError, match="line 3"):
+        LedgerFile(one, key=b"k" * 32).read()
+
+
+def test_a_line_that_was_written_without_the_key_stops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    file = LedgerFile(path, key=b"k" * 32)
+    file.append({"kind": "first"})
+    entry: dict[str, Json] = {"kind": "second"}
+    previous = json.loads(path.read_bytes())["hash"]
+    forged = hashlib.sha256(dump_canonical([previous, 1, entry])).hexdigest()
+    line = dump_canonical({"entry": entry, "hash": forged, "number": 1})
+    path.write_bytes(path.read_bytes() + line + b"\n")
+
+    with pytest.raises(BudgetError, match="line 2"):
+        file.read()
+
+
+def test_a_ledger_that_was_written_under_another_key_stops_everything(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    LedgerFile(path, key=b"k" * 32).append({"kind": "first"})
+
+    with pytest.raises(BudgetError, match="line 1"):
+        LedgerFile(path, key=b"j" * 32).read()
 
 
 @given(fraction=st.floats(0.0, 1.0))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
+from client_side import dp_sgd
 from client_side.config import DpTrainingConfig, Precision, RewardProxyConfig
 from client_side.dp_sgd import DpSgdTask, train_dp_sgd
 from client_side.proxy_optimizer import ProxyOptimizer
@@ -83,28 +84,62 @@ def test_an_empty_batch_is_a_step_of_pure_noise(tiny_llama: Path) -> None:
     assert math.isnan(losses[0])
 
 
-def test_noise_has_the_standard_deviation_that_the_plan_states(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_drawn", [0, 6])
+def test_noise_has_the_standard_deviation_that_the_plan_states_whoever_was_drawn(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, num_drawn: int
 ) -> None:
-    """An empty batch, so that the gradient is noise ÷ expected batch size.
+    """What is left of each step's sum without the units' own part, which the test makes up.
 
     By a two-sided chi-square test the false-alarm probability is 1e-6.
     """
     task = generator_task(tiny_llama, records_per_unit=1)
     seen = _watch_gradients(monkeypatch)
+    size = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    of_units = torch.linspace(-1.0, 1.0, size, dtype=torch.float64) * num_drawn
+    # A copy each time: the noise is added in place.
+    monkeypatch.setattr(dp_sgd, "_clipped_sum", lambda *_, **__: (of_units.clone(), 0.0))
     plan = make_plan(noise_multiplier=1.5, max_grad_norm=0.2, expected_batch_size=4.0, steps=20)
+
     train_dp_sgd(
         task,
         plan=plan,
-        batches=[np.array([], dtype=np.int64)] * 20,
+        batches=[np.arange(num_drawn)] * 20,
         config=make_config(steps=20),
         randomness=Randomness(seed=1),
     )
 
-    noise = torch.cat(seen).numpy()
-    statistic = float((noise**2).sum()) / (1.5 * 0.2 / 4.0) ** 2
+    noise = (torch.stack(seen) * 4.0 - of_units).numpy()
+    statistic = float((noise**2).sum()) / (1.5 * 0.2) ** 2
     low, high = stats.chi2.interval(1 - 1e-6, df=noise.size)
     assert low < statistic < high
+
+
+def test_the_sum_is_divided_by_the_expected_batch_size_whoever_was_drawn(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number that was drawn is private, and noise divided by it would not be as accounted."""
+    task = generator_task(tiny_llama, records_per_unit=1)
+    seen = _watch_gradients(monkeypatch)
+    sums: list[torch.Tensor] = []
+    original = dp_sgd._clipped_sum
+
+    def watched(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        total, loss_sum = original(*args, **kwargs)
+        sums.append(total.clone())
+        return total, loss_sum
+
+    monkeypatch.setattr(dp_sgd, "_clipped_sum", watched)
+
+    train_dp_sgd(
+        task,
+        plan=make_plan(expected_batch_size=4.0, steps=2),
+        batches=[np.arange(6), np.arange(1)],
+        config=make_config(steps=2),
+        randomness=Randomness(seed=0),
+    )
+
+    assert all(bool(total.any()) for total in sums)
+    torch.testing.assert_close(torch.stack(seen) * 4.0, torch.stack(sums))
 
 
 def test_two_steps_never_share_their_noise(

@@ -222,7 +222,11 @@ def test_what_the_gradients_are_checked_on_holds_no_record(
     for module in (generator, reward_proxy):
         monkeypatch.setattr(module, "train_dp_sgd", keep)
 
-    for records in (RECORDS, tuple(replace(record, prompt="other") for record in RECORDS)):
+    others = tuple(
+        replace(record, prompt=f"other {i}", response="no " * i)
+        for i, record in enumerate(reversed(RECORDS[1:]))
+    )
+    for records in (RECORDS, others):
         for kind in ProxyKind:
             train_proxy(
                 kind, records, base_folder=tiny_llama, generator=released, work_folder=tmp_path
@@ -231,6 +235,38 @@ def test_what_the_gradients_are_checked_on_holds_no_record(
     for loss in ("GeneratorLoss", "PairwiseLoss"):
         (first, second) = probes[loss]
         assert first == second
+
+
+def test_one_record_more_leaves_the_seed_of_all_others_pairs_as_it_is(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed that followed the drawn records would let one record change what others add."""
+    released = _released(_generator(tiny_llama))
+    asked: list[tuple[int, int]] = []
+    original = reward_proxy.build_preferences
+
+    def watched(drawn: Sequence[PrivateRecord], *, seed: int, **others: Any) -> Any:
+        asked.append((len(drawn), seed))
+        return original(drawn, seed=seed, **others)
+
+    monkeypatch.setattr(reward_proxy, "build_preferences", watched)
+    monkeypatch.setattr(
+        reward_proxy, "open_sampler", lambda *_, **__: FakeSampler(lambda prefix, n: (100, 101))
+    )
+    monkeypatch.setattr(reward_proxy, "train_dp_sgd", lambda *_, **__: [])
+
+    for records in (RECORDS[:-1], RECORDS):
+        train_proxy(
+            ProxyKind.REWARD,
+            records,
+            base_folder=tiny_llama,
+            generator=released,
+            work_folder=tmp_path,
+        )
+
+    (without, seed), (more, same_seed) = asked
+    assert more == without + 1
+    assert same_seed == seed
 
 
 def train_proxy(
