@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,32 @@ def test_a_merged_folder_computes_what_base_and_adapter_do(
         load_causal_lm(folder)(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5
     )
     assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize(
+    ("lora", "scale"),
+    [
+        (LORA, 4 / 2),
+        (replace(LORA, rank=4, alpha=6.0, use_rslora=True), 6 / math.sqrt(4)),
+    ],
+)
+def test_an_adapter_adds_b_times_a_by_the_scale_of_its_kind(
+    tiny_llama: Path, tmp_path: Path, lora: LoraShape, scale: float
+) -> None:
+    """LoRA divides alpha by the rank, rank-stabilised LoRA by the root of the rank."""
+    tensors = _random_tensors(tiny_llama, lora)
+
+    folder = merge_adapter(
+        tiny_llama, tensors, lora, out_folder=tmp_path / "merged", dtype=torch.float32
+    )
+
+    base, merged = (load_causal_lm(path).state_dict() for path in (tiny_llama, folder))
+    layers = {name.rsplit(".lora_", 1)[0] for name in tensors}
+    assert len(layers) == 4
+    for layer in layers:
+        added = (merged[f"{layer}.weight"] - base[f"{layer}.weight"]).numpy()
+        a, b = (tensors[f"{layer}.lora_{factor}.weight"] for factor in "AB")
+        np.testing.assert_allclose(added, scale * (b @ a), rtol=1e-4, atol=1e-5)
 
 
 def test_freezing_a_leaves_b_alone_trainable(tiny_llama: Path) -> None:

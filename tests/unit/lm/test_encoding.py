@@ -72,6 +72,23 @@ def test_a_cut_response_is_not_ended(tiny_llama: Path) -> None:
     assert chat.end_ids == ()
 
 
+def test_a_response_of_exactly_the_limit_is_ended(tiny_llama: Path) -> None:
+    """It is whole; without its end a model would learn to run on."""
+    tokenizer = load_tokenizer(tiny_llama)
+    whole = encode_chat(tokenizer, instruction=INSTRUCTION, prompt="why", response="so")
+
+    limited = encode_chat(
+        tokenizer,
+        instruction=INSTRUCTION,
+        prompt="why",
+        response="so",
+        max_response_tokens=len(whole.response_ids),
+    )
+
+    assert limited.end_ids == (response_end_id(tokenizer),)
+    assert limited.response_ids == whole.response_ids
+
+
 def test_a_message_cannot_forge_a_turn(tiny_llama: Path) -> None:
     tokenizer = load_tokenizer(tiny_llama)
     control = tokenizer.convert_tokens_to_ids("<|im_start|>")

@@ -12,7 +12,14 @@ from lm.adapters import adapter_tensors
 from lm.encoding import EncodedChat, encode_chat
 from lm.errors import ScoringError
 from lm.loading import load_tokenizer
-from lm.reward_head import RewardModel, build_reward_model, load_reward_model, score_chats
+from lm.packing import PackedRow
+from lm.reward_head import (
+    RewardModel,
+    build_reward_model,
+    load_reward_model,
+    rewards_of,
+    score_chats,
+)
 from protocol.artifacts import LoraShape
 
 LORA = LoraShape(
@@ -54,6 +61,27 @@ def test_reward_is_the_head_on_the_last_real_token(tiny_model: Path) -> None:
     for chat, reward in zip(chats, rewards, strict=True):
         state = decoder(input_ids=torch.tensor([chat.input_ids])).last_hidden_state[0, -1]
         assert reward == pytest.approx(float(model.reward_head(state)), rel=1e-4)
+
+
+def test_training_sees_the_rewards_that_scoring_gives(tiny_model: Path) -> None:
+    """Else a reward would be read where nothing was ever learnt."""
+    model = _trained(tiny_model)
+    chats = _chats(tiny_model)
+    members = [(0, 1), (1, 2)]
+    rows = [
+        PackedRow(
+            prefix=chats[0].response_prefix,
+            tails=tuple(chats[index].response_ids + chats[index].end_ids for index in row),
+            members=row,
+        )
+        for row in members
+    ]
+
+    trained_on = rewards_of(model, rows).tolist()
+
+    scored = score_chats(model, chats)
+    for row, rewards in zip(members, trained_on, strict=True):
+        assert rewards == pytest.approx([scored[index] for index in row], rel=1e-4)
 
 
 def test_released_tensors_rebuild_the_same_rewards(tiny_model: Path) -> None:

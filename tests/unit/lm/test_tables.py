@@ -287,10 +287,13 @@ def test_a_row_that_lacks_the_key_counts_as_without_response(tmp_path: Path) -> 
     assert "found none in row 2" in error_of(path)
 
 
-def test_a_row_without_group_is_refused_where_a_group_column_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", [ColumnMap(group="person"), ColumnMap(topic="person")])
+def test_a_row_without_group_or_topic_is_refused_where_its_column_is_named(
+    tmp_path: Path, columns: ColumnMap
+) -> None:
     path = write(tmp_path, [ROWS[0], {**ROWS[1], "person": ""}], ".csv")
 
-    assert "'person'" in error_of(path, columns=ColumnMap(group="person"))
+    assert "'person'" in error_of(path, columns=columns)
     assert len(read_table(str(path)).rows) == 2
 
 
