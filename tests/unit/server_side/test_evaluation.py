@@ -28,6 +28,7 @@ from server_side.measuring.intervals import (
     FloatArray,
     bootstrap_interval,
     paired_difference,
+    percentile_interval,
     perplexity_of_sums,
     ratio_of_sums,
 )
@@ -104,6 +105,12 @@ def test_rouge_matches_values_worked_out_by_hand() -> None:
     assert row.rouge[Metric.ROUGEL] == pytest.approx(4 / 7)
 
 
+def test_words_of_one_stem_are_not_the_same_word() -> None:
+    row = score_answers(["walking"], reference="walked", nll_sum=1.0, num_tokens=1)
+
+    assert row.rouge[Metric.ROUGE1] == 0.0
+
+
 def test_corpus_bleu_equals_that_of_sacrebleu() -> None:
     answers = ["take rest and water", "see your doctor on sunday morning", "it will not pass"]
 
@@ -126,6 +133,10 @@ def test_an_empty_answer_scores_zero() -> None:
     assert arm.metrics[Metric.ROUGEL].mean == 0.0
     assert arm.metrics[Metric.BLEU].mean == 0.0
     assert arm.distinct == {1: 0.0, 2: 0.0}
+
+
+def test_length_of_answers_is_counted_in_words() -> None:
+    assert _arm(["a bc", "d", "efg h i"]).mean_answer_words == 2.0
 
 
 def test_perplexity_weighs_tokens_and_not_rows() -> None:
@@ -200,6 +211,13 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0 < misses <= 36
 
 
+def test_interval_leaves_out_equal_shares_below_and_above() -> None:
+    """Of 0 to 1000, the middle nine tenths lie between 50 and 950."""
+    interval = percentile_interval(0.0, np.arange(1001.0), 0.9)
+
+    assert (interval.low, interval.high) == (pytest.approx(50.0), pytest.approx(950.0))
+
+
 def test_pairing_makes_the_interval_of_a_difference_narrower() -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(30.0, 10.0, 100)
@@ -241,6 +259,20 @@ def test_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+def test_references_are_cut_at_their_own_limit(tmp_path: Path) -> None:
+    target = build_tiny_model(tmp_path / "target")
+    sampler = ScriptedSampler([REFERENCES[0]])
+
+    arm = evaluate_target(
+        [TextRow(prompt="it hurts " * 50, response="take rest " * 50)],
+        target_folder=target, adapter=None, instruction="Help.", seed=4,
+        config=replace(CONFIG, max_prompt_tokens=12, max_reference_tokens=7),
+        open_sampler=lambda adapter: sampler,
+    )  # fmt: skip
+
+    assert arm.rows[0].num_tokens == 7
+
+
 def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path) -> None:
     """The tiny target is tuned on the references themselves, so it must find them likelier."""
     target = build_tiny_model(tmp_path / "target")
@@ -260,6 +292,7 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
                                 dtype="float32", report_to="none"),
         seed=0, round_index=1,
     )  # fmt: skip
+    config = replace(CONFIG, max_new_tokens=11, temperature=0.3, top_p=0.6, repetition_penalty=1.2)
     samplers: dict[Path | None, ScriptedSampler] = {}
     progress: list[tuple[int, int]] = []
 
@@ -269,7 +302,7 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
 
     arms = [
         evaluate_target(
-            rows, target_folder=target, adapter=folder, config=CONFIG, instruction="Help.",
+            rows, target_folder=target, adapter=folder, config=config, instruction="Help.",
             open_sampler=open_scripted, seed=4,
             on_progress=lambda done, of: progress.append((done, of)),
         )
@@ -277,8 +310,10 @@ def test_both_arms_are_decoded_alike_and_tuning_lowers_perplexity(tmp_path: Path
     ]  # fmt: skip
 
     assert list(samplers) == [None, adapter.folder]
-    assert [s.calls for s in samplers.values()] == [samplers[None].calls] * 2
-    assert samplers[None].calls[0][0].num_candidates == 2
+    params = SamplingParams(
+        max_new_tokens=11, num_candidates=2, temperature=0.3, top_p=0.6, repetition_penalty=1.2
+    )
+    assert [sampler.calls for sampler in samplers.values()] == [[(params, 4)]] * 2
     assert all(sampler.is_closed for sampler in samplers.values())
     untuned, tuned = (arm.metrics[Metric.PERPLEXITY] for arm in arms)
     assert tuned.high < untuned.low

@@ -24,6 +24,7 @@ from server_side.samples import (
     Candidate,
     CandidateOrigin,
     CuratedSample,
+    PromptOrigin,
     Query,
     ScoredCandidate,
 )
@@ -39,6 +40,8 @@ def scored(
     response: str = "",
     consensus: float = 0.0,
     round_index: int = 1,
+    origin: CandidateOrigin = CandidateOrigin.GENERATOR,
+    lineage: tuple[str, ...] = (),
 ) -> ScoredCandidate:
     return ScoredCandidate(
         candidate=Candidate(
@@ -46,7 +49,8 @@ def scored(
             candidate_id=candidate_id,
             round_index=round_index,
             response=response or candidate_id,
-            origin=CandidateOrigin.GENERATOR,
+            origin=origin,
+            lineage=lineage,
         ),
         reward=reward,
         rewards_by_client={"clinic": reward},
@@ -192,17 +196,40 @@ def test_consensus_of_a_rewrite_leaves_out_what_it_was_rewritten_from() -> None:
 
 
 def test_pair_carries_the_best_and_the_worst() -> None:
-    query = Query(query_id="q1", prompt="cough", client_name="clinic")
-    candidates = [scored("a", 0.0, 9.0), scored("b", 1.0, 5.0), scored("c", 2.0, 2.0)]
+    query = Query(query_id="q1", prompt="cough", client_name="clinic", origin=PromptOrigin.PUBLIC)
+    candidates = [
+        scored("a", 0.0, 9.0, response="go", consensus=0.1, lineage=("x",)),
+        scored("b", 1.0, 5.0, response="wait", consensus=0.2, lineage=("y",)),
+        scored(
+            "c", 2.0, 2.0, response="rest", consensus=0.3, lineage=("a", "z"), round_index=3,
+            origin=CandidateOrigin.REWRITE,
+        ),
+    ]  # fmt: skip
 
     result = choose_pairs(
         candidates, queries=[query], instructions={"clinic": "Help."}, config=FilteringConfig()
     )
 
-    (sample,) = result.values
-    assert (sample.chosen, sample.rejected) == ("c", "a")
-    assert (sample.instruction, sample.prompt) == ("Help.", "cough")
-    assert (sample.chosen_reward, sample.rejected_reward, sample.chosen_perplexity) == (2, 0, 2)
+    assert result.values == (
+        CuratedSample(
+            query_id="q1",
+            client_name="clinic",
+            instruction="Help.",
+            prompt="cough",
+            chosen="rest",
+            rejected="go",
+            chosen_candidate_id="c",
+            rejected_candidate_id="a",
+            chosen_reward=2.0,
+            rejected_reward=0.0,
+            chosen_perplexity=2.0,
+            round_index=3,
+            chosen_consensus=0.3,
+            chosen_origin=CandidateOrigin.REWRITE,
+            chosen_lineage=("a", "z"),
+            prompt_origin=PromptOrigin.PUBLIC,
+        ),
+    )
 
 
 def test_best_share_is_kept_and_equal_rewards_go_by_query_id() -> None:
@@ -219,6 +246,12 @@ def test_best_share_is_kept_and_equal_rewards_go_by_query_id() -> None:
     }
     assert lowest(result.values) == 1.0
     assert {sample.joined_round for sample in result.values} == {1}
+
+
+def test_a_share_that_is_no_whole_number_is_rounded_up() -> None:
+    pairs = [curated(f"q{i}", i) for i in range(9)]
+
+    assert len(select_samples(pairs, config=FilteringConfig(k=2)).values) == 5
 
 
 def test_consensus_can_select_queries() -> None:

@@ -29,6 +29,23 @@ def test_same_seed_gives_the_same_prompts_and_another_seed_others() -> None:
     assert synthesize(FakeProxies()) != synthesize(FakeProxies(), seed=1)
 
 
+def test_clients_whose_generators_open_alike_draw_other_prompts() -> None:
+    """All that a fake generator's text hangs on is the opening, which is the same, and the seed."""
+    drawn: dict[str, list[str]] = {"north": [], "south": []}
+
+    def noting(name: str) -> FakeProxies:
+        def write(text: str, rng: random.Random) -> str:
+            drawn[name].append(write_words(text, rng))
+            return drawn[name][-1]
+
+        return FakeProxies(name, write=write)
+
+    synthesize(noting("north"), noting("south"))
+
+    assert len(drawn["north"]) >= 10
+    assert not set(drawn["north"]) & set(drawn["south"])
+
+
 def test_prompts_are_shared_out_by_weight() -> None:
     queries = synthesize(
         FakeProxies("north"), FakeProxies("south"), client_weights={"north": 3.0, "south": 1.0}

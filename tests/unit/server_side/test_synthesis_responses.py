@@ -48,6 +48,25 @@ def test_each_query_is_answered_by_its_own_clients_generator() -> None:
     ]  # fmt: skip
 
 
+def test_clients_answer_the_same_prompt_under_the_same_instruction_differently() -> None:
+    """All that a fake generator's text hangs on is the chat, which is the same, and the seed."""
+    north, south = FakeProxies("north"), FakeProxies("south")
+    north.instruction = south.instruction = "Help."
+    queries = [
+        Query(query_id=proxies.client_name, prompt="I cough.", client_name=proxies.client_name)
+        for proxies in (north, south)
+    ]
+
+    candidates = propose_candidates(
+        queries, [north, south], config=SynthesisConfig(), seed=0, on_progress=no_progress
+    ).values
+
+    assert north.asked == south.asked
+    texts = [{c.response for c in candidates if c.query_id == query.query_id} for query in queries]
+    assert all(texts)
+    assert not texts[0] & texts[1]
+
+
 def test_unfinished_short_and_repeated_responses_fall_and_are_counted() -> None:
     texts = iter(["rest a lot", None, "Rest  a lot", "no", "drink some water"])
     proxies = FakeProxies(write=lambda text, rng: next(texts))
