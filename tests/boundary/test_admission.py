@@ -208,20 +208,19 @@ def test_refuses_a_known_key_under_a_second_name() -> None:
     assert refusal_of(second, admitted=[first]) == "client"
 
 
-def test_admits_both_proxies_of_one_client_and_the_same_of_another() -> None:
+def test_admits_both_proxies_of_one_client_and_then_another_with_a_ledger_of_its_own() -> None:
     first = enter(make_reply())
     second = enter(make_reply(proxy=ProxyKind.REWARD), admitted=[first])
+    # Other records, so other events: a ledger goes on with the same client's alone.
+    other = make_ledger([replace(event, steps=11) for event in make_events()])
     third = enter(
-        make_reply(client_name="clinic-b", signing_key=OTHER_KEY),
+        make_reply(client_name="clinic-b", signing_key=OTHER_KEY, ledger=other),
         admitted=[first, second],
         policy=ANY_KEY,
     )
 
-    assert [item.client_name for item in (first, second, third)] == [
-        "clinic-a",
-        "clinic-a",
-        "clinic-b",
-    ]
+    names = [item.client_name for item in (first, second, third)]
+    assert names == ["clinic-a", "clinic-a", "clinic-b"]
 
 
 def test_refuses_another_base_model() -> None:

@@ -316,6 +316,17 @@ def test_forgetting_what_the_generator_cost(exchange: Exchange) -> None:
     )
 
 
+def test_forgetting_that_the_generator_was_paid_for_twice(exchange: Exchange) -> None:
+    """Both events are the same, so that only their number tells."""
+    generator = only(ProxyKind.GENERATOR)
+    exchange.attacks["generator"] = with_ledger(events=[*generator, *generator])
+    exchange.attacks["reward"] = with_ledger(events=[*generator, *only(ProxyKind.REWARD)])
+
+    assert_nothing_came_of_it(
+        exchange, "unaccounted", action="reward", others=["mallory generator"]
+    )
+
+
 def test_counting_persons_for_one_proxy_and_records_for_the_other(exchange: Exchange) -> None:
     exchange.attacks["generator"] = with_certificate(
         lambda certificate: replace(

@@ -24,8 +24,9 @@ from server_side.admission import (
     store_admitted,
     store_refused,
 )
-from tests.boundary.test_admission import POLICY, enter
+from tests.boundary.test_admission import ANY_KEY, POLICY, enter
 from tests.support.releases import (
+    OTHER_KEY,
     expected_shapes,
     make_reply,
 )
@@ -60,6 +61,28 @@ def test_a_changed_byte_in_a_stored_release_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(changed)
         with pytest.raises((AdmissionError, ProtocolError)):
             load_admitted(tmp_path, policy=POLICY, expected_shapes=expected_shapes)
+
+
+def test_a_copy_of_a_stored_release_is_a_replay(tmp_path: Path) -> None:
+    path = store_admitted(enter(make_reply()), tmp_path)
+    (tmp_path / "zz.release").write_bytes(path.read_bytes())
+
+    with pytest.raises(AdmissionError) as caught:
+        load_admitted(tmp_path, policy=POLICY, expected_shapes=expected_shapes)
+
+    assert caught.value.code is AdmissionCode.REPLAY
+
+
+def test_stored_releases_of_one_client_have_one_key(tmp_path: Path) -> None:
+    """Each was admitted by itself, as if the other had been put there behind the server's back."""
+    reward = make_reply(proxy=ProxyKind.REWARD, signing_key=OTHER_KEY)
+    for reply in (make_reply(), reward):
+        store_admitted(enter(reply, policy=ANY_KEY), tmp_path)
+
+    with pytest.raises(AdmissionError) as caught:
+        load_admitted(tmp_path, policy=ANY_KEY, expected_shapes=expected_shapes)
+
+    assert caught.value.code is AdmissionCode.CLIENT
 
 
 def test_a_stored_release_that_is_too_large_is_not_read(

@@ -8,7 +8,6 @@ import os
 import ssl
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -32,14 +31,12 @@ from server_side.exchange.certificates import (
 from server_side.exchange.clients import (
     allow_client,
     load_clients,
-    node_key_bytes,
     read_register,
     revoke_client,
 )
 from server_side.exchange.folder import ServerFolder
 from server_side.exchange.network import NetworkConfig, is_host
 from server_side.exchange.outcome import ClientOutcome, write_outcome
-from server_side.exchange.registering import sync_nodes
 from server_side.exchange.serving import collect_from_clients
 from server_side.exchange.submitting import Link, wait_for_outcome
 from server_side.node import main
@@ -284,43 +281,6 @@ def test_a_node_key_that_was_revoked_is_not_let_in_again(folder: ServerFolder) -
     allow_client(folder.clients_folder, introduction("ward"))
 
     assert list(load_clients(folder.clients_folder)) == ["ward"]
-
-
-def test_a_key_that_the_link_has_unregistered_is_named_with_what_to_do(
-    folder: ServerFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its file was brought back by hand; the link's own error says neither who nor why."""
-    kept = introduction("ward")
-    calls: list[str] = []
-
-    class Control:
-        def ListNodes(self, _: object) -> SimpleNamespace:
-            node = SimpleNamespace(
-                public_key=node_key_bytes(kept), node_id=1, status="unregistered"
-            )
-            return SimpleNamespace(nodes_info=[node])
-
-        def RegisterNode(self, _: object) -> None:
-            calls.append("registered")
-
-        def close(self) -> None:
-            calls.append("closed")
-
-    monkeypatch.setattr(
-        "flwr.supercore.control.ControlHttpClient.from_server_address", lambda *_, **__: Control()
-    )
-    link = Link(
-        run_folder=folder.path,
-        host="127.0.0.1",
-        port=1,
-        flower_home=folder.flower_home,
-        tls=TlsFiles.within(folder.tls_folder),
-    )
-
-    with pytest.raises(ConfigurationError, match=r"node key of ward.*rotate-key"):
-        sync_nodes(link, {"ward": kept})
-
-    assert calls == ["closed"]
 
 
 def test_an_exchange_that_is_over_names_who_is_missing_and_how_to_ask_them(

@@ -103,6 +103,25 @@ def test_both_releases_of_a_client_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("generator", "reward", "code"),
+    [(slice(1), slice(2), None), (slice(2), slice(1, 2), AdmissionCode.UNACCOUNTED)],
+    ids=["goes-on", "forgets"],
+)
+def test_the_reward_proxys_ledger_goes_on_with_the_generators_whichever_file_comes_first(
+    tmp_path: Path, generator: slice, reward: slice, code: AdmissionCode | None
+) -> None:
+    events = make_events()
+    ledgers = {
+        ProxyKind.REWARD: make_ledger(events[reward]),
+        ProxyKind.GENERATOR: make_ledger(events[generator]),
+    }
+    for name, (proxy, ledger) in zip("ab", ledgers.items(), strict=True):
+        store(tmp_path, make_reply(proxy=proxy, ledger=ledger), name)
+
+    assert codes(*find_releases(tmp_path)) == [None, code]
+
+
+@pytest.mark.parametrize(
     ("make", "code"),
     [
         (with_other_statement, AdmissionCode.SIGNATURE),

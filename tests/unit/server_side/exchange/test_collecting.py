@@ -20,9 +20,11 @@ from protocol.messages import HelloReply, Refusal, Request, TrainingRequest
 from server_side.config import AdmissionConfig, ServerConfig, SynthesisConfig
 from server_side.exchange.admission_terms import admission_terms
 from server_side.exchange.collecting import Content, Waiting, collect
-from server_side.exchange.outcome import read_outcome
+from server_side.exchange.outcome import outcomes_of, read_outcome
 from server_side.exchange.starts import STARTS, sent_digests, strayed_clients
-from tests.support.clients import training_request
+from tests.support.clients import server_config, training_request
+from tests.support.hostile import Exchange, with_ledger
+from tests.support.releases import make_events, make_ledger
 
 HELLO = {
     "protocol_version": PROTOCOL_VERSION,
@@ -93,6 +95,31 @@ def test_nobody_is_asked_before_min_clients_are_there(tiny_llama: Path, tmp_path
 
     with pytest.raises(ExchangeError, match=r"Expected 2 clients within 0 s, found 1"):
         collect(OneClient(), config=config, run_id="run", run_folder=tmp_path, waiting=waiting)
+
+
+def test_whoever_came_is_asked_where_there_are_min_clients_and_no_more_come(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    config = replace(ServerConfig(), base_model=str(tiny_llama), min_clients=1)
+    waiting = Waiting(num_clients=2, wait_seconds=0.0, poll_seconds=0.01)
+    channel = OneClient(software_version="9.9.9")
+
+    # Only its answer to hello tells the version.
+    with pytest.raises(ExchangeError, match=r"ward \(hello not admitted: version\)"):
+        collect(channel, config=config, run_id="run", run_folder=tmp_path, waiting=waiting)
+
+
+def test_the_outcome_states_what_a_client_spent_in_all(tiny_llama: Path, tmp_path: Path) -> None:
+    """A ledger lists a lifetime, so the last release's ε is that of both proxies."""
+    exchange = Exchange(config=server_config(tiny_llama), folder=tmp_path)
+    exchange.attacks["generator"] = with_ledger(events=make_events()[:1])
+
+    exchange.meet()
+
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    in_all = make_ledger().epsilon
+    assert [client.epsilon for client in outcomes_of(outcome)] == [in_all, in_all]
 
 
 def test_a_client_whose_generator_would_write_nothing_by_oversight_is_not_asked_to_train(
