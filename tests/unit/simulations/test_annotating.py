@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
 from protocol.ledger import ProxyKind
 from server_side.admission import AdmittedRelease
 from server_side.config import EvaluationConfig
-from server_side.notes import RunNotes
+from server_side.notes import RunNotes, SelectionPrice
+from simulations import annotating
 from simulations.annotating import annotate_run, not_covered
 from simulations.config import DomainConfig, SimulateConfig, TunedOn
 from simulations.prepare import World, prepare_world
@@ -34,11 +36,28 @@ def released(*names: str, proxies: Sequence[ProxyKind] = tuple(ProxyKind)) -> li
 
 
 def annotate(
-    world: World, releases: Sequence[AdmittedRelease], *, config: SimulateConfig = CONFIG
+    world: World,
+    releases: Sequence[AdmittedRelease],
+    *,
+    config: SimulateConfig = CONFIG,
+    selection: SelectionPrice | None = None,
 ) -> RunNotes:
     return annotate_run(
-        [curated("q1", 1.0)], config=config, world=world, releases=releases, selection=None
+        [curated("q1", 1.0)], config=config, world=world, releases=releases, selection=selection
     )
+
+
+def test_records_of_a_run_that_stands_to_be_selected_are_not_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The price is of what was released, and no ledger pays for an overlap."""
+    read = Mock(side_effect=AssertionError("records were read"))
+    monkeypatch.setattr(annotating, "read_owned_records", read)
+    price = SelectionPrice(epsilon=4.0, delta=1e-5)
+
+    notes = annotate(world, released("client-1", "client-2"), selection=price)
+
+    assert notes == RunNotes(arm=CONFIG.arm, tuned_on=CONFIG.tuned_on.value, selection=price)
 
 
 def num_distinct(rows: Sequence[dict[str, str]]) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from server_side.notes import SelectionPrice
 from simulations import run
 from simulations.config import SimulateConfig
 from simulations.prepare import WORLD_FILE
 from tests.support.calling import call, hide_package
+from tests.support.sweeping import write_point
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +197,23 @@ def test_the_same_folder_with_other_settings_is_an_error(
         call("experiment=smoke", "seed=9", "run_folder=mine", monkeypatch=monkeypatch)
 
     assert "resume=mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("price", [None, SelectionPrice(epsilon=4.0, delta=1e-5)])
+def test_a_run_that_stands_to_be_selected_shares_nothing_and_is_laid_out_as_one(
+    price: SelectionPrice | None, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its noise is its own, and no record chooses its test rows; an ordinary run may share."""
+    write_point(here / "mine", budget="eps_8", seed=1)
+    world = SimpleNamespace(clients=(), num_records=(9,), num_evaluation=9, num_overlapping=0)
+    prepare, both = Mock(return_value=world), Mock()
+    monkeypatch.setattr("simulations.prepare.prepare_world", prepare)
+    monkeypatch.setattr(run, "_run_both_parties", both)
+
+    run.simulate(SimulateConfig(shared_folder="shared"), here / "mine", selection=price)
+
+    handed = both.call_args.kwargs
+    assert prepare.call_args.kwargs == {"is_selected_from": price is not None}
+    assert handed["selection"] is price
+    assert handed["shared"] == (None if price else here / "shared")
+    assert (handed["stages"] is None) == (price is not None)
