@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,24 @@ def test_nothing_leaves_without_an_event_for_its_proxy() -> None:
         make_reply(ledger=make_ledger(only_reward))
 
 
-def test_nothing_leaves_with_an_understated_epsilon() -> None:
+@pytest.mark.parametrize(
+    "claim",
+    [
+        lambda _: 0.1,
+        lambda _: make_ledger(make_events()[:1]).epsilon,
+        lambda _: make_ledger(make_events()[1:]).epsilon,
+        lambda truth: truth * 0.999,
+    ],
+    ids=["made up", "the first proxy alone", "the second proxy alone", "a little too low"],
+)
+@pytest.mark.parametrize("proxy", ProxyKind)
+def test_nothing_leaves_with_an_epsilon_below_that_of_the_whole_ledger(
+    claim: Callable[[float], float], proxy: ProxyKind
+) -> None:
+    understated = make_ledger(epsilon=claim(make_ledger().epsilon))
+
     with pytest.raises(UnaccountedReleaseError, match="too low"):
-        make_reply(ledger=make_ledger(epsilon=0.1))
+        make_reply(proxy=proxy, ledger=understated)
 
 
 def test_training_without_noise_leaves_only_with_an_infinite_epsilon() -> None:

@@ -173,14 +173,30 @@ ATTACKS: Final[dict[str, Callable[[Tensors], Tensors]]] = {
 }
 
 
+@pytest.mark.parametrize("has_records", [True, False], ids=["records", "no records"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_weights_that_do_not_fit_are_refused(
-    taker: ClientFolder, tiny_llama: Path, name: str
+def test_weights_that_do_not_fit_are_refused_before_any_record_is_read(
+    taker: ClientFolder, tiny_llama: Path, name: str, has_records: bool
 ) -> None:
+    """Whoever looks at a start after the records cannot call it a constant of the training."""
     attacked = ATTACKS[name](fitting(taker, tiny_llama))
+    if not has_records:  # what gets as far as reading them is refused in another way
+        (taker.path / "records.jsonl").unlink()
 
     assert_refused_for_nothing(
         taker, encode_bytes(warm_request(tiny_llama, attacked)), RefusalCode.MALFORMED
+    )
+
+
+def test_a_start_that_fits_gets_as_far_as_the_records_that_are_not_there(
+    taker: ClientFolder, tiny_llama: Path
+) -> None:
+    (taker.path / "records.jsonl").unlink()
+
+    assert_refused_for_nothing(
+        taker,
+        encode_bytes(warm_request(tiny_llama, fitting(taker, tiny_llama))),
+        RefusalCode.INTERNAL,
     )
 
 
