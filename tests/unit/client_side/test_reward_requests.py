@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client_side import reward_proxy
+from client_side import generator, reward_proxy
 from client_side.answering import guarded
 from client_side.budget import BudgetLedger
 from client_side.folder import ClientFolder
@@ -68,6 +68,29 @@ def test_steps_that_were_not_paid_for_are_refused_as_a_matter_of_policy(
     reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
     assert "2 steps" in reason
     assert isinstance(ask(client, tiny_llama, ProxyKind.REWARD, steps=2), ReleaseReply)
+
+
+def test_a_generator_that_learnt_from_other_records_writes_no_pairs(
+    client: ClientFolder, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a release tells of the records that it was trained on is paid for by those alone."""
+    assert isinstance(ask(client, tiny_llama, ProxyKind.GENERATOR), ReleaseReply)
+    records = client.path / "records.jsonl"
+    records.write_text(records.read_text("utf-8").replace("asks", "demands"), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(generator, "train_generator", lambda *_, **__: 1 / 0)
+        # Another request of the same run, since the first one has its stored answer.
+        ask(client, tiny_llama, ProxyKind.GENERATOR, steps=1)
+
+    reply = ask(client, tiny_llama, ProxyKind.REWARD)
+
+    first, second = BudgetLedger(client.ledger_folder).reservations()
+    assert first.data_key != second.data_key
+    assert (set(first.released), set(second.released)) == ({ProxyKind.GENERATOR}, set())
+    assert reply == Refusal(code=RefusalCode.INTERNAL)
+    assert second.started == first.started == (ProxyKind.GENERATOR,)
+    reason = json.loads(client.status_file.read_text(encoding="utf-8"))["reason"]
+    assert "to be released first, from these very records" in reason
 
 
 @pytest.mark.parametrize("is_released", [False, True])

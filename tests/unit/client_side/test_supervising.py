@@ -17,7 +17,13 @@ import pytest
 from client_side import supervising
 from client_side.folder import ClientFolder
 from client_side.pinning import check_bundle
-from client_side.supervising import at_work_file, keep_running, read_node_status, running_file
+from client_side.supervising import (
+    at_work_file,
+    keep_running,
+    make_shims,
+    read_node_status,
+    running_file,
+)
 from lm.locks import held
 from protocol.errors import ConfigurationError
 
@@ -252,6 +258,32 @@ def test_a_node_ends_when_its_supervisor_is_killed(folder: ClientFolder) -> None
     status = read_node_status(folder)
     assert status is not None
     assert status["state"] == "stopped"
+
+
+def test_at_every_moment_the_programs_of_a_node_are_whole_and_can_be_run(
+    folder: ClientFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that runs while a second start is tried would find Flower's program in their place."""
+    shims = make_shims(folder)
+    seen: list[dict[str, tuple[int, bytes]]] = []
+
+    def look() -> dict[str, tuple[int, bytes]]:
+        found = (file for file in shims.iterdir() if file.suffix != ".part")
+        return {file.name: (file.stat().st_mode & 0o777, file.read_bytes()) for file in found}
+
+    def fail_at_the_second_program(_: int) -> None:
+        seen.append(look())
+        if len(seen) == 2:
+            raise OSError(28, "No space left on device")
+
+    before = look()
+    monkeypatch.setattr(os, "fsync", fail_at_the_second_program)
+    monkeypatch.setattr(os, "chmod", lambda *_, **__: seen.append(look()))
+    with pytest.raises(OSError, match="No space left"):
+        make_shims(folder)
+
+    assert {mode for mode, _ in before.values()} == {0o700}
+    assert [*seen, look()] == [before] * 3
 
 
 def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> None:
