@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.common.config import parse_config_args
 
 from client_side import supervising
 from client_side.budget import BudgetLedger
+from client_side.config import ClientConfig
 from client_side.folder import SIMULATED_VARIABLE, ClientFolder
 from client_side.network import NodeFiles, join
 from client_side.node import main, supernode_command, supernode_environment
 from lm.locks import held
-from lm.settings import save_settings
+from lm.settings import save_settings, to_mapping
 from protocol.errors import ConfigurationError
 from protocol.introductions import Introduction, read_introduction
 from tests.support.budgets import reserve
@@ -71,8 +75,16 @@ def test_settings_explain_each_key(tmp_path: Path) -> None:
     main(["init", str(tmp_path / "new")])
 
     text = (tmp_path / "new" / "client_node.yaml").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^ *#.*\n *([a-z_0-9]+):", text, flags=re.MULTILINE))
+    assert explained == _keys(to_mapping(ClientConfig()))
     assert "# Public number of privacy units;" in text
     assert "# Composed ε of everything ever released from these records." in text
+
+
+def _keys(settings: Mapping[str, Any]) -> set[str]:
+    """Give every key of a settings file but those of a mapping that its operator fills."""
+    groups = (value for key, value in settings.items() if key != "pair_weights")
+    return set(settings).union(*(_keys(group) for group in groups if isinstance(group, dict)))
 
 
 def test_the_introduction_names_the_client_and_its_public_keys_only(folder: ClientFolder) -> None:

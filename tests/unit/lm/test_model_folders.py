@@ -98,10 +98,29 @@ def test_the_cache_lies_where_the_environment_says_and_nowhere_by_an_empty_name(
     assert default_cache_folder() == tmp_path / folder
 
 
-def test_digest_follows_weights_and_template(copy: Path) -> None:
+def test_digest_follows_the_template(copy: Path) -> None:
     before = base_model_digest(copy)
 
     (copy / "chat_template.jinja").write_text("other", encoding="utf-8")
+
+    assert base_model_digest(copy) != before
+
+
+@pytest.mark.parametrize("file_name", ["model.safetensors", "tokenizer.json"])
+def test_digest_follows_every_byte_of_weights_and_tokenizer(copy: Path, file_name: str) -> None:
+    before = base_model_digest(copy)
+    content = bytearray((copy / file_name).read_bytes())
+
+    content[-1] ^= 1
+    (copy / file_name).write_bytes(content)
+
+    assert base_model_digest(copy) != before
+
+
+def test_digest_follows_the_shape_that_the_config_states(copy: Path) -> None:
+    before = base_model_digest(copy)
+
+    _change_json(copy / "config.json", num_hidden_layers=1)
 
     assert base_model_digest(copy) != before
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,14 +192,44 @@ def test_signature_does_not_fit_another_key() -> None:
         replace(release, public_key=other.public_key).verify_signature()
 
 
-def test_code_digest_follows_names_and_contents_and_not_the_place(tmp_path: Path) -> None:
-    for place in ("here", "there"):
-        (tmp_path / place / "package").mkdir(parents=True)
-        (tmp_path / place / "package" / "module.py").write_text("x = 1\n")
-    here, there = (tmp_path / place / "package" for place in ("here", "there"))
-    same = digest_code([here]) == digest_code([there])
+@pytest.fixture
+def two_places(tmp_path: Path) -> tuple[Path, Path]:
+    """The same package of one file, in two folders."""
+    packages = tmp_path / "here" / "package", tmp_path / "there" / "package"
+    for package in packages:
+        package.mkdir(parents=True)
+        (package / "module.py").write_text("x = 1\n")
+    return packages
 
-    (there / "module.py").write_text("x = 2\n")
 
-    assert same
+def test_code_digest_does_not_follow_the_place(two_places: tuple[Path, Path]) -> None:
+    here, there = two_places
+
+    assert digest_code([here]) == digest_code([there])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda package: (package / "module.py").write_text("x = 2\n"),
+        lambda package: (package / "module.py").rename(package / "other.py"),
+        lambda package: (package / "more.py").write_text(""),
+    ],
+    ids=["content", "name", "one more"],
+)
+def test_code_digest_follows_names_and_contents(
+    two_places: tuple[Path, Path], change: Callable[[Path], object]
+) -> None:
+    here, there = two_places
+
+    change(there)
+
     assert digest_code([here]) != digest_code([there])
+
+
+def test_code_digest_follows_the_name_of_the_package(two_places: tuple[Path, Path]) -> None:
+    here, there = two_places
+
+    renamed = there.rename(there.with_name("other"))
+
+    assert digest_code([here]) != digest_code([renamed])

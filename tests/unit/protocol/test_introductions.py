@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -81,15 +83,39 @@ def test_a_kill_while_a_file_is_written_leaves_nothing_that_a_list_would_read(
     assert (tmp_path / "ward.json").is_file()
 
 
-@pytest.mark.parametrize("name", [item for item in asdict(INVITATION) if item != "authority"])
-def test_every_entry_changes_the_fingerprint(name: str) -> None:
-    value = getattr(INVITATION, name)
-    if name in ("bundle_sha256", "base_model_digest"):
-        changed = "d" * 64
-    else:
-        changed = value + 1 if isinstance(value, int) else f"{value}1"
+CHANGES: list[tuple[Invitation | Introduction, dict[str, Any]]] = [
+    (INTRODUCTION, {"client_name": "ward1"}),
+    (INTRODUCTION, {"node_key": node_key()}),
+    (INTRODUCTION, {"signing_key": "d" * 64}),
+    (INVITATION, {"server": "server.test:9444"}),
+    (INVITATION, {"authority": "-----BEGIN CERTIFICATE-----\nother"}),
+    (INVITATION, {"protocol_version": 2}),
+    (INVITATION, {"software_version": "0.1.1"}),
+    (INVITATION, {"bundle_sha256": "d" * 64}),
+    (INVITATION, {"base_model_digest": "d" * 64}),
+]
 
-    assert fingerprint(replace(INVITATION, **{name: changed})) != fingerprint(INVITATION)
+
+@pytest.mark.parametrize(("value", "change"), CHANGES, ids=[next(iter(c)) for _, c in CHANGES])
+def test_every_entry_changes_the_fingerprint(
+    value: Invitation | Introduction, change: dict[str, Any]
+) -> None:
+    assert fingerprint(replace(value, **change)) != fingerprint(value)
+
+
+@pytest.mark.parametrize("value", [INTRODUCTION, INVITATION], ids=["introduction", "invitation"])
+def test_no_entry_is_left_out_when_fingerprints_are_tried(
+    value: Invitation | Introduction,
+) -> None:
+    assert asdict(value).keys() == {
+        name for changed, change in CHANGES if changed is value for name in change
+    }
+
+
+def test_a_fingerprint_is_128_bits_in_groups_that_can_be_read_out() -> None:
+    """Whoever makes keys until one fits must need more tries than there is time for."""
+    for value in (INTRODUCTION, INVITATION):
+        assert re.fullmatch(r"([0-9a-f]{4} ){7}[0-9a-f]{4}", fingerprint(value))
 
 
 @pytest.mark.parametrize(

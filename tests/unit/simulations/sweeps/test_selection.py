@@ -207,48 +207,67 @@ def test_a_selection_that_was_cut_off_goes_on_with_the_same_draw(
     assert len(again) == 1
 
 
-@pytest.mark.parametrize("best", [0, 4])
-def test_nothing_that_is_left_says_which_run_was_best(
-    best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its index bounds the number of runs from below, and the price is for a secret number."""
-    folder = tmp_path / "selection"
+def what_is_left(
+    folder: Path, *, best: int, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, tuple[float, str]]:
+    """Select among five runs; give time and text of each file and folder that is left, by name."""
     config = begin(folder, ["seed=5"])
     os.utime(folder / "simulate.yaml", (1e9, 1e9))
     monkeypatch.setattr(selection, "draw_num_runs", lambda **_: 5)
-    made: list[Path] = []
+    numbers = itertools.count()
 
     def simulate(run: Path) -> None:
-        made_up_run(0.09 if len(made) == best else 0.01, run)
-        made.append(run)
+        made_up_run(0.09 if next(numbers) == best else 0.01, run)
         for name in ("clients/client-1/records.jsonl", "server/c/events.out.1795671959.11607.4"):
             (run / name).parent.mkdir(parents=True)
             (run / name).touch()
-        (run / "server" / "13_tuned.jsonl").touch()
+        (run / "server" / "13_tuned.jsonl").write_text(run.name, "utf-8")  # as a run_id would be
         (run / "server" / "server_node.yaml").write_text(f"path: {run / 'server'}\n", "utf-8")
 
-    selected = select_privately(config, folder, simulate=simulate)
+    select_privately(config, folder, simulate=simulate)
 
-    left = {str(item.relative_to(folder)): item for item in folder.rglob("*")}
-    assert {
-        name: item.read_text("utf-8").replace(str(selected), "") for name, item in left.items()
-        if item.is_file()
-    } == {
-        "simulate.yaml": (folder / "simulate.yaml").read_text("utf-8"),
-        "selection.json": (folder / "selection.json").read_text("utf-8"),
-        "provenance.json": "{}",
-        "selected/simulate.yaml": (selected / "simulate.yaml").read_text("utf-8"),
-        "selected/provenance.json": (selected / "provenance.json").read_text("utf-8"),
-        "selected/metrics.json": (selected / "metrics.json").read_text("utf-8"),
-        "selected/report.html": "0.09",
-        "selected/server/13_tuned.jsonl": "",
-        "selected/server/server_node.yaml": "path: /server\n",
+    return {
+        str(item.relative_to(folder)): (
+            item.stat().st_mtime,
+            item.read_text("utf-8").replace(str(folder), "") if item.is_file() else "",
+        )
+        for item in (folder, *folder.rglob("*"))
+    }
+
+
+def test_nothing_that_is_left_says_which_run_was_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index bounds the number of runs from below, and the price is for a secret number."""
+    left, left_of_the_fifth = (
+        what_is_left(tmp_path / f"best-{best}", best=best, monkeypatch=monkeypatch)
+        for best in (0, 4)
+    )
+
+    assert left == left_of_the_fifth
+    texts = {name: text for name, (_, text) in left.items() if text}
+    assert texts.keys() == {
+        "simulate.yaml", "selection.json", "provenance.json", "selected/simulate.yaml",
+        "selected/provenance.json", "selected/metrics.json", "selected/report.html",
+        "selected/server/13_tuned.jsonl", "selected/server/server_node.yaml",
     }  # fmt: skip
-    assert len(set(made)) == 1  # one name, so that no path and no run_id differs
-    assert {item.stat().st_mtime for item in (folder, *left.values())} == {1e9}
-    facts = json.loads((selected / "provenance.json").read_text("utf-8"))
-    assert "begun" not in facts
-    assert "finished" not in facts
+    assert texts["selected/report.html"] == "0.09"
+    assert texts["selected/server/server_node.yaml"] == "path: /selected/server\n"
+    assert {time for time, _ in left.values()} == {1e9}
+    assert texts["provenance.json"] == "{}"
+    assert not {"begun", "finished"} & json.loads(texts["selected/provenance.json"]).keys()
+
+
+def test_what_a_selection_states_beside_its_price_is_known_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the candidate that was selected; all else would need a price of its own."""
+    left = what_is_left(tmp_path / "selection", best=2, monkeypatch=monkeypatch)
+
+    assert json.loads(left["selection.json"][1]).keys() == {
+        "selected", "candidates", "metric", "mean_runs", "shape", "epsilon", "epsilon_of_one_run",
+        "delta", "accountant", "events_of_one_run", "note",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("moment", ["rename", "rmtree", "_write_facts"])
