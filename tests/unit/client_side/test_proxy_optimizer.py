@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from client_side.proxy_optimizer import ProxyOptimizer, relative_step_size
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # 0.4 x 5 = 2 steps of warm-up in thirds, then from 1 to 0.1 over the 2 steps after the peak.
+        # 0.4 x 5 = 2 steps of warm-up in thirds, then from 1 to 0.1 in the 2 after the peak.
         (
             {"steps": 5, "warmup_fraction": 0.4, "decay_to_fraction": 0.1},
             [1 / 3, 2 / 3, 1.0, 0.55, 0.1],
@@ -69,7 +70,7 @@ def test_a_step_goes_as_far_as_peak_schedule_and_the_heads_ratio_say(
         optimizer.step(torch.tensor([3.0, 0.2], dtype=torch.float64), number=step)
         places.append((model.adapter.item(), model.reward_head.weight.item()))
 
-    for step, (before, after) in enumerate(zip(places, places[1:], strict=False)):
+    for step, (before, after) in enumerate(itertools.pairwise(places)):
         size = 0.01 * relative_step_size(step, config)
         assert before[0] - after[0] == pytest.approx(size, rel=1e-4)
         assert before[1] - after[1] == pytest.approx(size * ratio, rel=1e-4)

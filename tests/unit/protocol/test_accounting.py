@@ -284,8 +284,8 @@ def test_next_to_no_noise_costs_an_infinite_epsilon(noise_multiplier: float) -> 
     [
         # Too dear to be computed.
         (MIN_NOISE_MULTIPLIER, 1.0, MAX_STEPS, math.inf, math.inf),
-        # A step shows a unit with a probability of at most rate, and at most rate / noise_multiplier
-        # where noise is plenty; all steps together stay below delta.
+        # A step shows a unit with a probability of at most rate, or rate / noise_multiplier where
+        # noise is plenty; all steps together stay below delta.
         (MIN_NOISE_MULTIPLIER, 1e-9, 1, 0.0, 0.0),
         (MAX_NOISE_MULTIPLIER, 1e-9, MAX_STEPS, 0.0, 0.0),
         # Opacus 1.6.0: PRV says 0.0037 and is too high by 0.002 at most, RDP bounds by 0.28.
