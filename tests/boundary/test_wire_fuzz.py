@@ -77,10 +77,10 @@ def test_arbitrary_documents_in_flower_records_are_malformed(
             decode(records, kind)
 
 
-@given(length=st.integers(0, len(REPLY) - 1))
-def test_a_release_that_is_cut_short_is_malformed(length: int) -> None:
-    with pytest.raises(MalformedMessageError):
-        decode_bytes(REPLY[:length], ReleaseReply)
+def test_a_release_that_is_cut_short_is_malformed() -> None:
+    for length in range(len(REPLY)):
+        with pytest.raises(MalformedMessageError):
+            decode_bytes(REPLY[:length], ReleaseReply)
 
 
 @given(position=st.integers(0, len(REPLY) - 1), bit=st.integers(0, 7))
