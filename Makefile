@@ -65,7 +65,7 @@ test-nodes: $(STAMP) ## Real nodes with TLS and keys; as root in network namespa
 
 # One after the other: two side by side take memory's bandwidth from each other, and ratios with it.
 # Every script runs even after a missed target, so one run shows all ratios.
-bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 22 minutes, idle machine)
+bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 24 minutes, idle machine)
 	@status=0; \
 	for name in dp_step sampling scoring growth; do \
 		echo "[$$name]"; $(BIN)/python benchmarks/$$name.py || status=1; \

@@ -8,7 +8,7 @@ the draw, logits of every token. Of the shipped records, which are shorter, a st
 that it lasts as long. Where there is an accelerator it is measured instead, on more records and
 larger batches.
 
-Run: python benchmarks/dp_step.py   (one core, about ten minutes; an accelerator, about three)
+Run: python benchmarks/dp_step.py   (one core, about twelve minutes; an accelerator, about three)
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ IS_CPU = DEVICE == "cpu"
 # Noise for each weight, and the kernel held against autograd, cost as much however few the records
 # of a step are. So there are as many as time allows; the default run draws 80 and 24.
 SHARE = 1.0 if source_name() == "medical" else 1.75
-NUM_RECORDS = round(16 * SHARE) if IS_CPU else 256
-NUM_REWARD_RECORDS = round(8 * SHARE) if IS_CPU else 64
+NUM_RECORDS = round(24 * SHARE) if IS_CPU else 256
+NUM_REWARD_RECORDS = round(12 * SHARE) if IS_CPU else 64
 NUM_WIDE_RECORDS = round(32 * SHARE) if IS_CPU else 256
 ATTENTION = ("q_proj", "v_proj")
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
