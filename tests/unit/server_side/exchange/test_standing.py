@@ -1,7 +1,9 @@
-"""What `rewardds-server status` reads from a run's folder."""
+"""How far a run is, as `rewardds-server status` tells it."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,14 @@ import pytest
 from lm.locks import held
 from protocol.ledger import ProxyKind
 from server_side.exchange.folder import ServerFolder
+from server_side.exchange.outcome import ClientOutcome, write_outcome
 from server_side.exchange.standing import describe, standing
 from server_side.exchange.starts import note_start_progress
 from server_side.node import main
+
+
+def refuse(constant: str) -> float:
+    raise AssertionError(f"{constant} is no JSON")
 
 
 @pytest.fixture
@@ -44,3 +51,16 @@ def test_status_says_whether_an_exchange_is_under_way(folder: ServerFolder) -> N
         under_way = standing(folder)["is_collecting"]
 
     assert (under_way, standing(folder)["is_collecting"]) == (True, False)
+
+
+def test_status_of_a_release_without_privacy_is_json_all_the_same(
+    folder: ServerFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clients = (ClientOutcome(name="open", epsilon=math.inf), ClientOutcome(name="b", epsilon=2.0))
+    write_outcome(folder.path, run_id="run", error=None, outcomes=clients)
+    capsys.readouterr()
+
+    main(["status", str(folder.path), "--json"])
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert [client["epsilon"] for client in found["outcome"]["clients"]] == [None, 2.0]
