@@ -32,6 +32,7 @@ from client_side.preferences import PreferencePair, RecordPreferences
 from client_side.randomness import Randomness
 from client_side.reward_proxy import PairwiseLoss, probe_preferences, record_row
 from lm.adapters import attach_lora
+from lm.devices import fastest_dtype
 from lm.encoding import EncodedChat, pad_right
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.model_folders import resolve_base_model
@@ -164,10 +165,9 @@ def stock_step() -> harness.Work:
 def generator_task(modules: Sequence[str]) -> DpSgdTask[Any]:
     """Return the generator proxy's training on single records."""
     chats = records(NUM_RECORDS if modules == ATTENTION else NUM_WIDE_RECORDS)
+    base = load_causal_lm(FOLDER, dtype=fastest_dtype(DEVICE), device=DEVICE)
     return DpSgdTask(
-        model=attach_lora(
-            load_causal_lm(FOLDER, dtype=torch.bfloat16, device=DEVICE), lora(modules), seed=0
-        ),
+        model=attach_lora(base, lora(modules), seed=0),
         units=[[chat] for chat in chats],
         unit_loss=GeneratorLoss(prompt_loss_weight=0.5),
         unit_size=lambda unit: (len(unit), len(unit[0].input_ids)),
@@ -191,7 +191,7 @@ def reward_task() -> DpSgdTask[Any]:
     ]
     return DpSgdTask(
         model=build_reward_model(
-            FOLDER, lora(ATTENTION), seed=0, dtype=torch.bfloat16, device=DEVICE
+            FOLDER, lora(ATTENTION), seed=0, dtype=fastest_dtype(DEVICE), device=DEVICE
         ),
         units=units,
         unit_loss=PairwiseLoss(),

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from client_side.generator import GeneratorLoss
 from lm.adapters import attach_lora, freeze_a
+from lm.devices import fastest_dtype
 from lm.encoding import encode_chat
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.model_folders import resolve_base_model
@@ -88,7 +89,7 @@ def record_gradients(
     lora = LoraShape(
         rank=1, alpha=16.0, target_modules=MODULES, num_upper_layers=None, use_rslora=False
     )
-    model = attach_lora(load_causal_lm(folder, dtype=torch.bfloat16), lora, seed=0)
+    model = attach_lora(load_causal_lm(folder, dtype=fastest_dtype("cpu")), lora, seed=0)
     freeze_a(model)
     GradSampleModule(model.train(), loss_reduction="sum", strict=False)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}

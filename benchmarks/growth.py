@@ -30,6 +30,7 @@ from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.generator import GeneratorLoss
 from client_side.randomness import Randomness
 from lm.adapters import attach_lora
+from lm.devices import fastest_dtype
 from lm.encoding import EncodedChat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm
@@ -126,7 +127,7 @@ def train(num_records: int) -> None:
 def opened_stage() -> Iterator[Callable[[int, SamplingParams], None]]:
     """Load a sampler and a model; yield what samples and scores so many prompts."""
     sampler = OpenVinoSampler.open(FOLDER, num_threads=1, cache_folder=CACHE)
-    model = load_causal_lm(FOLDER, dtype=torch.bfloat16)
+    model = load_causal_lm(FOLDER, dtype=fastest_dtype("cpu"))
     try:
         yield lambda count, params: _sample_and_score(sampler, model, count, params)
     finally:
@@ -136,7 +137,7 @@ def opened_stage() -> Iterator[Callable[[int, SamplingParams], None]]:
 def sample_and_score(num_prompts: int) -> harness.Work:
     """Return sampling by the engine that runs everywhere, and scoring, for the peak of memory."""
     sampler = TransformersSampler.open(FOLDER, num_threads=1)
-    model = load_causal_lm(FOLDER, dtype=torch.bfloat16)
+    model = load_causal_lm(FOLDER, dtype=fastest_dtype("cpu"))
     params = replace(HOT, max_new_tokens=4)
     return lambda: _sample_and_score(sampler, model, num_prompts, params)
 
@@ -168,7 +169,8 @@ def _trainable() -> torch.nn.Module:
         num_upper_layers=None,
         use_rslora=False,
     )
-    model: torch.nn.Module = attach_lora(load_causal_lm(FOLDER, dtype=torch.bfloat16), lora, seed=0)
+    base = load_causal_lm(FOLDER, dtype=fastest_dtype("cpu"))
+    model: torch.nn.Module = attach_lora(base, lora, seed=0)
     return model
 
 

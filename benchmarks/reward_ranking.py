@@ -416,8 +416,13 @@ def cached_reward(
             plan=plan_of(setting, kind, noise_multiplier=noise),
             randomness=Randomness(seed=setting.seed).child(Purpose.REWARD),
         )
+        device = best_device()
         model = load_reward_model(
-            setting.base_folder, trained.tensors, trained.lora, device=best_device()
+            setting.base_folder,
+            trained.tensors,
+            trained.lora,
+            dtype=fastest_dtype(device),
+            device=device,
         )
         rewards = []
         for prompt in prompts:

@@ -2,10 +2,10 @@
 
 Reward and perplexity of 6 prompts × 6 candidates, SmolLM2-135M with adapters of rank 16, one core.
 `one by one` is how the published implementation scores: float32, a forward pass for each candidate,
-logits of every token. `ours` is what the server's stage calls: bfloat16, a prompt read once for all
-its candidates, head on response tokens only. Scores must agree: the claims include how far they may
-lie apart, as the largest difference over the spread of the scores. Where there is an accelerator it
-is measured instead, on 60 prompts.
+logits of every token. `ours` is what the server's stage calls: bfloat16 where the core has it, a
+prompt read once for all its candidates, head on response tokens only. Scores must agree: the claims
+include how far they may lie apart, as the largest difference over the spread of the scores. Where
+there is an accelerator it is measured instead, on 60 prompts.
 
 Run: python benchmarks/scoring.py   (one core, about four minutes; an accelerator, under a minute)
 """
@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from lm.adapter_shapes import REWARD_HEAD, Tensors, expected_adapter_shapes
 from lm.adapters import load_adapter
+from lm.devices import fastest_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
@@ -78,8 +79,11 @@ def main() -> None:
 def ours() -> harness.Work:
     """Return scoring as the server's stage does it, both models loaded beforehand."""
     chats = candidates()
-    reward_model = load_reward_model(FOLDER, adapter(has_reward_head=True), LORA, device=DEVICE)
-    base = load_causal_lm(FOLDER, dtype=torch.bfloat16, device=DEVICE)
+    dtype = fastest_dtype(DEVICE)
+    reward_model = load_reward_model(
+        FOLDER, adapter(has_reward_head=True), LORA, dtype=dtype, device=DEVICE
+    )
+    base = load_causal_lm(FOLDER, dtype=dtype, device=DEVICE)
     generator = load_adapter(base, adapter(has_reward_head=False), LORA)
 
     def work() -> None:

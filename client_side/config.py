@@ -25,6 +25,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class Precision(StrEnum):
     """In what the frozen base weights are held; trainable weights are always float32."""
 
+    AUTO = "auto"  # bfloat16 where the device computes in it natively, otherwise float32
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
@@ -197,8 +198,8 @@ class DpTrainingConfig:
     max_batch_tokens: int = 1024
     """Tokens, padding included, that go through the model at once; a privacy unit is never divided
     and goes through alone where it has more."""
-    precision: Precision = Precision.BFLOAT16
-    """In what the frozen base weights are held."""
+    precision: Precision = Precision.AUTO
+    """In what the frozen base weights are held; auto is what is fastest on the device."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "expected_batch_size", "max_batch_tokens"):

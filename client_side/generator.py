@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client_side.config import GeneratorConfig, Precision, RecordsConfig
+from client_side.config import GeneratorConfig, RecordsConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
 from client_side.randomness import Randomness
 from client_side.records import PrivateRecord
@@ -25,7 +25,7 @@ from client_side.training_state import TrainingState
 from client_side.units import group_into_units
 from client_side.warm_start import AdmittedStart
 from lm.adapters import adapter_tensors, attach_lora, freeze_a, load_adapter_tensors
-from lm.devices import best_device
+from lm.devices import best_device, resolve_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import span_nll
 from lm.loading import load_causal_lm, load_tokenizer
@@ -110,7 +110,9 @@ def train_generator(
         for unit in units
     ]
     lora = lora_shape(config)
-    base = load_causal_lm(base_folder, dtype=torch_dtype(config.precision), device=best_device())
+    device = best_device()
+    dtype = resolve_dtype(config.precision, device)
+    base = load_causal_lm(base_folder, dtype=dtype, device=device)
     model = attach_lora(base, lora, seed=ADAPTER_SEED)
     if start:
         # Privacy: chosen before any record was read, so a constant of the mechanism. DP-SGD's
@@ -198,11 +200,6 @@ class GeneratorLoss:
         if is_ended:
             weights[-1] = self.end_token_weight
         weights *= whole / weights.sum()
-
-
-def torch_dtype(precision: Precision) -> torch.dtype:
-    """Return the torch dtype of a precision."""
-    return torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
 
 
 def _unit_size(unit: Sequence[EncodedChat]) -> tuple[int, int]:

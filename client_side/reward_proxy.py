@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from client_side.config import PreferencesConfig, RecordsConfig, RewardProxyConfig
 from client_side.dp_sgd import DpSgdPlan, DpSgdTask, train_dp_sgd
-from client_side.generator import ADAPTER_SEED, TrainedProxy, probe_chats, torch_dtype
+from client_side.generator import ADAPTER_SEED, TrainedProxy, probe_chats
 from client_side.preferences import PreferencePair, RecordPreferences, build_preferences
 from client_side.randomness import Purpose, Randomness
 from client_side.records import PrivateRecord
@@ -30,7 +30,7 @@ from client_side.units import group_into_units
 from client_side.warm_start import AdmittedStart
 from client_side.working_files import merged_generator_folder
 from lm.adapters import freeze_a, merge_adapter
-from lm.devices import best_device
+from lm.devices import best_device, resolve_dtype
 from lm.loading import load_tokenizer
 from lm.packing import PackedRow
 from lm.reward_head import (
@@ -110,13 +110,9 @@ def train_reward_proxy(
         on_progress=on_sampling,
     )
     lora = lora_shape(config)
-    model = build_reward_model(
-        base_folder,
-        lora,
-        seed=ADAPTER_SEED,
-        dtype=torch_dtype(config.precision),
-        device=best_device(),
-    )
+    device = best_device()
+    dtype = resolve_dtype(config.precision, device)
+    model = build_reward_model(base_folder, lora, seed=ADAPTER_SEED, dtype=dtype, device=device)
     if start:
         # Privacy: as for the generator proxy, a constant that no record has touched.
         load_reward_tensors(model, start.tensors)

@@ -6,10 +6,11 @@ An estimate, so that an operator is told before the first request that a trainin
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from client_side.config import ClientConfig, Precision
+from client_side.config import ClientConfig
 from client_side.request_checks import training_settings
 from protocol.ledger import ProxyKind
 
@@ -32,15 +33,19 @@ def training_bytes(base: Path, config: ClientConfig, *, proxy: ProxyKind) -> int
     Returns:
         Bytes.
     """
+    from lm.devices import best_device, resolve_dtype
+
     shape = json.loads((base / "config.json").read_text(encoding="utf-8"))
     training = training_settings(config, proxy)
-    width = 2 if training.precision is Precision.BFLOAT16 else 4
+    width = resolve_dtype(training.precision, best_device()).itemsize
     layers, hidden = int(shape["num_hidden_layers"]), int(shape["hidden_size"])
     per_token = layers * hidden * _ACTIVATION_FACTOR * width + 4 * int(shape["vocab_size"])
     # A unit is never divided, however many tokens its records have.
     tokens = max(training.max_batch_tokens, _unit_tokens(base, config, proxy=proxy))
     # Loaded once as stored and once as held.
-    return _BASE_BYTES + 2 * weight_bytes(base) + tokens * per_token
+    stored = weight_bytes(base)
+    held = stored * width // _stored_width(shape)
+    return _BASE_BYTES + stored + held + tokens * per_token
 
 
 def weight_bytes(base: Path) -> int:
@@ -50,6 +55,12 @@ def weight_bytes(base: Path) -> int:
         base: Folder of the base model.
     """
     return sum(file.stat().st_size for file in base.glob("*.safetensors"))
+
+
+def _stored_width(shape: Mapping[str, Any]) -> int:
+    """Return the bytes of a stored weight, as the base model's configuration names its dtype."""
+    name = shape.get("dtype") or shape.get("torch_dtype") or "float32"
+    return 2 if "16" in name else 4
 
 
 def _unit_tokens(base: Path, config: ClientConfig, *, proxy: ProxyKind) -> int:

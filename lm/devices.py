@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import torch
+
+AUTO: Final = "auto"
+"""The dtype that is fastest on the device, as a setting."""
 
 
 def best_device() -> str:
@@ -28,3 +32,17 @@ def fastest_dtype(device: str) -> torch.dtype:
         case _:
             is_native = False
     return torch.bfloat16 if is_native else torch.float32
+
+
+def resolve_dtype(name: str, device: str) -> torch.dtype:
+    """Return the dtype that a setting names.
+
+    Args:
+        name: `auto` for `fastest_dtype`, or a dtype of torch, such as `float32`.
+        device: A torch device.
+    """
+    if name == AUTO:
+        return fastest_dtype(device)
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

@@ -93,7 +93,7 @@ def load_reward_model(
     tensors: Tensors,
     lora: LoraSpec,
     *,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype,
     device: str = "cpu",
 ) -> RewardModel:
     """Rebuild a trained reward model from its released tensors; frozen, evaluation mode.

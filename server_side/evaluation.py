@@ -26,11 +26,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
-from lm.devices import best_device
+from lm.devices import best_device, resolve_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_tokenizer
@@ -343,8 +342,9 @@ def _reference_nll_sums(
     config: EvaluationConfig,
     on_progress: OnProgress | None,
 ) -> list[float]:
-    dtype: torch.dtype = getattr(torch, config.dtype)
-    model = load_tuned_target(target_folder, adapter, dtype=dtype, device=best_device())
+    device = best_device()
+    dtype = resolve_dtype(config.dtype, device)
+    model = load_tuned_target(target_folder, adapter, dtype=dtype, device=device)
     return response_nll_sums(
         model, chats, max_batch_tokens=config.max_batch_tokens, on_progress=on_progress
     )

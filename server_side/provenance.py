@@ -39,15 +39,17 @@ def note_start(folder: Path, command: Sequence[str], *, digests: Mapping[str, st
         command: The command, word by word.
         digests: By name, digests of code that no bundle carries.
     """
-    from lm.devices import best_device
+    from lm.devices import best_device, fastest_dtype
 
+    device = best_device()
     start: dict[str, object] = {
         "command": list(command),
         "begun": _now(),
         "software_version": SOFTWARE_VERSION,
         "sources_digest": sources_digest(),
         **digests,
-        "device": best_device(),
+        "device": device,
+        "dtype": str(fastest_dtype(device)).removeprefix("torch."),
         "num_cores": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -92,6 +94,8 @@ def later_sources(folder: Path) -> list[str]:
         return []
     newest = first["resumed"][-1]
     names = [name for name in _CODE if first.get(name) != newest.get(name)]
+    # A run of an earlier version does not say in what it computed.
+    names += [name for name in ("dtype",) if first.get(name, newest[name]) != newest[name]]
     names += [
         name for name, value in first["libraries"].items() if newest["libraries"].get(name) != value
     ]

@@ -14,12 +14,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lm.adapters import load_adapter, merge_adapter, write_peft_folder
-from lm.devices import best_device
+from lm.devices import best_device, fastest_dtype
 from lm.encoding import EncodedChat, encode_chat, prompt_prefix, render_prefix
 from lm.likelihood import response_nll_sums, response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
@@ -337,8 +336,13 @@ class ClientProxies:
         self, pairs: Sequence[PromptAndResponse], *, max_batch_tokens: int, on_progress: OnProgress
     ) -> list[float]:
         """Return each response's reward after its prompt, under the client's own instruction."""
+        device = best_device()
         model = load_reward_model(
-            self._base_folder, self._reward.weights, self._reward.lora, device=best_device()
+            self._base_folder,
+            self._reward.weights,
+            self._reward.lora,
+            dtype=fastest_dtype(device),
+            device=device,
         )
         return self._ask(
             lambda chats: score_chats(
@@ -352,7 +356,8 @@ class ClientProxies:
         return load_tokenizer(self._base_folder)
 
     def _load_generator(self, *, with_adapter: bool) -> PreTrainedModel | PeftModel:
-        base = load_causal_lm(self._base_folder, dtype=torch.bfloat16, device=best_device())
+        device = best_device()
+        base = load_causal_lm(self._base_folder, dtype=fastest_dtype(device), device=device)
         if not with_adapter:
             return base
         return load_adapter(base, self._generator.weights, self._generator.lora)

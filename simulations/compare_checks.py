@@ -53,6 +53,8 @@ class RunOrigin:
     """Digests of the code that computed, at every start; empty where nobody noted them."""
     devices: frozenset[str]
     """What it computed on, at every start; empty where nobody noted it."""
+    dtypes: frozenset[str]
+    """What its machine computes in fastest, at every start; empty where nobody noted it."""
 
 
 def read_origin(folder: Path, *, label: str | None = None) -> RunOrigin:
@@ -91,6 +93,7 @@ def read_origin(folder: Path, *, label: str | None = None) -> RunOrigin:
         ),
         code=frozenset((own["sources_digest"], own.get("simulation_digest")) for own in starts),
         devices=frozenset(own["device"] for own in starts if "device" in own),
+        dtypes=frozenset(own["dtype"] for own in starts if "dtype" in own),
     )
 
 
@@ -161,6 +164,12 @@ def origin_notes(origins: Sequence[RunOrigin], comparison: Comparison) -> list[s
         notes.append(
             f"Different devices ({', '.join(sorted(devices))}): the same seed draws other texts on "
             "each."
+        )
+    dtypes: frozenset[str] = frozenset().union(*(origin.dtypes for origin in origins))
+    if len(dtypes) > 1:
+        notes.append(
+            f"Different machines: some computed fastest in {' and some in '.join(sorted(dtypes))}, "
+            "so the same seed draws other texts on each, and scores differ a little."
         )
     return notes
 

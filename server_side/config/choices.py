@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-DTYPES = ("float32", "bfloat16")
-"""In what the weights of a model may be held."""
+DTYPES = ("auto", "float32", "bfloat16")
+"""In what the weights of a model may be held; auto is bfloat16 where the device computes in it
+natively, otherwise float32."""
 
 ENGINES = ("auto", "openvino", "transformers", "vllm")
 """Which engines may sample."""

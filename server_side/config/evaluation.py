@@ -79,9 +79,9 @@ class EvaluationConfig(SamplingConfig):
     """A longer reference is cut before its perplexity is taken."""
     max_batch_tokens: int = 2048
     """Tokens, padding included, that go through the model at once."""
-    dtype: str = "bfloat16"
-    """In what the target's weights are held while it reads the references, for perplexity: float32
-    or bfloat16. Answers are sampled in what is fastest on the device."""
+    dtype: str = "auto"
+    """In what the target's weights are held while it reads the references, for perplexity: float32,
+    bfloat16, or auto for what is fastest on the device, in which answers are always sampled."""
     num_resamples: int = 2000
     """Bootstrap resamples behind an interval."""
     confidence_level: float = 0.95

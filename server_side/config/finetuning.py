@@ -98,8 +98,9 @@ class FinetuningConfig:
     """Processes among which each batch is split, one for each accelerator."""
     checkpoint_steps: int = 20
     """Optimiser steps between checkpoints, from which a killed tuning goes on."""
-    dtype: str = "bfloat16"
-    """In what the base computes: float32 or bfloat16. Weights that are tuned are float32."""
+    dtype: str = "auto"
+    """In what the base computes: float32, bfloat16, or auto for what is fastest on the device.
+    Weights that are tuned are float32."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
     report_to: str = "tensorboard"

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from lm.adapter_shapes import expected_adapter_shapes
 from lm.adapters import attach_lora, load_adapter
-from lm.devices import best_device
+from lm.devices import best_device, resolve_dtype
 from lm.loading import load_causal_lm
 from lm.quantizing import load_quantized_causal_lm
 from protocol.artifacts import LoraShape
@@ -65,7 +65,8 @@ def trainable_target(
         use_rslora=config.use_rslora,
     )
     load = load_quantized_causal_lm if config.method == Method.QLORA else load_causal_lm
-    base = load(target_folder, dtype=getattr(torch, config.dtype), device=best_device())
+    device = best_device()
+    base = load(target_folder, dtype=resolve_dtype(config.dtype, device), device=device)
     if previous is None:
         adapted = attach_lora(base, lora, seed=seed)
     else:

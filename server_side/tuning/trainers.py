@@ -31,7 +31,7 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from lm.adapters import adapter_tensors, load_adapter_tensors
-from lm.devices import best_device
+from lm.devices import best_device, resolve_dtype
 from lm.likelihood import backbone_and_head, frozen_head_nll, response_nll_sums
 from protocol.errors import StageError
 from server_side.config import FinetuningConfig
@@ -265,6 +265,7 @@ def _settings(
     limit = max(1, config.max_physical_batch_size // responses)
     physical = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
     has_accelerator = torch.cuda.is_available()
+    dtype = resolve_dtype(config.dtype, best_device())
     return {
         "output_dir": str(checkpoints),
         "seed": seed + round_index,
@@ -284,7 +285,7 @@ def _settings(
         "optim": "adamw_torch",
         # Under an adapter the base is already held in the wanted dtype and the adapter in float32;
         # autocast on top would compute the adapter in bfloat16 as well.
-        "bf16": config.method == Method.FULL and config.dtype == "bfloat16",
+        "bf16": config.method == Method.FULL and dtype == torch.bfloat16,
         "gradient_checkpointing": config.gradient_checkpointing,
         "dataloader_pin_memory": False,
         "save_strategy": "steps",

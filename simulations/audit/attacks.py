@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from client_side.config import GeneratorConfig, RewardProxyConfig
-from client_side.generator import ADAPTER_SEED, GeneratorLoss, torch_dtype
+from client_side.generator import ADAPTER_SEED, GeneratorLoss
 from lm.adapter_shapes import LoraSpec, Tensors
 from lm.adapters import attach_lora, freeze_a, load_adapter_tensors
+from lm.devices import resolve_dtype
 from lm.encoding import EncodedChat
 from lm.likelihood import response_nll_sums
 from lm.loading import load_causal_lm
@@ -128,9 +129,8 @@ def generator_gradient_scores(
     Returns:
         Share of each canary in the update, decorrelated from the others, (m,).
     """
-    model = attach_lora(
-        load_causal_lm(base_folder, dtype=torch_dtype(config.precision)), lora, seed=ADAPTER_SEED
-    )
+    base = load_causal_lm(base_folder, dtype=resolve_dtype(config.precision, "cpu"))
+    model = attach_lora(base, lora, seed=ADAPTER_SEED)
     if start is not None:
         load_adapter_tensors(model, start)
     if config.lora.freeze_a:
@@ -199,7 +199,7 @@ def reward_gradient_scores(
         Share of each canary in the update, decorrelated from the others, (m,).
     """
     model = build_reward_model(
-        base_folder, lora, seed=ADAPTER_SEED, dtype=torch_dtype(config.precision)
+        base_folder, lora, seed=ADAPTER_SEED, dtype=resolve_dtype(config.precision, "cpu")
     )
     if start is not None:
         load_reward_tensors(model, start)

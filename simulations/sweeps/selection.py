@@ -70,8 +70,8 @@ _KEPT: Final = (
 _KEPT_STAGES: Final = "server/[01]*.jsonl"
 # Privacy: keys of provenance that are the same whichever run was best, and nothing of the records.
 _KEPT_FACTS: Final = (
-    "command", "software_version", "sources_digest", "simulation_digest", "device", "num_cores",
-    "python", "platform", "libraries", "seeds", "run_id", "ledgers",
+    "command", "software_version", "sources_digest", "simulation_digest", "device", "dtype",
+    "num_cores", "python", "platform", "libraries", "seeds", "run_id", "ledgers",
 )  # fmt: skip
 _TEXTS: Final = (".yaml", ".json")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from lm.model_folders import base_model_digest
@@ -113,3 +114,32 @@ def test_a_run_that_goes_on_with_other_code_says_so(
     assert same == []
     (said,) = later_sources(tmp_path)
     assert "other sources_digest" in said
+
+
+def test_a_run_that_goes_on_with_another_dtype_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bfloat16 is not native, the same settings compute in float32."""
+    monkeypatch.setattr("lm.devices.fastest_dtype", lambda device: torch.bfloat16)
+    begin_provenance(tmp_path)
+    monkeypatch.setattr("lm.devices.fastest_dtype", lambda device: torch.float32)
+
+    begin_provenance(tmp_path)
+
+    facts = read_provenance(tmp_path)
+    assert (facts["dtype"], facts["resumed"][0]["dtype"]) == ("bfloat16", "float32")
+    (said,) = later_sources(tmp_path)
+    assert "other dtype" in said
+
+
+def test_a_run_of_a_version_that_noted_no_dtype_is_not_said_to_have_changed_it(
+    tmp_path: Path,
+) -> None:
+    begin_provenance(tmp_path)
+    begin_provenance(tmp_path)
+    file = tmp_path / "provenance.json"
+    facts = json.loads(file.read_text())
+    del facts["dtype"]
+    file.write_text(json.dumps(facts))
+
+    assert later_sources(tmp_path) == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from client_side import dp_sgd, generator, reward_proxy
 from client_side.config import (
@@ -138,7 +139,7 @@ def test_reward_proxy_learns_to_prefer_the_records_responses(
         encode_chat(tokenizer, instruction="Go.", prompt="question 99", response=text)
         for text in ("yes yes yes", "no no no no")
     ]
-    model = load_reward_model(tiny_model, trained.tensors, trained.lora)
+    model = load_reward_model(tiny_model, trained.tensors, trained.lora, dtype=torch.float32)
     liked, disliked = score_chats(model, chats)
     assert liked > disliked
     assert all(sampler.is_closed for sampler in opened)

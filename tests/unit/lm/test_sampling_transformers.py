@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from lm.devices import fastest_dtype
 from lm.errors import SamplingError
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.sampling import SamplingParams, stop_token_ids
@@ -138,14 +137,6 @@ def test_half_precision_runs_and_repeats(model_folder: Path) -> None:
     first = sampler.sample(PREFIXES, PARAMS, seed=1)
 
     assert sampler.sample(PREFIXES, PARAMS, seed=1) == first
-
-
-def test_fastest_dtype_is_float32_where_bfloat16_is_not_native(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-
-    assert fastest_dtype("cpu") == torch.float32
 
 
 @pytest.mark.gpu

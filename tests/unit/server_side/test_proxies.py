@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from lm.adapter_shapes import expected_adapter_shapes
 from lm.adapters import load_adapter, merge_adapter, write_peft_folder
+from lm.devices import fastest_dtype
 from lm.encoding import EncodedChat, encode_chat
 from lm.likelihood import response_nll_sums, response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
@@ -123,7 +123,7 @@ def test_token_losses_are_those_of_the_base_model_or_of_the_generator(
     )
     said = proxies.perplexities(PAIRS, max_batch_tokens=512, on_progress=no_progress)
 
-    model = load_causal_lm(tiny_llama, dtype=torch.bfloat16)
+    model = load_causal_lm(tiny_llama, dtype=fastest_dtype("cpu"))
     assert [nll for nll, _ in untuned] == pytest.approx(response_nll_sums(model, chats))
     assert [math.exp(nll / size) for nll, size in tuned] == pytest.approx(said)
     assert untuned != tuned
@@ -136,7 +136,7 @@ def test_perplexities_are_those_of_the_generator(tmp_path: Path, tiny_llama: Pat
 
     said = proxies.perplexities(PAIRS, max_batch_tokens=512, on_progress=no_progress)
 
-    base = load_causal_lm(tiny_llama, dtype=torch.bfloat16)
+    base = load_causal_lm(tiny_llama, dtype=fastest_dtype("cpu"))
     model = load_adapter(base, generator.weights, generator.lora)
     assert said == pytest.approx(response_perplexities(model, _chats(tiny_llama)))
 
@@ -147,7 +147,7 @@ def test_rewards_are_those_of_the_reward_proxy(tmp_path: Path, tiny_llama: Path)
 
     said = proxies.rewards(PAIRS, max_batch_tokens=512, on_progress=no_progress)
 
-    model = load_reward_model(tiny_llama, reward.weights, reward.lora)
+    model = load_reward_model(tiny_llama, reward.weights, reward.lora, dtype=fastest_dtype("cpu"))
     assert said == pytest.approx(score_chats(model, _chats(tiny_llama)))
 
 

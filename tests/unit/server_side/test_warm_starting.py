@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from client_side.generator import ADAPTER_SEED
 from lm.adapter_shapes import expected_adapter_shapes
 from lm.adapters import adapter_tensors, attach_lora, load_adapter
 from lm.devices import best_device, fastest_dtype
-from lm.encoding import EncodedChat, encode_chat
+from lm.encoding import encode_chat
 from lm.likelihood import response_perplexities
 from lm.loading import load_causal_lm, load_tokenizer
 from lm.packing import PackedRow
@@ -77,33 +76,30 @@ def test_the_generator_learns_the_public_text(tiny_llama: Path, config: WarmStar
 def test_the_reward_learns_to_prefer_the_public_text_to_the_base_models_answers(
     tiny_llama: Path, config: WarmStartConfig
 ) -> None:
-    strong = replace(config, learning_rate=3e-2, steps=60)
     weights = train_start(
-        ProxyKind.REWARD, LORA, rows=ROWS, base_folder=tiny_llama, config=strong, seed=0
+        ProxyKind.REWARD, LORA, rows=ROWS, base_folder=tiny_llama, config=config, seed=0
     )
-    model = load_reward_model(tiny_llama, weights.tensors, LORA)
+    model = load_reward_model(tiny_llama, weights.tensors, LORA, dtype=torch.float32)
     tokenizer = load_tokenizer(tiny_llama)
-    prompts = [f"ask {n}" for n in range(90, 98)]  # none of which is trained on
-
-    def chats(responses: Sequence[str]) -> list[EncodedChat]:
-        return [
-            encode_chat(tokenizer, instruction=config.instruction, prompt=prompt, response=response)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-
-    public = chats([RESPONSE] * len(prompts))
+    public = [
+        encode_chat(tokenizer, instruction=config.instruction, prompt=prompt, response=RESPONSE)
+        for prompt in (f"ask {n}" for n in range(90, 98))  # none of which is trained on
+    ]
     with closing(open_sampler(tiny_llama, engine=SamplingEngine("transformers"))) as sampler:
         answers = sampler.sample(
             [chat.response_prefix for chat in public],
             SamplingParams(max_new_tokens=config.max_response_tokens, top_p=0.9),
             seed=5,
         )
-    own = chats([tokenizer.decode(row[0].token_ids) for row in answers])
+    # As tokens: bytes that are no text would become others on the way through text.
+    own = [
+        replace(chat, response_ids=tuple(row[0].token_ids))
+        for chat, row in zip(public, answers, strict=True)
+    ]
 
     gaps = np.subtract(score_chats(model, public), score_chats(model, own))
 
-    assert gaps.mean() > 0
-    assert sum(gaps > 0) >= 6
+    assert (gaps > 0).all()
 
 
 @pytest.mark.parametrize("proxy", ProxyKind)

@@ -38,6 +38,7 @@ def write(tmp_path: Path) -> Write:
         code: str = "code",
         resumed_by: str | None = None,
         device: str = "cpu",
+        dtype: str | None = None,
         target: str = "target",
         test_records: str | None = None,
     ) -> Path:
@@ -54,6 +55,7 @@ def write(tmp_path: Path) -> Write:
         facts = {
             "sources_digest": code,
             "device": device,
+            **({} if dtype is None else {"dtype": dtype}),
             "resumed": [{"sources_digest": resumed_by, "device": device}] if resumed_by else [],
             "digests": digests,
             "ledgers": {"north": {"epsilon": epsilon}},
@@ -200,6 +202,15 @@ def test_unlike_devices_are_said(write: Write) -> None:
     said = notes_on(write("rewardds"), write("dp_generate", device="cuda"))
 
     assert "Different devices (cpu, cuda)" in said
+
+
+def test_machines_that_compute_in_unlike_dtypes_are_said(write: Write) -> None:
+    first = write("rewardds", dtype="float32")
+    said = notes_on(first, write("dp_generate", dtype="bfloat16"))
+
+    assert "some computed fastest in bfloat16 and some in float32" in said
+    # A run of an earlier version does not say.
+    assert notes_on(first, write("similarity_filter")) == ""
 
 
 def test_untuned_targets_that_answered_differently_are_said() -> None:
