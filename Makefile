@@ -67,7 +67,7 @@ test-nodes: $(STAMP) ## Real nodes with TLS and keys; as root in network namespa
 # Every script runs even after a missed target, so one run shows all ratios.
 bench: $(STAMP) ## Measure every claim of speed and memory on one core (about 24 minutes, idle machine)
 	@status=0; \
-	for name in dp_step sampling scoring growth; do \
+	for name in dtype dp_step sampling scoring growth; do \
 		echo "[$$name]"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; \
 	exit $$status

@@ -162,10 +162,10 @@ def stock_step() -> harness.Work:
     return step
 
 
-def generator_task(modules: Sequence[str]) -> DpSgdTask[Any]:
+def generator_task(modules: Sequence[str], *, dtype: torch.dtype | None = None) -> DpSgdTask[Any]:
     """Return the generator proxy's training on single records."""
     chats = records(NUM_RECORDS if modules == ATTENTION else NUM_WIDE_RECORDS)
-    base = load_causal_lm(FOLDER, dtype=fastest_dtype(DEVICE), device=DEVICE)
+    base = load_causal_lm(FOLDER, dtype=dtype or fastest_dtype(DEVICE), device=DEVICE)
     return DpSgdTask(
         model=attach_lora(base, lora(modules), seed=0),
         units=[[chat] for chat in chats],

@@ -76,10 +76,10 @@ def main() -> None:
     )
 
 
-def ours() -> harness.Work:
+def ours(*, dtype: torch.dtype | None = None) -> harness.Work:
     """Return scoring as the server's stage does it, both models loaded beforehand."""
     chats = candidates()
-    dtype = fastest_dtype(DEVICE)
+    dtype = dtype or fastest_dtype(DEVICE)
     reward_model = load_reward_model(
         FOLDER, adapter(has_reward_head=True), LORA, dtype=dtype, device=DEVICE
     )
