@@ -95,7 +95,8 @@ def later_sources(folder: Path) -> list[str]:
     newest = first["resumed"][-1]
     names = [name for name in _CODE if first.get(name) != newest.get(name)]
     # A run of an earlier version does not say in what it computed.
-    names += [name for name in ("dtype",) if first.get(name, newest[name]) != newest[name]]
+    if first.get("dtype", newest["dtype"]) != newest["dtype"]:
+        names.append("dtype")
     names += [
         name for name, value in first["libraries"].items() if newest["libraries"].get(name) != value
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from client_side.config import ClientConfig, Unit
+from client_side import training_memory
+from client_side.config import ClientConfig, Precision, Unit
 from client_side.training_memory import training_bytes
 from protocol.ledger import ProxyKind
 from tests.support.clients import client_config
@@ -39,6 +42,38 @@ def test_a_row_of_pairs_holds_all_responses_that_are_compared(tiny_llama: Path) 
     sizes = [training_bytes(tiny_llama, item, proxy=ProxyKind.REWARD) for item in (config, more)]
 
     assert sizes[1] > sizes[0] > training_bytes(tiny_llama, config, proxy=ProxyKind.GENERATOR)
+
+
+@pytest.mark.parametrize(
+    ("stored", "precision", "held"),
+    [
+        ("bfloat16", Precision.FLOAT32, 2.0),
+        ("bfloat16", Precision.BFLOAT16, 1.0),
+        ("float32", Precision.FLOAT32, 1.0),
+        ("float32", Precision.BFLOAT16, 0.5),
+        (None, Precision.BFLOAT16, 0.5),  # transformers takes such weights for float32
+    ],
+)
+def test_weights_are_counted_as_they_are_stored_and_as_they_are_held(
+    stored: str | None,
+    precision: Precision,
+    held: float,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = Path(shutil.copytree(tiny_llama, tmp_path / "base"))
+    shape = json.loads((base / "config.json").read_text())
+    shape.pop("dtype", None)
+    (base / "config.json").write_text(json.dumps(shape | ({"dtype": stored} if stored else {})))
+    config = client_config(base)
+    config = replace(config, generator=replace(config.generator, precision=precision))
+
+    def size(weights: int) -> int:
+        monkeypatch.setattr(training_memory, "weight_bytes", lambda folder: weights)
+        return training_bytes(base, config, proxy=ProxyKind.GENERATOR)
+
+    assert size(1000) - size(0) == 1000 * (1 + held)
 
 
 def test_a_small_unit_leaves_the_batch_to_its_setting(tiny_llama: Path) -> None:
