@@ -249,9 +249,8 @@ class RewardProxyConfig(DpTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        value = self.head_learning_rate_ratio
-        limits = "a number in (0, 10^6]"
-        _require(0 < value <= 1e6, "reward_proxy.head_learning_rate_ratio", limits, value)
+        name, value = "reward_proxy.head_learning_rate_ratio", self.head_learning_rate_ratio
+        _require(0 < value <= 1e6, name, "a number in (0, 10^6]", value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from simulations.config import RuntimeConfig
 from simulations.prepare import World
 from tests.support.clients import RUN_ID, client_config, make_client, server_config
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,8 +45,7 @@ class Exchange:
         processes.run_exchange(
             self.world,
             run_id=RUN_ID,
-            # Long, for a slow machine that does other work too: no test is about the deadline.
-            runtime=RuntimeConfig(poll_seconds=0.1, deadline_seconds=450.0),
+            runtime=RuntimeConfig(poll_seconds=0.1, deadline_seconds=200.0),
             on_poll=look,
             say=self.said.append,
         )

@@ -10,18 +10,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from client_side import reward_proxy
-from client_side.config import GeneratorConfig, PreferencesConfig, RewardProxyConfig
-from client_side.generator import train_generator
-from client_side.randomness import Randomness
-from client_side.reward_proxy import train_reward_proxy
 from lm.encoding import encode_chat
 from lm.loading import load_tokenizer
+from protocol.ledger import ProxyKind
 from server_side.config import EvaluationConfig, FinetuningConfig
 from server_side.evaluation import _reference_nll_sums
 from server_side.tuning.model import trainable_target
 from server_side.tuning.trainers import _settings
 from tests.support.samplers import FakeSampler
-from tests.unit.client_side.test_proxies import LORA, PLAN, RECORDS, SETTINGS, _generator, _released
+from tests.unit.client_side.test_proxies import RECORDS, _generator, _released, train_proxy
 from tests.unit.server_side.test_proxies import PAIRS, make_proxies, no_progress
 
 # Whether the machine's own bfloat16 is native is not what a test may depend on.
@@ -55,47 +52,24 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     return dtypes
 
 
-def test_the_generator_proxy_is_trained_in_it(
-    fastest: torch.dtype, loaded: list[torch.dtype], tiny_llama: Path
-) -> None:
-    train_generator(
-        RECORDS,
-        base_folder=tiny_llama,
-        config=GeneratorConfig(lora=LORA, steps=8),
-        records_config=SETTINGS,
-        plan=PLAN,
-        randomness=Randomness(seed=0),
-    )
-
-    assert loaded == [fastest]
-
-
-def test_the_reward_proxy_is_trained_in_it(
+@pytest.mark.parametrize("kind", ProxyKind)
+def test_a_proxy_is_trained_in_it(
+    kind: ProxyKind,
     fastest: torch.dtype,
+    loaded: list[torch.dtype],
     tiny_llama: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
 ) -> None:
-    generator = _released(_generator(tiny_llama))
     monkeypatch.setattr(
         reward_proxy, "open_sampler", lambda *_, **__: FakeSampler(lambda prefix, n: (100, 101))
     )
-    loaded: list[torch.dtype] = request.getfixturevalue("loaded")
+    generator = _released(_generator(tiny_llama))
+    loaded.clear()
 
-    train_reward_proxy(
-        RECORDS,
-        base_folder=tiny_llama,
-        generator=generator,
-        work_folder=tmp_path,
-        num_threads=1,
-        config=RewardProxyConfig(lora=LORA, steps=8),
-        preferences_config=PreferencesConfig(),
-        records_config=SETTINGS,
-        plan=PLAN,
-        randomness=Randomness(seed=0),
-    )
+    train_proxy(kind, RECORDS, base_folder=tiny_llama, generator=generator, work_folder=tmp_path)
 
+    # The reward proxy's last: the generator is merged before it, in float32 whatever the machine.
     assert loaded[-1] == fastest
 
 
