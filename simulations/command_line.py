@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,6 +49,8 @@ _USERS_TO_MEND: Final = (
     BrokenExecutor,  # of a launcher one of whose processes the system ended
 )
 
+_HELP_FLAGS: Final = frozenset({"-h", "--help"})
+
 _failures: list[Exception] = []
 
 _MAX_COLUMNS: Final = 80
@@ -79,18 +82,25 @@ def choices(command: str) -> str:
 OmegaConf.register_new_resolver("choices", choices)
 
 
-def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) -> None:
+def run_command_line(
+    compose_and_run: Callable[[], None], *, command: str, on_interrupt: str
+) -> None:
     """Run a command; an error that a user can act on is one line and a non-zero exit.
 
     Args:
         compose_and_run: Composes the settings and runs, its errors held by `failures_held`.
+        command: Name of its file in `conf/`.
         on_interrupt: What to say after Ctrl-C.
 
     Raises:
-        SystemExit: With 1 after an error that a user can act on, with 130 after Ctrl-C.
+        SystemExit: With 0 after the help, with 1 after an error that a user can act on, with 130
+            after Ctrl-C.
         Exception: Any other error, as it was raised; those that a user can act on as well where
             `REWARDDS_TRACEBACK` or `HYDRA_FULL_ERROR` is 1 in the environment.
     """
+    if _HELP_FLAGS & set(sys.argv[1:]):
+        _show_help(command)
+        sys.exit(0)
     switch_off_telemetry()
     wants_traceback = any(os.environ.get(name) == "1" for name in _TRACEBACK_VARIABLES)
     # Hydra then hands errors on to us in place of writing them in its own way.
@@ -114,6 +124,17 @@ def run_command_line(compose_and_run: Callable[[], None], *, on_interrupt: str) 
     except KeyboardInterrupt:
         print(f"Interrupted. {on_interrupt}", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_help(command: str) -> None:
+    """Show what Hydra would, in a third of its time.
+
+    It lists the options of every group there is for each help, by a copy of all settings each,
+    and then leaves the lists out, since ours is another.
+    """
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose(command, return_hydra_config=True)
+    print(composed.hydra.help.template)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,9 @@ def main() -> None:
     sys.argv = [sys.argv[0], *sweep_resumed(sys.argv[1:])]
     raise_on_signals()
     run_command_line(
-        _compose_and_run, on_interrupt="Go on with: rewardds-simulate resume=runs/latest"
+        _compose_and_run,
+        command="simulate",
+        on_interrupt="Go on with: rewardds-simulate resume=runs/latest",
     )
 
 

@@ -48,7 +48,9 @@ _found_broken: list[bool] = []
 def main() -> None:
     """Run the command line."""
     run_command_line(
-        _compose_and_run, on_interrupt="Go on with the same command and run_folder=FOLDER"
+        _compose_and_run,
+        command="audit",
+        on_interrupt="Go on with the same command and run_folder=FOLDER",
     )
     if any(_found_broken):
         sys.exit(_BROKEN)

@@ -16,8 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server_side.exchange.outcome import read_outcome
+from client_side.folder import ClientFolder
+from server_side.exchange.outcome import clients_without_releases, read_outcome
 from server_side.measuring.metrics import read_metrics
+from tests.support.processes import child_with, is_training, ledger_entries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -95,16 +97,41 @@ def test_in_one_process(whole: Whole) -> None:
     assert not [line for line in warnings if not line.startswith("Rewards follow the length")]
 
 
-def test_in_processes_of_their_own(tmp_path: Path) -> None:
-    done = simulate(tmp_path, "runtime=processes")
+def test_in_processes_of_their_own_though_one_is_killed(tmp_path: Path) -> None:
+    """The exchange begins again, all clients go on, and nobody pays twice."""
+    long_enough = "client_side.generator.steps=60"
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            command("runtime=processes", "run_folder=run", long_enough),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+        )
+    run = tmp_path / "run"
+    clients = [ClientFolder(path=run / "clients" / f"client-{number}") for number in (1, 2)]
+    try:
+        wait_until(lambda: is_training(clients[1], until=50) or process.poll() is not None)
+        command_itself = psutil.Process(process.pid)
+        child_with("client_side.flower_node", str(clients[1].path), of=command_itself).kill()
 
-    assert done.returncode == 0, done.stderr
-    latest = tmp_path / "runs" / "latest"
-    outcome = read_outcome(latest / "server")
+        returned = process.wait(500)
+    finally:
+        process.kill()
+        process.wait()
+
+    said = (tmp_path / "output").read_text(encoding="utf-8")
+    assert returned == 0, said
+    (told,) = [line for line in said.splitlines() if "The node of client-2 ended" in line]
+    assert told.endswith("(1 of 3). All clients go on from their last whole step.")
+    outcome = read_outcome(run / "server")
     assert outcome is not None
     assert outcome["error"] is None
-    read_metrics(latest / "metrics.json")
-    assert "client-1: " in done.stdout
+    assert clients_without_releases(run / "server") == ()
+    for client in clients:
+        assert ledger_entries(client) == {"reserve": 1, "start": 2, "release": 2}
+    read_metrics(run / "metrics.json")
+    assert "client-1: " in said
     assert not processes_about(tmp_path)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +16,7 @@ from simulations import processes
 from simulations.config import RuntimeConfig
 from simulations.prepare import World
 from tests.support.clients import RUN_ID, client_config, make_client, server_config
+from tests.support.processes import child_with, is_training, ledger_entries
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -27,17 +25,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Exchange:
-    """Two clients whose generators train long enough to be caught at it."""
+    """Clients whose generators train long enough to be caught at it."""
 
     world: World
     said: list[str] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
 
     def run(self, victim: Callable[[], psutil.Process]) -> None:
-        """Run the exchange; kill the victim once, when the second client has made three steps."""
+        """Run the exchange; kill the victim once, when the last client has made three steps."""
 
         def look() -> None:
-            if not self.killed and self._is_training():
+            if not self.killed and is_training(self.world.clients[-1], until=60):
                 process = victim()
                 self.killed.append(process.pid)
                 process.kill()
@@ -50,36 +48,14 @@ class Exchange:
             say=self.said.append,
         )
 
-    def _is_training(self) -> bool:
-        try:
-            status = json.loads(self.world.clients[1].status_file.read_text("utf-8"))
-        except (OSError, ValueError):
-            return False
-        return status["phase"] == "training" and 3 <= status["done"] < 60
-
     def node(self) -> psutil.Process:
-        return child_with("client_side.flower_node", str(self.world.clients[1].path))
+        return child_with("client_side.flower_node", str(self.world.clients[-1].path))
 
     def executor(self) -> psutil.Process:
         return child_with("flower-superexec", of=self.node())
 
     def link(self) -> psutil.Process:
         return child_with("flower-superlink", str(self.world.server_folder.parent))
-
-    def ledger(self, number: int) -> Counter[str]:
-        file = self.world.clients[number - 1].ledger_folder / "ledger.jsonl"
-        lines = file.read_text("utf-8").splitlines()
-        return Counter(json.loads(line)["entry"]["kind"] for line in lines)
-
-
-def child_with(*words: str, of: psutil.Process | None = None) -> psutil.Process:
-    """Find the one child whose command or place has all the words."""
-    (found,) = [
-        child
-        for child in (of or psutil.Process(os.getpid())).children()
-        if all(word in f"{' '.join(child.cmdline())} {child.cwd()}" for word in words)
-    ]
-    return found
 
 
 @pytest.fixture
@@ -104,17 +80,6 @@ def exchange(tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) 
     return Exchange(world)
 
 
-def test_a_client_whose_node_is_killed_goes_on_and_pays_once(exchange: Exchange) -> None:
-    exchange.run(exchange.node)
-
-    (told,) = exchange.said
-    assert told.startswith("The node of client-2 ended with code")
-    assert told.endswith("(1 of 3). All clients go on from their last whole step.")
-    assert clients_without_releases(exchange.world.server_folder) == ()
-    for number in (1, 2):
-        assert exchange.ledger(number) == {"reserve": 1, "start": 2, "release": 2}
-
-
 def test_a_client_that_is_given_up_holds_nobody_up(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,11 +90,14 @@ def test_a_client_that_is_given_up_holds_nobody_up(
 
     (lost,) = clients_without_releases(exchange.world.server_folder)
     assert lost.name == "client-2"
-    assert exchange.ledger(1) == {"reserve": 1, "start": 2, "release": 2}
-    assert exchange.ledger(2) == {"reserve": 1, "start": 1}
+    one, other = exchange.world.clients
+    assert ledger_entries(one) == {"reserve": 1, "start": 2, "release": 2}
+    assert ledger_entries(other) == {"reserve": 1, "start": 1}
 
 
 def test_the_death_of_the_link_ends_the_exchange_at_once(exchange: Exchange) -> None:
+    exchange.world = replace(exchange.world, clients=exchange.world.clients[1:])
+
     with pytest.raises(ExchangeError, match=r"Expected superlink to run .* ended with code -9"):
         exchange.run(exchange.link)
 

@@ -124,15 +124,14 @@ def test_metrics_tell_what_each_stage_took(undisturbed: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "stage", ["07_queries", "09_scored_r1", "10_pool_r1", "11_target_r1", "08_candidates_r2"]
-)
-def test_stopped_job_ends_as_an_undisturbed_one(
-    stage: str, undisturbed: Path, base: Path, config: ServerConfig, tmp_path: Path
+def test_job_that_is_stopped_again_and_again_ends_as_an_undisturbed_one(
+    undisturbed: Path, base: Path, config: ServerConfig, tmp_path: Path
 ) -> None:
     releases = make_releases(base)
-    with pytest.raises(KeyboardInterrupt):
-        run_pipeline(releases, config=config, run_folder=tmp_path, progress=StopAfter(stage))
+    for stage in ("07_queries", "09_scored_r1", "10_pool_r1", "11_target_r1", "08_candidates_r2"):
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(releases, config=config, run_folder=tmp_path, progress=StopAfter(stage))
+        assert not (tmp_path / "metrics.json").exists()
 
     run_pipeline(releases, config=config, run_folder=tmp_path)
 

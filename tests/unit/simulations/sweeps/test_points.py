@@ -342,7 +342,7 @@ def test_a_process_that_the_system_ended_is_said_with_how_to_go_on(
         raise BrokenProcessPool("The exit codes of the workers are {SIGKILL(-9)}")
 
     with pytest.raises(SystemExit):
-        command_line.run_command_line(run_out_of_memory, on_interrupt="")
+        command_line.run_command_line(run_out_of_memory, command="simulate", on_interrupt="")
 
     said = capsys.readouterr().err
     assert "memory ran out" in said
