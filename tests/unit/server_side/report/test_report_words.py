@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 
 from server_side.notes import RunNotes, SelectionPrice
+from server_side.report import rendering
+from server_side.report.drawings import Drawings, draw_plots
 from server_side.report.examples import query_examples
 from server_side.report.inputs import ReportInputs
 from server_side.report.rendering import render_report
@@ -17,6 +19,17 @@ from tests.unit.server_side.report.report_samples import make_report_inputs
 @pytest.fixture(scope="module")
 def inputs() -> ReportInputs:
     return make_report_inputs()
+
+
+@pytest.fixture(scope="module")
+def drawings(inputs: ReportInputs) -> Drawings:
+    return draw_plots(inputs)
+
+
+@pytest.fixture
+def drawn_once(drawings: Drawings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn has no part in these words, and would take most of each page's time."""
+    monkeypatch.setattr(rendering, "draw_plots", lambda _: drawings)
 
 
 def test_a_run_all_of_whose_samples_are_in_the_pool_shows_none_that_fell(
@@ -32,11 +45,9 @@ def test_a_run_all_of_whose_samples_are_in_the_pool_shows_none_that_fell(
     [
         ("scoring", {"ensemble": "min"}, "and the least of them counts"),
         ("scoring", {"ensemble": "own"}, "own client’s proxy alone"),
-        ("finetuning", {"objective": "sft"}, "Mean loss of a response token"),
-        ("finetuning", {"objective": "dpo"}, "(DPO)"),
-        ("finetuning", {"objective": "orpo"}, "(ORPO)"),
     ],
 )
+@pytest.mark.usefixtures("drawn_once")
 def test_words_follow_the_settings(
     inputs: ReportInputs, group: str, values: dict[str, str], told: str
 ) -> None:
@@ -45,6 +56,19 @@ def test_words_follow_the_settings(
     assert told in render_report(dataclasses.replace(inputs, settings=settings))
 
 
+@pytest.mark.parametrize(
+    ("objective", "told"),
+    [("sft", "Mean loss of a response token"), ("dpo", "(DPO)"), ("orpo", "(ORPO)")],
+)
+def test_the_loss_that_is_drawn_is_named_after_the_objective(
+    inputs: ReportInputs, objective: str, told: str
+) -> None:
+    settings = {**inputs.settings, "config": {"finetuning": {"objective": objective}}}
+
+    assert told in render_report(dataclasses.replace(inputs, settings=settings))
+
+
+@pytest.mark.usefixtures("drawn_once")
 def test_a_selected_run_leads_with_the_price_of_the_selection_and_tells_no_time(
     inputs: ReportInputs,
 ) -> None:
@@ -61,6 +85,7 @@ def test_a_selected_run_leads_with_the_price_of_the_selection_and_tells_no_time(
     assert 'href="#cost"' not in told
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_what_no_ledger_counts_stands_before_the_ledgers(inputs: ReportInputs) -> None:
     notes = RunNotes(
         arm="with_consensus", tuned_on="synthetic", not_covered=("Sizes were counted.",)
@@ -73,6 +98,7 @@ def test_what_no_ledger_counts_stands_before_the_ledgers(inputs: ReportInputs) -
     assert "simulation on own records" not in plain
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> None:
     queries = tuple(
         dataclasses.replace(query, origin=PromptOrigin.PUBLIC) for query in inputs.queries
@@ -84,6 +110,7 @@ def test_prompts_of_public_text_are_not_called_sampled(inputs: ReportInputs) -> 
     assert "sampled from the generators" not in told
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize(("response", "is_told"), [("Отдыхайте.", True), ("Rest, 2 days.", False)])
 def test_a_test_beyond_rouge_is_told_beside_the_results(
     inputs: ReportInputs, response: str, is_told: bool
