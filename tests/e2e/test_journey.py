@@ -99,7 +99,7 @@ def test_in_one_process(whole: Whole) -> None:
 
 def test_in_processes_of_their_own_though_one_is_killed(tmp_path: Path) -> None:
     """The exchange begins again, all clients go on, and nobody pays twice."""
-    long_enough = "client_side.generator.steps=60"
+    long_enough = "client_side.generator.steps=80"
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(
             command("runtime=processes", "run_folder=run", long_enough),
@@ -111,7 +111,7 @@ def test_in_processes_of_their_own_though_one_is_killed(tmp_path: Path) -> None:
     run = tmp_path / "run"
     clients = [ClientFolder(path=run / "clients" / f"client-{number}") for number in (1, 2)]
     try:
-        wait_until(lambda: is_training(clients[1], until=50) or process.poll() is not None)
+        wait_until(lambda: is_training(clients[1], until=60) or process.poll() is not None)
         command_itself = psutil.Process(process.pid)
         child_with("client_side.flower_node", str(clients[1].path), of=command_itself).kill()
 
