@@ -112,6 +112,7 @@ def test_in_processes_of_their_own_though_one_is_killed(tmp_path: Path) -> None:
     clients = [ClientFolder(path=run / "clients" / f"client-{number}") for number in (1, 2)]
     try:
         wait_until(lambda: is_training(clients[1], until=60) or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "output").read_text()
         command_itself = psutil.Process(process.pid)
         child_with("client_side.flower_node", str(clients[1].path), of=command_itself).kill()
 

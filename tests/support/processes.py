@@ -22,7 +22,7 @@ def child_with(*words: str, of: psutil.Process | None = None) -> psutil.Process:
 
 
 def is_training(client: ClientFolder, *, until: int) -> bool:
-    """Say whether a client has made three steps of its first training, and fewer than some."""
+    """Say whether a client is at a training, of which it has made three steps or more."""
     try:
         status = json.loads(client.status_file.read_text("utf-8"))
     except (OSError, ValueError):
