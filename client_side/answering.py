@@ -250,6 +250,8 @@ def _report(folder: ClientFolder, error: BaseException, code: RefusalCode) -> No
     is_ours = isinstance(error, (RewardDSError, LmError))
     reason = f"{type(error).__name__} at {place}" + (f": {error}" if is_ours else "")
     _LOGGER.error("Refused with code %s: %s", code.value, reason)
+    if code is RefusalCode.BUSY:
+        return  # the status tells of the request that is being answered
     try:
         folder.write_status({"phase": "refused", "code": code.value, "reason": reason})
     # Privacy: also a failure to report a failure must not get out.

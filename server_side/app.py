@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from lm.logs import log_to_file
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, ProtocolError, RefusalCode
 from protocol.messages import HelloReply, Refusal, Request
-from protocol.wire import decode, decode_bytes, encode, encode_bytes
+from protocol.wire import decode, decode_bytes, encode, encode_bytes, num_bytes
 from server_side.exchange.clients import read_register
 from server_side.exchange.collecting import (
     Content,
@@ -62,6 +62,9 @@ _FINAL_CODES: Final = frozenset({1, 7})
 _CRASH_CODES: Final = frozenset({2, 8})
 _MAX_CRASHES: Final = 5
 """A client that dies again and again is left out, so that it cannot spend its budget on that."""
+
+_MAX_REFUSAL_BYTES: Final = 1024
+"""Nothing longer is looked into here; reading is for the gate, after its check of sizes."""
 
 Endpoint = Callable[[str, bytes], bytes]
 """A client within this process: action and request in, reply out."""
@@ -152,6 +155,10 @@ class GridChannel:
     A client whose node was away or whose process died is asked again when it is back, as long as
     the deadline allows: a request has one digest however often it is delivered, so a client that
     had answered gives the stored release, and one that was cut off pays no second time for it.
+
+    So is a client that is busy. Flower takes a process for dead that sent no sign of life for a
+    minute, as while a library loads a model, and it may be at work all the same: what it stores in
+    the end is what it answers when it is asked again.
     """
 
     def __init__(
@@ -160,6 +167,7 @@ class GridChannel:
         *,
         names: Mapping[bytes, str] | None = None,
         poll_seconds: float = 3.0,
+        busy_seconds: float = 30.0,
     ) -> None:
         """Wrap a grid.
 
@@ -168,10 +176,12 @@ class GridChannel:
             names: Client name by node key, as registered; others are not asked. The link lets a
                 node in by its signature. None takes every node under any name, for a simulation.
             poll_seconds: How often to look for answers and for nodes that are back.
+            busy_seconds: How long to leave a client alone that is busy.
         """
         self._grid = grid
         self._names = names
         self._poll_seconds = poll_seconds
+        self._busy_seconds = busy_seconds
 
     @_told_as_a_lost_run()
     def clients(self) -> Mapping[int, str | None]:
@@ -193,12 +203,16 @@ class GridChannel:
         *,
         timeout_seconds: float,
     ) -> Mapping[int, Content]:
-        """Send each request to its client and collect the answers."""
+        """Send each request to its client and collect the answers.
+
+        Who is busy to the end has answered that.
+        """
         give_up = time.monotonic() + timeout_seconds
         answers: dict[int, Content] = {}
         underway: dict[str, int] = {}
         asked_of: dict[int, str] = {}
         to_ask = set(requests)
+        left_alone_until: dict[int, float] = {}
         num_crashes = dict.fromkeys(requests, 0)
         while (to_ask or underway) and (left := give_up - time.monotonic()) > 0:
             nodes = {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
@@ -207,7 +221,9 @@ class GridChannel:
                 if nodes[node_id] != asked_of[node_id]:
                     _LOGGER.info("Node %d is back and asked again: %s.", node_id, action)
                     to_ask.add(node_id)
-            if present := to_ask & nodes.keys():
+            now = time.monotonic()
+            due = {client_id for client_id in to_ask if left_alone_until.get(client_id, now) <= now}
+            if present := due & nodes.keys():
                 to_ask -= present
                 asked_of |= {client_id: nodes[client_id] for client_id in present}
                 underway |= self._send(action, requests, sorted(present), ttl_seconds=left)
@@ -217,6 +233,19 @@ class GridChannel:
                     continue
                 if not reply.has_error():
                     answers[client_id] = reply.content
+                    if _is_busy(reply.content):
+                        if client_id not in left_alone_until:
+                            _LOGGER.warning(
+                                "Node %d, %s: it is at work on another request. It is asked again "
+                                "every %g s.",
+                                client_id,
+                                action,
+                                self._busy_seconds,
+                            )
+                        left_alone_until[client_id] = time.monotonic() + self._busy_seconds
+                        if client_id not in underway.values():
+                            to_ask.add(client_id)
+                        continue
                     underway = {
                         name: other for name, other in underway.items() if other != client_id
                     }
@@ -264,6 +293,15 @@ class GridChannel:
         ]
         sent = self._grid.push_messages(messages)
         return dict(zip(sent, client_ids, strict=False))
+
+
+def _is_busy(content: RecordDict) -> bool:
+    if num_bytes(content) > _MAX_REFUSAL_BYTES:
+        return False
+    try:
+        return decode(content, Refusal).code is RefusalCode.BUSY
+    except ProtocolError:
+        return False
 
 
 class BytesChannel:

@@ -252,7 +252,9 @@ def test_two_things_at_once(victim: Victim, run_id: str, monkeypatch: pytest.Mon
     first.start()
     try:
         assert begun.wait(60)
+        status = victim.folder.status_file.read_bytes()
         assert_refused_for_nothing(victim, victim.request(run_id=run_id), RefusalCode.BUSY)
+        assert victim.folder.status_file.read_bytes() == status
     finally:
         go_on.set()
         first.join()

@@ -10,16 +10,20 @@ from typing import cast
 
 import httpx
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from protocol import PROTOCOL_VERSION
-from protocol.messages import HelloRequest
+from protocol.errors import RefusalCode
+from protocol.messages import HelloRequest, Refusal
+from protocol.wire import encode
 from server_side.app import GridChannel
 from server_side.exchange.outcome import RunLostError
 
 REQUEST = HelloRequest(protocol_version=PROTOCOL_VERSION)
+BUSY = "document"
+"""Name of the one record in a refusal."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +37,7 @@ class FakeGrid:
     """Nodes that answer by a script: each request takes the next entry; None never answers."""
 
     script: Mapping[int, Sequence[int | str | None]]
-    """By node: a number is an error code, a text a whole answer."""
+    """By node: a number is an error code, a text a whole answer, `BUSY` a refusal."""
     away_after_error: int = 0
     """Looks at the nodes during which a node that gave an error is away."""
     restarts_at: int = 0
@@ -87,13 +91,21 @@ class FakeGrid:
             metadata=SimpleNamespace(reply_to_message_id=name, src_node_id=node),
             has_error=lambda: is_error,
             error=Error(code=answer, reason="secret") if isinstance(answer, int) else None,
-            content=RecordDict() if is_error else answer,
+            content=self._content(answer),
         )
 
+    def _content(self, answer: int | str) -> RecordDict:
+        if answer == BUSY:
+            return encode(Refusal(code=RefusalCode.BUSY))
+        return RecordDict({} if isinstance(answer, int) else {answer: ConfigRecord()})
 
-def ask(grid: FakeGrid, *, seconds: float = 5.0) -> Mapping[int, object]:
-    channel = GridChannel(cast(Grid, grid), poll_seconds=0.01)
-    return channel.ask("hello", dict.fromkeys(grid.script, REQUEST), timeout_seconds=seconds)
+
+def ask(grid: FakeGrid, *, seconds: float = 5.0, busy_seconds: float = 0.0) -> Mapping[int, str]:
+    """Ask all nodes; return the name of the record in each answer."""
+    channel = GridChannel(cast(Grid, grid), poll_seconds=0.01, busy_seconds=busy_seconds)
+    requests = dict.fromkeys(grid.script, REQUEST)
+    answers = channel.ask("hello", requests, timeout_seconds=seconds)
+    return {node: next(iter(cast(RecordDict, content))) for node, content in answers.items()}
 
 
 def test_each_client_answers_once_though_delivered_twice() -> None:
@@ -141,6 +153,31 @@ def test_a_client_that_dies_again_and_again_is_left_out() -> None:
 
     assert ask(grid) == {2: "two"}
     assert grid.asked.count(1) == 6
+
+
+def test_a_client_that_was_taken_for_dead_and_is_still_at_work_is_asked_until_it_is_done() -> None:
+    grid = FakeGrid(script={1: [8, BUSY, BUSY, "one"], 2: ["two"]})
+
+    assert ask(grid) == {1: "one", 2: "two"}
+    assert grid.asked.count(1) == 4
+
+
+def test_a_busy_client_is_left_alone_for_a_while_and_has_said_so_at_the_deadline() -> None:
+    """Each time it is asked it starts a process."""
+    grid = FakeGrid(script={1: [BUSY] * 50, 2: ["two"]})
+
+    assert ask(grid, seconds=0.5, busy_seconds=0.2) == {1: BUSY, 2: "two"}
+    assert 2 <= grid.asked.count(1) <= 3
+
+
+def test_a_refusal_for_any_other_reason_is_an_answer() -> None:
+    grid = FakeGrid(script={1: ["one"]})
+    refusal = encode(Refusal(code=RefusalCode.POLICY))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "_content", lambda _: refusal)
+        assert ask(grid) == {1: BUSY}
+    assert grid.asked == [1]
 
 
 def test_a_client_that_never_answers_is_left_out_at_the_deadline() -> None:
